@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/arena.h"
+
+#define ALIGNMENT ((size_t)256)
+
+void
+arena_init_counting (Arena *self)
+{
+  *self = (Arena){ .size = G_MAXSIZE };
+}
+
+Status
+arena_init (Arena *self, const Ops *ops, Stream *stream, size_t size)
+{
+  void *block = NULL;
+
+  *self = (Arena){ .ops = ops, .stream = stream };
+  CHECK (ops->alloc (stream, MAX (size, ALIGNMENT), &block));
+  self->base = block;
+  self->size = size;
+  return STATUS_OK;
+}
+
+void
+arena_clear (Arena *self)
+{
+  if (self->base != NULL)
+    self->ops->free (self->stream, self->base);
+  *self = (Arena){ 0 };
+}
+
+Status
+arena_tensor (Arena *self, Tensor *out, DType dtype, int64_t a, int64_t b, int64_t c, int64_t d)
+{
+  int64_t shape[TENSOR_MAX_RANK] = { a, b, c, d };
+  size_t bytes;
+
+  *out = (Tensor){ .dtype = dtype, .shape = { 1, 1, 1, 1 } };
+  while (out->rank < TENSOR_MAX_RANK && shape[out->rank] > 0)
+    {
+      out->shape[out->rank] = shape[out->rank];
+      out->rank++;
+    }
+
+  bytes = (tensor_bytes (out) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  if (bytes > self->size - self->offset)
+    return STATUS_NO_MEMORY;
+  if (self->base != NULL)
+    out->data = self->base + self->offset;
+  self->offset += bytes;
+  self->peak = MAX (self->peak, self->offset);
+  return STATUS_OK;
+}
+
+size_t
+arena_mark (const Arena *self)
+{
+  return self->offset;
+}
+
+void
+arena_release (Arena *self, size_t mark)
+{
+  g_assert (mark <= self->offset);
+  self->offset = mark;
+}

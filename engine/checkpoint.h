@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * checkpoint.h - a model folder: layout, configs, which tensor goes where
+ *
+ * Knows the Hugging Face tree of Z-Image (spec z-image 1.1) with any sizes in its configs, the
+ * single-file ComfyUI naming (1.7), and which names a model needs. Weights are looked up by the
+ * reference's names; another naming is translated here and nowhere else.
+ */
+#pragma once
+
+#include "engine/safetensors.h"
+#include "kernels/kernels.h"
+
+G_BEGIN_DECLS
+
+typedef struct /* transformer/config.json */
+{
+  int dim, n_layers, n_refiner_layers, n_heads, head_dim;
+  int hidden; /* FFN width: int (dim / 3 * 8) */
+  int in_channels, cap_feat_dim, patch;
+  int axes_dims[3], axes_lens[3];
+  double norm_eps, rope_theta, t_scale;
+  int adaln_dim; /* 256: min (dim, 256) */
+  int t_hidden;  /* 1024: width of the timestep MLP, from its weight's shape */
+} TransformerConfig;
+
+typedef struct /* text_encoder/config.json */
+{
+  int hidden, intermediate, n_layers, n_heads, n_kv_heads, head_dim, vocab;
+  double rms_eps, rope_theta;
+} TextEncoderConfig;
+
+typedef struct /* vae/config.json */
+{
+  int n_blocks, channels[8]; /* block_out_channels */
+  int layers_per_block, latent_channels, groups;
+  gboolean mid_attention;
+  double scaling_factor, shift_factor;
+} VaeConfig;
+
+typedef struct /* scheduler/scheduler_config.json */
+{
+  int train_timesteps;
+  double shift;
+} SchedulerConfig;
+
+typedef enum
+{
+  CHECKPOINT_TRANSFORMER,
+  CHECKPOINT_TEXT_ENCODER,
+  CHECKPOINT_VAE,
+} CheckpointPart;
+
+typedef struct _Checkpoint Checkpoint;
+typedef struct _Weights Weights;
+
+/* Opens `dir` and reads configs and headers; `transformer_file` (or NULL) replaces the folder's
+ * own transformer weights: safetensors with the reference's names, ComfyUI's, or SVDQuant's.
+ * Errors: ENGINE_ERROR_MODEL naming file and cause. */
+Checkpoint *checkpoint_open (const char *dir, const char *transformer_file, GError **error);
+void checkpoint_free (Checkpoint *self); /* NULL is a no-op */
+
+const char *checkpoint_dir (const Checkpoint *self);
+const TransformerConfig *checkpoint_transformer (const Checkpoint *self);
+const TextEncoderConfig *checkpoint_text_encoder (const Checkpoint *self);
+const VaeConfig *checkpoint_vae (const Checkpoint *self);
+const SchedulerConfig *checkpoint_scheduler (const Checkpoint *self);
+
+/* TRUE if the model is the distilled one that takes no guidance: shift 3 (spec z-image 1.6). */
+gboolean checkpoint_is_distilled (const Checkpoint *self);
+
+/* The weights of a part, borrowed; views live as long as the Checkpoint. For the transformer,
+ * `svdquant` chooses the quantised set; NULL with an error if that set is not there. */
+Weights *
+checkpoint_weights (Checkpoint *self, CheckpointPart part, gboolean svdquant, GError **error);
+gboolean checkpoint_has_svdquant (const Checkpoint *self);
+gboolean checkpoint_has_dense (const Checkpoint *self);
+
+/* A tensor by the reference's name, with exactly this shape (rank extents). FALSE with
+ * ENGINE_ERROR_MODEL naming file, tensor, and what was found instead. */
+gboolean weights_get (Weights *self, Tensor *out, const char *name, GError **error, int rank, ...);
+/* As weights_get, for optional tensors: FALSE without an error when there is none. */
+gboolean weights_find (Weights *self, const char *name, Tensor *out);
+/* The SVDQuant linear `base` ("layers.0.attention.to_qkv"), logical order; n, k: expected extents.
+ * FALSE without an error when `base` is dense in this file. The source is borrowed. */
+gboolean weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k,
+                           const SvdqSource **out, GError **error);
+/* FALSE with an error naming the first tensors that no call has asked for. To be called once a
+ * model has taken all it needs; names known to be unused elsewhere are passed over. */
+gboolean weights_check_all_used (Weights *self, GError **error);
+const char *weights_path (Weights *self);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Checkpoint, checkpoint_free)
+
+G_END_DECLS

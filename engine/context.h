@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * context.h - what every stage of the pipeline is handed: where to compute, where to put it
+ */
+#pragma once
+
+#include "engine/arena.h"
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+typedef struct
+{
+  const Ops *ops;         /* &ops_dry while planning */
+  Stream *stream;         /* NULL while planning */
+  Arena *arena;           /* activations of the phase that runs */
+  const DeviceCaps *caps; /* of the device, also while planning */
+  const StreamOptions *options;
+  GCancellable *cancellable; /* may be NULL; asked between blocks */
+} Context;
+
+/* STATUS_CANCELLED if the user has asked to stop. */
+static inline Status
+context_check_cancelled (const Context *ctx)
+{
+  return g_cancellable_is_cancelled (ctx->cancellable) ? STATUS_CANCELLED : STATUS_OK;
+}
+
+G_END_DECLS

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.h - text in, picture out
+ *
+ * An Engine serves one model folder. It loads what a request needs, when it needs it, and keeps
+ * it while it fits; text encoder and decoder are shared by both precisions.
+ * No threads, no globals: call it from one thread at a time. Functions marked (any thread) are
+ * the exceptions.
+ *
+ *   g_autoptr (Engine) engine = engine_new ("Z-Image-Turbo", NULL, &error);
+ *   EngineRequest request = ENGINE_REQUEST_INIT;
+ *   request.prompt = "a lighthouse at dusk";
+ *   g_autoptr (Image) image = engine_generate (engine, &request, NULL, NULL, NULL, &error);
+ *   image_save_png (image, "lighthouse.png", NULL, &error);
+ */
+#pragma once
+
+#include "engine/image.h"
+#include "engine/request.h"
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+#define ENGINE_ERROR (engine_error_quark ())
+
+typedef enum /* what the user can do about it decides the code */
+{
+  ENGINE_ERROR_NO_DEVICE,   /* no usable GPU or driver */
+  ENGINE_ERROR_UNSUPPORTED, /* this device cannot run this precision or size: offer another */
+  ENGINE_ERROR_MODEL,       /* files missing or damaged: offer to choose or repair */
+  ENGINE_ERROR_MEMORY,      /* does not fit: offer a smaller size or SVDQuant */
+  ENGINE_ERROR_DEVICE_LOST, /* sticky GPU fault: only engine_free() is allowed now */
+  ENGINE_ERROR_REQUEST,     /* the request itself is wrong: say which value */
+} EngineError;
+
+typedef enum
+{
+  ENGINE_PHASE_LOAD,
+  ENGINE_PHASE_ENCODE,
+  ENGINE_PHASE_DENOISE,
+  ENGINE_PHASE_DECODE,
+} EnginePhase;
+
+#define ENGINE_N_PHASES 4
+
+typedef struct _Engine Engine;
+
+/* How an Engine runs; NULL where it is taken means all zero. Strings are copied. */
+typedef struct
+{
+  const char *device;           /* "auto" (or NULL), "cpu", "cuda", "cuda:N" */
+  const char *transformer_file; /* a transformer beside the folder's own; NULL = none */
+  gboolean bf16_math;           /* CPU: BF16 matrix products; refused where the CPU has none */
+  int threads;                  /* CPU: 0 = all cores */
+  guint64 memory_budget;        /* bytes of device memory the engine may hold; 0 = what is free */
+} EngineOptions;
+
+/* A device as the user sees it. */
+typedef struct
+{
+  char id[16]; /* "cpu", "cuda:0": what EngineOptions.device takes */
+  char name[128];
+  gboolean gpu;
+  int sm;                            /* CUDA compute capability * 10; 0 for the CPU */
+  guint64 total_memory, free_memory; /* bytes */
+  gboolean usable;                   /* FALSE: `reason` says why, in English */
+  char reason[256];
+} EngineDevice;
+
+/* Memory and time of a request, known from headers alone. Bytes of the device that computes. */
+typedef struct
+{
+  guint64 weights;     /* held while the largest phase runs */
+  guint64 activations; /* arena of the largest phase */
+  guint64 peak;        /* the most at any moment, scratch included */
+  guint64 available;   /* what the device or the budget has */
+  guint64 phase_peak[ENGINE_N_PHASES];
+  gboolean fits;
+  double seconds; /* estimate of the whole request; 0 = not calibrated yet */
+} EnginePlan;
+
+/* What the engine holds now, in bytes, for a gauge. */
+typedef struct
+{
+  guint64 weights, activations, reserved;
+  guint64 peak; /* most held at once since the last engine_generate began */
+} EngineMemory;
+
+/* A step's picture in the making: latents' estimate of the clean picture as a small RGB8 image.
+ * Called on the engine's thread; `preview` is NULL where the phase has none, and borrowed. */
+typedef void (*EngineProgress) (EnginePhase phase, guint step, guint n_steps, Image *preview,
+                                gpointer user_data);
+
+GQuark engine_error_quark (void);
+
+/* Opens a model folder: reads configs and headers only. Errors: ENGINE_ERROR_MODEL names the file
+ * and what is wrong with it; ENGINE_ERROR_NO_DEVICE, _UNSUPPORTED. */
+Engine *engine_new (const char *model_dir, const EngineOptions *options, GError **error);
+void engine_free (Engine *self); /* NULL is a no-op */
+
+/* Runs a request from prompt to picture (transfer full). Loading is its first phase. Errors: the
+ * codes above, G_IO_ERROR_CANCELLED, and G_IO_ERROR_* for files. `progress` may be NULL. */
+Image *engine_generate (Engine *self, const EngineRequest *request, EngineProgress progress,
+                        gpointer user_data, GCancellable *cancellable, GError **error);
+
+/* Writes every tensor of the next generations into a safetensors file when they end, for tests and
+ * bug reports: token ids, embeddings, latents after each step, picture. NULL turns it off. */
+void engine_set_trace (Engine *self, const char *path);
+
+/* What `request` will take on this engine's device; FALSE with an error if it is invalid. */
+gboolean engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GError **error);
+
+/* Gives all device memory back; the next request loads again. */
+void engine_trim (Engine *self);
+
+/* TRUE if the model, the build and the device can run `precision`; else the reason as an error. */
+gboolean engine_supports (Engine *self, EnginePrecision precision, GError **error);
+
+/* TRUE if the model wants guidance and a negative prompt (the undistilled Z-Image). */
+gboolean engine_uses_guidance (Engine *self);
+
+void engine_get_memory (Engine *self, EngineMemory *memory); /* (any thread) */
+void engine_get_device (Engine *self, EngineDevice *device); /* (any thread) */
+
+/* All devices, the CPU last (transfer full: g_array_unref). Element: EngineDevice. (any thread) */
+GArray *engine_list_devices (void);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Engine, engine_free)
+
+G_END_DECLS

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * linear.h - which hardware gets which way to run a linear layer
+ *
+ * The only place that knows. The table in linear.c is ordered best first; the first backend whose
+ * `supports` says yes is taken (spec svdquant 5.8).
+ */
+#pragma once
+
+#include "engine/context.h"
+
+G_BEGIN_DECLS
+
+/* The backend for this device, or NULL when there is none. `svdq` NULL: dense weights. */
+const LinearBackend *
+linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
+
+/* Brings a layer to the device, (transfer full): linear_free. */
+Status linear_new (const Context *ctx, const LinearSource *source, Linear **out);
+void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
+
+/* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read, and `linear` may be NULL. */
+Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
+
+/* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
+ * buffer from the arena unless the backend fuses it, and gives it back. `backend` decides on a
+ * dry context. */
+Status linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
+
+G_END_DECLS

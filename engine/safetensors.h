@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * safetensors.h - mapped weight files and their index
+ *
+ * A Safetensors is one file, or the shards that an index file names, mapped read-only. Headers
+ * are checked before anything is used: length, JSON, dtypes, shape products against overflow,
+ * every offset against the file, no two tensors overlapping (spec z-image 1.3). Data is never
+ * copied; views live as long as the Safetensors.
+ */
+#pragma once
+
+#include "kernels/tensor.h"
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+typedef struct _Safetensors Safetensors;
+
+/* `path`: a .safetensors file or a .safetensors.index.json. Errors: ENGINE_ERROR_MODEL or
+ * G_FILE_ERROR_*, each naming the file (and the shard or tensor) and the cause. */
+Safetensors *safetensors_open (const char *path, GError **error);
+void safetensors_free (Safetensors *self); /* NULL is a no-op */
+
+/* A view of `name`; FALSE if there is none. Tensors of more than 4 axes cannot be viewed. */
+gboolean safetensors_find (Safetensors *self, const char *name, Tensor *out);
+
+guint safetensors_count (Safetensors *self);
+/* Names in file order, borrowed; index < safetensors_count. */
+const char *safetensors_name (Safetensors *self, guint index);
+/* Value of `key` in `__metadata__`, borrowed, or NULL. */
+const char *safetensors_metadata (Safetensors *self, const char *key);
+guint64 safetensors_bytes (Safetensors *self); /* payload of all shards */
+const char *safetensors_path (Safetensors *self);
+
+/* Writes tensors to `path` under a temporary name and renames. Metadata pairs may be NULL (keys
+ * and values alternate, NULL ends). */
+typedef struct _SafetensorsWriter SafetensorsWriter;
+SafetensorsWriter *safetensors_writer_new (void);
+/* Adds a tensor; the data is borrowed until _write returns. rank 0..8 by `shape`. */
+void safetensors_writer_add (SafetensorsWriter *self, const char *name, DType dtype, int rank,
+                             const int64_t *shape, const void *data);
+void safetensors_writer_metadata (SafetensorsWriter *self, const char *key, const char *value);
+gboolean safetensors_writer_write (SafetensorsWriter *self, const char *path, GError **error);
+void safetensors_writer_free (SafetensorsWriter *self);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Safetensors, safetensors_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (SafetensorsWriter, safetensors_writer_free)
+
+G_END_DECLS

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Ops that do nothing. The engine's arena counts while its code runs on this table, so a request's
+ * memory is known before anything is loaded.
+ */
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+static Status
+dry_query (int index, DeviceCaps *caps)
+{
+  memset (caps, 0, sizeof *caps);
+  return STATUS_OK;
+}
+
+static Status
+dry_open (int index, const StreamOptions *options, Stream **out)
+{
+  *out = NULL;
+  return STATUS_OK;
+}
+
+static void
+dry_close (Stream *s)
+{
+}
+
+static Status
+dry_wait (Stream *s)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_alloc (Stream *s, size_t bytes, void **out)
+{
+  *out = NULL;
+  return STATUS_OK;
+}
+
+static void
+dry_free (Stream *s, void *memory)
+{
+}
+
+static uint64_t
+dry_allocated (Stream *s)
+{
+  return 0;
+}
+
+static Status
+dry_upload (Stream *s, const Tensor *host, Tensor *device)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_download (Stream *s, const Tensor *device, Tensor *host)
+{
+  return STATUS_OK;
+}
+
+static const char *
+dry_detail (Stream *s)
+{
+  return "";
+}
+
+static Status
+dry_rms_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale, float eps,
+              Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_residual_norm (Stream *s, Tensor *x, const Tensor *y, const Tensor *post, const Tensor *gate,
+                   const Tensor *next, const Tensor *scale, float eps, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_layer_norm (Stream *s, const Tensor *x, const Tensor *scale, float eps, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight,
+                  const Tensor *k_weight, float eps, const Tensor *table, RopePairing pairing)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_map (Stream *s, const Tensor *x, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
+                float eps, bool silu, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
+{
+  *out = NULL;
+  return STATUS_OK;
+}
+
+static Status
+dry_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static void
+dry_conv_release (Stream *s, Conv *conv)
+{
+}
+
+const Ops ops_dry = {
+  .name = "dry",
+  .activation = DTYPE_F32,
+  .query = dry_query,
+  .open = dry_open,
+  .close = dry_close,
+  .wait = dry_wait,
+  .alloc = dry_alloc,
+  .free = dry_free,
+  .allocated = dry_allocated,
+  .upload = dry_upload,
+  .download = dry_download,
+  .copy = dry_map,
+  .detail = dry_detail,
+  .rms_norm = dry_rms_norm,
+  .residual_norm = dry_residual_norm,
+  .layer_norm = dry_layer_norm,
+  .qk_norm_rope = dry_qk_norm_rope,
+  .attention = dry_attention,
+  .silu_mul = dry_map,
+  .silu = dry_map,
+  .modulation = dry_map,
+  .one_plus = dry_map,
+  .fill_rows = dry_map,
+  .group_norm = dry_group_norm,
+  .conv_prepare = dry_conv_prepare,
+  .conv2d = dry_conv2d,
+  .conv_release = dry_conv_release,
+};

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kernels.h - the maths, and nothing but the maths
+ *
+ * Two tables of functions. `Ops` is a device: its memory, and the maths that owns no weight
+ * format. `LinearBackend` is one way to run a linear layer, and separate because only linear
+ * layers have a weight *format*; engine/linear.c picks one for the hardware at hand.
+ *
+ * Conventions
+ *  - Activations have the table's `activation` type, dense, row-major. M is a number of tokens.
+ *    Pictures are channels-last, [height, width, channels].
+ *  - Parameters of operations (norm weights, biases, modulation vectors, RoPE tables, gates) are
+ *    always F32, in the device's memory: they are small, and it spares a rounding.
+ *  - Sums, statistics, softmax and exponentials run in FP32; each result is rounded once to the
+ *    activation type. An output may be the same memory as an input only where it is said.
+ *  - A call queues work on a Stream and returns. Faults of queued work appear at `wait`; after
+ *    STATUS_DEVICE_LOST only `close` is allowed.
+ *  - A size that a kernel cannot take is STATUS_UNSUPPORTED, never a crash.
+ * Nothing here prints, exits, or keeps state outside a Stream. Not thread-safe per Stream.
+ */
+#pragma once
+
+#include "kernels/tensor.h"
+
+KERNELS_BEGIN_DECLS
+
+typedef enum
+{
+  STATUS_OK,
+  STATUS_NO_MEMORY,      /* the device or its budget is full; smaller work may still fit */
+  STATUS_UNSUPPORTED,    /* this hardware or build cannot do this */
+  STATUS_NO_DEVICE,      /* no such device */
+  STATUS_NO_DRIVER,      /* CUDA: no driver is installed */
+  STATUS_DRIVER_TOO_OLD, /* CUDA: the driver is older than the runtime needs */
+  STATUS_NOT_READY,      /* CUDA error 999: nvidia_uvm is not loaded */
+  STATUS_DEVICE_LOST,    /* a sticky fault: only close is allowed */
+  STATUS_CANCELLED,      /* never from a kernel: the engine's own, between blocks */
+} Status;
+
+const char *status_name (Status status);
+
+/* Returns the status of `call` from the enclosing function unless it is STATUS_OK. */
+#define CHECK(call)                                                                                \
+  do                                                                                               \
+    {                                                                                              \
+      Status check_status = (call);                                                                \
+      if (check_status != STATUS_OK)                                                               \
+        return check_status;                                                                       \
+    }                                                                                              \
+  while (0)
+
+typedef enum
+{
+  DEVICE_CPU,
+  DEVICE_CUDA,
+} DeviceKind;
+
+/* What a device can do; filled by Ops.query. */
+typedef struct
+{
+  DeviceKind kind;
+  int index;                     /* CUDA ordinal; 0 for the CPU */
+  char name[128];                /* "NVIDIA GeForce RTX 4060", "AMD EPYC ..." */
+  int sm;                        /* CUDA compute capability, major * 10 + minor; 0 for the CPU */
+  int multiprocessors;           /* CUDA SMs, or CPU cores that this process may use */
+  int threads_per_sm;            /* CUDA: needed by the torch-compatible noise; 0 for the CPU */
+  uint64_t total_memory;         /* bytes */
+  uint64_t free_memory;          /* bytes at the time of the query */
+  int driver_version;            /* CUDA: as cudaDriverGetVersion; 0 otherwise */
+  int runtime_version;           /* CUDA: as cudaRuntimeGetVersion; 0 otherwise */
+  bool avx2, avx512, vnni, bf16; /* CPU instruction sets; bf16 also true for CUDA sm_80 up */
+} DeviceCaps;
+
+/* How a Stream is opened. */
+typedef struct
+{
+  bool bf16_math;         /* CPU: matrix products on BF16 operands (needs DeviceCaps.bf16) */
+  int threads;            /* CPU: 0 = all cores */
+  uint64_t memory_budget; /* hard cap on what `alloc` and the backends may hold; 0 = none */
+} StreamOptions;
+
+typedef struct Stream Stream;       /* an ordered queue of work on one device */
+typedef struct Linear Linear;       /* a linear layer in a backend's own layout */
+typedef struct Conv Conv;           /* a convolution in a device's own layout */
+typedef struct Recording Recording; /* captured launches */
+
+/* What a file holds of an SVDQuant linear, logical row-major order, host memory
+ * (spec svdquant 3.6). N output channels, K input channels, G = 64 or 16, R = rank. */
+typedef enum
+{
+  SVDQ_INT4,  /* G = 64, two's-complement nibbles, BF16 scales */
+  SVDQ_NVFP4, /* G = 16, E2M1 codes, E4M3 scales, and `outer` */
+} SvdqFormat;
+
+typedef struct
+{
+  SvdqFormat format;
+  int rank;                  /* R, a multiple of 16; 0 = no low-rank branch */
+  const uint8_t *qweight;    /* [N, K/2]; low nibble = even k */
+  const void *wscales;       /* [K/G, N]; BF16 or E4M3 */
+  const uint16_t *smooth;    /* [K] BF16; activations are divided by it before quantisation */
+  const uint16_t *proj_down; /* [K, R] BF16; sees the raw activations */
+  const uint16_t *proj_up;   /* [N, R] BF16 */
+  const float *outer;        /* [N] wtscale * wcscales; NULL = 1 (INT4) */
+} SvdqSource;
+
+#define LINEAR_MAX_PARTS 3
+
+/* A linear layer as a file holds it: y[M, N] = x[M, K] W^T + bias. W [N, K] is up to three
+ * tensors stacked by rows (q, k, v; or w1, w3). All pointers are host memory that lives at least
+ * until prepare_weights returns, or until `release` when `keeps_source` is set in the backend. */
+typedef struct
+{
+  int64_t n, k;
+  int n_parts;
+  Tensor parts[LINEAR_MAX_PARTS]; /* [rows, K], F32, BF16 or F16; unused when svdq is set */
+  Tensor bias;                    /* [N] any float type; data NULL = none */
+  const SvdqSource *svdq;         /* borrowed; NULL = dense */
+  bool swiglu;   /* N = 2F, rows [w1; w3]: `apply` may be asked for silu(w1 x) * w3 x */
+  bool resident; /* CPU: worth an expanded copy in memory; otherwise used as mapped */
+} LinearSource;
+
+/* Every backend's Linear begins with this. */
+struct Linear
+{
+  const struct LinearBackend *backend;
+  int64_t n, k;
+  uint64_t bytes; /* memory this linear holds of its own, for the gauge */
+  bool swiglu;    /* `apply` writes [M, n/2] = silu(first half) * second half, in one pass */
+};
+
+/* One way to run a linear layer. */
+typedef struct LinearBackend
+{
+  const char *name;  /* "cpu-f32", "cuda-bf16-wgmma", ... as shown to the user */
+  bool keeps_source; /* the mapped file must outlive the Linear */
+  bool (*supports) (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
+  Status (*prepare_weights) (Stream *s, const LinearSource *source, Linear **out);
+  /* x [M, K] -> out [M, N] (or [M, N/2] when linear->swiglu), activation type, any M >= 1. */
+  Status (*apply) (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
+  void (*release) (Stream *s, Linear *linear); /* NULL linear is a no-op */
+} LinearBackend;
+
+/* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */
+typedef struct
+{
+  Tensor weight; /* F32, BF16 or F16 */
+  Tensor bias;   /* data NULL = none */
+  int stride;    /* 1; or 2 with zero padding on the right and bottom only (spec z-image 6.1) */
+  bool upsample; /* nearest x2 before the convolution, folded in */
+} ConvSource;
+
+/* x [M, Hq + 2 Hkv, d] -> heads; how q and k are rotated. */
+typedef enum
+{
+  ROPE_INTERLEAVED, /* pairs (2i, 2i+1): the transformer */
+  ROPE_HALF,        /* pairs (i, i + d/2): Qwen3 */
+} RopePairing;
+
+/* A device. All entries are set unless marked (optional). */
+typedef struct Ops
+{
+  const char *name; /* "cpu", "cuda", "reference", "dry" */
+  DType activation; /* what activations are stored in */
+
+  /* -- the device ----------------------------------------------------------------------- */
+  Status (*query) (int index, DeviceCaps *caps);
+  Status (*open) (int index, const StreamOptions *options, Stream **out);
+  void (*close) (Stream *s); /* NULL is a no-op; frees what the stream still owns */
+  Status (*wait) (Stream *s);
+  Status (*alloc) (Stream *s, size_t bytes, void **out); /* 256-byte aligned, not cleared */
+  void (*free) (Stream *s, void *memory);                /* NULL is a no-op */
+  uint64_t (*allocated) (Stream *s); /* bytes held now through alloc, linears and convs */
+  /* Host to device and back, same shape, converting between F32, BF16, F16; blocking. */
+  Status (*upload) (Stream *s, const Tensor *host, Tensor *device);
+  Status (*download) (Stream *s, const Tensor *device, Tensor *host);
+  Status (*copy) (Stream *s, const Tensor *from, Tensor *to); /* device to device, same type */
+  const char *(*detail) (Stream *s); /* text of the last failure, or ""; s may be NULL */
+
+  /* -- (optional) launches captured once and replayed ------------------------------------ */
+  Status (*record) (Stream *s);
+  Status (*record_end) (Stream *s, Recording **out);
+  Status (*replay) (Stream *s, Recording *recording);
+  void (*recording_free) (Recording *recording);
+
+  /* -- maths ----------------------------------------------------------------------------- */
+  /* out = RMS(x) * weight (* scale). x, out [M, D], may be the same; weight, scale [D], scale may
+   * be NULL. (spec z-image, notation and 5.7) */
+  Status (*rms_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale,
+                      float eps, Tensor *out);
+  /* Sandwich or plain residual, fused with the norm that reads it next:
+   *   x += gate * RMS(y) * post      (post NULL: x += gate * y; gate NULL: 1)
+   *   out = RMS(x) * next (* scale)  (out NULL: skipped)
+   * x [M, D] in place, y, out [M, D]; vectors [D]. (spec z-image 5.7, 3) */
+  Status (*residual_norm) (Stream *s, Tensor *x, const Tensor *y, const Tensor *post,
+                           const Tensor *gate, const Tensor *next, const Tensor *scale, float eps,
+                           Tensor *out);
+  /* out = LayerNorm(x) * scale, no affine; x, out [M, D], may be the same. (spec z-image 5.8) */
+  Status (*layer_norm) (Stream *s, const Tensor *x, const Tensor *scale, float eps, Tensor *out);
+  /* In place on qkv [M, n_q + 2 n_kv, d] (q heads, k heads, v heads): RMS norm of each q and k
+   * head by q_weight, k_weight [d], then rotation by table [M, d/2, 2] = (cos, sin) F32; v is
+   * left alone. (spec z-image 5.6-5.7, 3) */
+  Status (*qk_norm_rope) (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight,
+                          const Tensor *k_weight, float eps, const Tensor *table,
+                          RopePairing pairing);
+  /* softmax(q k^T / sqrt(d)) v without a score matrix. qkv [M, n_q + 2 n_kv, d], out [M, n_q d];
+   * q head h reads kv head h / (n_q / n_kv); causal: keys j <= i. d: 16..512, multiple of 16. */
+  Status (*attention) (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out);
+  /* out [M, F] = silu(x[:, :F]) * x[:, F:]; x [M, 2F]. */
+  Status (*silu_mul) (Stream *s, const Tensor *x, Tensor *out);
+  Status (*silu) (Stream *s, const Tensor *x, Tensor *out); /* any shape; may be the same */
+  /* Modulation vectors from linear outputs: m [S, 4D] activation type -> out [S, 4, D] F32,
+   * (1 + scale, tanh(gate), 1 + scale, tanh(gate)). (spec z-image 5.7) */
+  Status (*modulation) (Stream *s, const Tensor *m, Tensor *out);
+  /* out F32 [S, D] = 1 + x; x activation type. (final layer, spec z-image 5.8) */
+  Status (*one_plus) (Stream *s, const Tensor *x, Tensor *out);
+  /* Every row of out [n, D] becomes row [D]; both activation type. */
+  Status (*fill_rows) (Stream *s, const Tensor *row, Tensor *out);
+
+  /* -- pictures, [H, W, C] ---------------------------------------------------------------- */
+  /* out = GroupNorm(x) (then SiLU); weight, bias [C]; may be the same memory. (spec 6.1) */
+  Status (*group_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
+                        int groups, float eps, bool silu, Tensor *out);
+  Status (*conv_prepare) (Stream *s, const ConvSource *source, Conv **out);
+  /* x [H, W, Cin] -> out [H', W', Cout]; 3x3 pads by 1, 1x1 by 0; `residual` of out's shape is
+   * added (NULL: none) and may be out's own memory. */
+  Status (*conv2d) (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual,
+                    Tensor *out);
+  void (*conv_release) (Stream *s, Conv *conv); /* NULL conv is a no-op */
+} Ops;
+
+/* The devices there are. The reference is slow and plain: the yardstick of the tests. The dry one
+ * computes nothing and touches no memory: the engine plans by running its code on it. */
+extern const Ops ops_dry;
+extern const Ops ops_reference;
+extern const Ops ops_cpu;
+extern const Ops ops_cuda; /* only in a build with CUDA: see HAVE_CUDA */
+
+extern const LinearBackend linear_reference;      /* dense and SVDQuant (level L1), for tests */
+extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with bf16_math */
+extern const LinearBackend linear_cpu_svdq;       /* SVDQuant on integer dot products */
+extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
+extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
+
+KERNELS_END_DECLS

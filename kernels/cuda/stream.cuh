@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stream.cuh - an open device: its queue of work, what it holds, and what went wrong last
+ *
+ * Everything of a device lives in its Stream: nothing here is global. Kernels run on `compute`.
+ * Weights travel on `upload`, through a ring of pinned buffers, while the host reads on; `compute`
+ * is made to wait for them. Memory is counted and refused above the budget.
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+
+#include <cuda_runtime.h>
+
+#define STAGING_SLOTS    4
+#define STAGING_BYTES    ((size_t)16 << 20)
+#define SCRATCH_BYTES    ((size_t)16 << 20)
+#define DEVICE_ALIGNMENT ((size_t)256)
+
+/* A pinned buffer, its twin on the card for conversions, and when both are free again. */
+typedef struct
+{
+  void *host;
+  void *device;
+  cudaEvent_t done; /* recorded behind the last use */
+} StagingSlot;
+
+typedef struct
+{
+  void *memory;
+  size_t bytes;
+} Allocation;
+
+struct Stream
+{
+  int device; /* CUDA ordinal */
+  DeviceCaps caps;
+  cudaStream_t compute; /* all maths, in order */
+  cudaStream_t upload;  /* weights on their way in */
+
+  StagingSlot staging[STAGING_SLOTS]; /* made by the first transfer */
+  int next_slot;
+  cudaEvent_t uploaded; /* what `compute` waits for after weights */
+
+  /* SCRATCH_BYTES on the card for the partial results of one operation. Work on `compute` runs in
+   * order, so every launcher may use all of it, and nothing in it outlives the launcher's work. */
+  void *scratch;
+
+  Allocation *allocations; /* unordered; for sizes at free */
+  size_t n_allocations, max_allocations;
+  uint64_t allocated; /* bytes */
+  uint64_t budget;    /* bytes; 0 = none */
+
+  bool lost;      /* a sticky fault was seen: only close is allowed */
+  bool recording; /* between record and record_end */
+  char detail[256];
+};
+
+struct Recording
+{
+  cudaGraphExec_t exec;
+};
+
+/* Turns a CUDA error into a Status, keeps its text in `s` (may be NULL) and clears the runtime's
+ * flag. Sticky faults give STATUS_DEVICE_LOST, now and from every later call. */
+Status stream_fail (Stream *s, cudaError_t error, const char *what);
+/* The Status of the launch just made by the function named `what`. */
+Status stream_launched (Stream *s, const char *what);
+/* STATUS_UNSUPPORTED, saying which `condition` function `what` needs. */
+Status stream_refuse (Stream *s, const char *what, const char *condition);
+
+/* Device memory under the budget; freed with stream_free, or by close. STATUS_NO_MEMORY. */
+Status stream_alloc (Stream *s, size_t bytes, void **out);
+void stream_free (Stream *s, void *memory); /* NULL is a no-op; waits for the device */
+
+/* Queues the transfer of a host tensor into device memory of type `to`, same element order; the
+ * conversion between F32, BF16 and F16 runs on the card. `compute` waits for it, the host does
+ * not: `host` may be forgotten on return, and `device` must not be in use by queued work.
+ * This is how a backend brings its weights in. */
+Status stream_upload_weights (Stream *s, const Tensor *host, DType to, void *device);
+
+/* The CUDA half of Ops (kernels.h). */
+Status cuda_query (int index, DeviceCaps *caps);
+Status cuda_open (int index, const StreamOptions *options, Stream **out);
+void cuda_close (Stream *s);
+Status cuda_wait (Stream *s);
+uint64_t cuda_allocated (Stream *s);
+Status cuda_upload (Stream *s, const Tensor *host, Tensor *device);
+Status cuda_download (Stream *s, const Tensor *device, Tensor *host);
+Status cuda_copy (Stream *s, const Tensor *from, Tensor *to);
+const char *cuda_detail (Stream *s);
+Status cuda_record (Stream *s);
+Status cuda_record_end (Stream *s, Recording **out);
+Status cuda_replay (Stream *s, Recording *recording);
+void cuda_recording_free (Recording *recording);

@@ -81,8 +81,7 @@ quantise_upstream (SvdqFormat format, const float *xh, int8_t *codes)
   for (int64_t i = 0; i < group; i++)
     amax = fmaxf (amax, fabsf (xh[i]));
 
-  float scale
-      = format == SVDQ_INT4 ? amax * (1.0f / 7.0f) : fminf (amax * (1.0f / 6.0f), SVDQ_E4M3_MAX);
+  scale = format == SVDQ_INT4 ? amax * (1.0f / 7.0f) : fminf (amax * (1.0f / 6.0f), SVDQ_E4M3_MAX);
   reciprocal = 1.0f / scale; /* of zero: infinity, and the codes come from NaN */
   for (int64_t i = 0; i < group; i++)
     codes[i] = format == SVDQ_INT4

@@ -151,6 +151,26 @@ f16_to_float (uint16_t bits)
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
+uint16_t
+f16_from_float (float value)
+{
+  uint32_t bits;
+  uint16_t sign;
+  float magnitude = fabsf (value);
+
+  memcpy (&bits, &value, sizeof bits);
+  sign = (uint16_t)(bits >> 16 & 0x8000u);
+  if (isnan (value))
+    return sign | 0x7e00u;
+  if (magnitude >= 65520.0f) /* halfway between the largest number and the next power of two */
+    return sign | 0x7c00u;
+  if (magnitude < 0x1p-14f) /* subnormal: multiples of 2^-24, and nearbyintf rounds ties to even */
+    return sign | (uint16_t)nearbyintf (magnitude * 0x1p24f);
+  bits &= 0x7fffffffu;
+  bits += 0xfffu + (bits >> 13 & 1u);
+  return sign | (uint16_t)((bits - (112u << 23)) >> 13);
+}
+
 float
 e4m3_to_float (uint8_t bits)
 {

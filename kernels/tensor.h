@@ -65,11 +65,12 @@ Tensor tensor_rows (const Tensor *t, int64_t first, int64_t count);
 
 bool tensor_same_shape (const Tensor *a, const Tensor *b);
 
-/* Host-side conversions of single numbers. BF16 rounds to nearest, ties to even; NaN stays NaN.
- */
+/* Host-side conversions of single numbers. BF16 and F16 round to nearest, ties to even; NaN stays
+ * NaN, and what is too large for F16 becomes an infinity. */
 float bf16_to_float (uint16_t bits);
 uint16_t bf16_from_float (float value);
 float f16_to_float (uint16_t bits);
+uint16_t f16_from_float (float value);
 float e4m3_to_float (uint8_t bits);
 
 /* Element i of a host tensor of any floating type, as float. Slow: for small vectors and tests.

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Linear layers with dense weights: oneDNN products on the weights as they are mapped.
+ *
+ * F32 weights are used in place. BF16 and F16 ones are either widened once (`resident`) or, panel
+ * by panel, on each call: a panel of output rows fits the processor's caches, and its widening is
+ * hidden behind a product that uses it M times. With bf16_math the roles change: BF16 is used in
+ * place, and what is not BF16 is narrowed.
+ */
+#include "kernels/cpu/primitives.h"
+
+#include <string.h>
+
+/* Bytes of a widened panel of weights. It must share the last-level cache with activations. */
+#define PANEL_BYTES    ((int64_t)4 << 20)
+#define PANEL_MIN_ROWS 64
+
+/* With swiglu, both halves of this many columns and rows are kept before they are multiplied. */
+#define SWIGLU_COLUMNS 512
+#define SWIGLU_ROWS    1024
+
+typedef struct
+{
+  Linear base;
+  int n_parts;
+  Tensor parts[LINEAR_MAX_PARTS]; /* views of the file or of `own` */
+  bool owned[LINEAR_MAX_PARTS];
+  float *bias; /* [N] or NULL */
+  DType type;  /* of the products' operands: F32 or BF16 */
+} DenseLinear;
+
+static bool
+dense_supports (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CPU && svdq == NULL
+         && (options == NULL || !options->bf16_math || caps->bf16);
+}
+
+static void
+dense_release (Stream *s, Linear *linear)
+{
+  DenseLinear *self = (DenseLinear *)linear;
+
+  if (self == NULL)
+    return;
+  for (int i = 0; i < self->n_parts; i++)
+    if (self->owned[i])
+      host_free (&s->memory, self->parts[i].data);
+  host_free (&s->memory, self->bias);
+  host_free (&s->memory, self);
+}
+
+/* `count` weights of any type, from element `first` on, as the products' operand type. */
+static void
+convert_weights (Stream *s, const Tensor *from, int64_t first, int64_t count, DType type, void *out)
+{
+  const int64_t chunk = 8192;
+  const Simd *simd = s->simd;
+
+#pragma omp parallel for num_threads(s->threads) if (count > PARALLEL_MIN)
+  for (int64_t start = 0; start < count; start += chunk)
+    {
+      int64_t n = count - start < chunk ? count - start : chunk;
+      const char *in
+          = (const char *)from->data + (size_t)(first + start) * dtype_size (from->dtype);
+      char *to = (char *)out + (size_t)start * dtype_size (type);
+      float wide[8192];
+
+      if (from->dtype == type)
+        memcpy (to, in, (size_t)n * dtype_size (type));
+      else if (type == DTYPE_F32 && from->dtype == DTYPE_BF16)
+        simd->widen_bf16 ((const uint16_t *)(const void *)in, (float *)(void *)to, n);
+      else if (type == DTYPE_F32)
+        simd->widen_f16 ((const uint16_t *)(const void *)in, (float *)(void *)to, n);
+      else if (from->dtype == DTYPE_F32)
+        simd->narrow_bf16 ((const float *)(const void *)in, (uint16_t *)(void *)to, n);
+      else
+        {
+          simd->widen_f16 ((const uint16_t *)(const void *)in, wide, n);
+          simd->narrow_bf16 (wide, (uint16_t *)(void *)to, n);
+        }
+    }
+}
+
+/* A weight that is used as mapped must be of a known type and lie on a multiple of its size. */
+static Status
+take_part (Stream *s, const LinearSource *source, const Tensor *part, DenseLinear *self)
+{
+  int i = self->n_parts;
+  bool known = part->dtype == DTYPE_F32 || part->dtype == DTYPE_BF16 || part->dtype == DTYPE_F16;
+  bool aligned = (uintptr_t)part->data % dtype_size (part->dtype) == 0;
+  void *copy;
+
+  if (!known)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "no linear layers of %s", dtype_name (part->dtype));
+  if (part->rank != 2 || part->shape[1] != source->k)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "part %d of a linear layer has the wrong shape", i);
+
+  self->parts[i] = *part;
+  self->n_parts = i + 1;
+  if (aligned && (part->dtype == self->type || !source->resident))
+    return STATUS_OK;
+
+  self->parts[i].dtype = aligned ? self->type : part->dtype;
+  CHECK (cpu_alloc (s, tensor_bytes (&self->parts[i]), &copy));
+  self->parts[i].data = copy;
+  self->owned[i] = true;
+  if (aligned)
+    convert_weights (s, part, 0, tensor_count (part), self->type, copy);
+  else
+    memcpy (copy, part->data, tensor_bytes (part));
+  return STATUS_OK;
+}
+
+static Status
+take_source (Stream *s, const LinearSource *source, DenseLinear *self)
+{
+  int64_t rows = 0;
+  void *bias;
+
+  for (int i = 0; i < source->n_parts; i++)
+    {
+      CHECK (take_part (s, source, &source->parts[i], self));
+      rows += source->parts[i].shape[0];
+    }
+  if (rows != source->n || (source->swiglu && source->n % 2 != 0))
+    return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer of %lld rows has parts of %lld",
+                     (long long)source->n, (long long)rows);
+  if (source->bias.data != NULL)
+    {
+      Tensor to = tensor_1d (DTYPE_F32, NULL, source->n);
+
+      CHECK (cpu_alloc (s, tensor_bytes (&to), &bias));
+      self->bias = to.data = bias;
+      if (host_convert (&source->bias, &to) != STATUS_OK)
+        return cpu_fail (s, STATUS_UNSUPPORTED, "the bias of a linear layer does not fit it");
+    }
+  return STATUS_OK;
+}
+
+static Status
+dense_prepare (Stream *s, const LinearSource *source, Linear **out)
+{
+  uint64_t before = s->memory.bytes;
+  DenseLinear *self;
+  Status status;
+  void *memory;
+
+  *out = NULL;
+  if (source->svdq != NULL || source->n_parts < 1 || source->n_parts > LINEAR_MAX_PARTS)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "not a dense linear layer");
+  CHECK (cpu_alloc (s, sizeof *self, &memory));
+  self = memory;
+  *self = (DenseLinear){
+    .base
+    = { .backend = &linear_cpu_dense, .n = source->n, .k = source->k, .swiglu = source->swiglu },
+    .type = s->options.bf16_math ? DTYPE_BF16 : DTYPE_F32
+  };
+  status = take_source (s, source, self);
+  if (status != STATUS_OK)
+    {
+      dense_release (s, &self->base);
+      return status;
+    }
+  self->base.bytes = s->memory.bytes - before;
+  *out = &self->base;
+  return STATUS_OK;
+}
+
+/* -- applying ----------------------------------------------------------------------------- */
+
+/* What one call needs: operands, and scratch divided among its uses. */
+typedef struct
+{
+  const DenseLinear *linear;
+  const void *x; /* [M, K], of the products' type */
+  int64_t m;
+  char *panel;  /* [panel_rows, K], of the products' type; twice with swiglu */
+  float *pairs; /* [SWIGLU_ROWS, 2 panel_rows], only with swiglu */
+  int64_t panel_rows;
+} Work;
+
+/* The rows [first, first + *count) of the stacked weights as the products' type. Lowers *count at
+ * the end of a part, and to a panel when the rows must be converted into `panel`. */
+static const void *
+weight_rows (Stream *s, const Work *work, int64_t first, int64_t *count, char *panel)
+{
+  const DenseLinear *self = work->linear;
+  const Tensor *part = self->parts;
+  int64_t k = self->base.k;
+
+  for (; first >= part->shape[0]; part++)
+    first -= part->shape[0];
+  if (*count > part->shape[0] - first)
+    *count = part->shape[0] - first;
+  if (part->dtype == self->type)
+    return (const char *)part->data + (size_t)(first * k) * dtype_size (part->dtype);
+  if (*count > work->panel_rows)
+    *count = work->panel_rows;
+  convert_weights (s, part, first * k, *count * k, self->type, panel);
+  return panel;
+}
+
+static Status
+apply_plain (Stream *s, const Work *work, float *out)
+{
+  const DenseLinear *self = work->linear;
+  int64_t count;
+
+  for (int64_t first = 0; first < self->base.n; first += count)
+    {
+      const void *weight;
+      Product product;
+
+      count = self->base.n - first;
+      weight = weight_rows (s, work, first, &count, work->panel);
+      product = (Product){ work->m, count, self->base.k, self->base.n, self->type == DTYPE_BF16 };
+      CHECK (cpu_product (s, &product, work->x, weight,
+                          self->bias != NULL ? self->bias + first : NULL, out + first));
+    }
+  return STATUS_OK;
+}
+
+/* Columns [first, first + count) of silu(w1 x) * w3 x, for all rows of x. */
+static Status
+swiglu_columns (Stream *s, const Work *work, int64_t first, int64_t count, const void *gate,
+                const void *up, float *out)
+{
+  const DenseLinear *self = work->linear;
+  int64_t f = self->base.n / 2;
+  size_t x_row = (size_t)self->base.k * dtype_size (self->type);
+
+  for (int64_t row = 0; row < work->m; row += SWIGLU_ROWS)
+    {
+      int64_t rows = work->m - row < SWIGLU_ROWS ? work->m - row : SWIGLU_ROWS;
+      Product product = { rows, count, self->base.k, 2 * count, self->type == DTYPE_BF16 };
+      const char *x = (const char *)work->x + (size_t)row * x_row;
+      const float *bias = self->bias;
+
+      CHECK (cpu_product (s, &product, x, gate, bias != NULL ? bias + first : NULL, work->pairs));
+      CHECK (cpu_product (s, &product, x, up, bias != NULL ? bias + f + first : NULL,
+                          work->pairs + count));
+#pragma omp parallel for num_threads(s->threads) if (rows * count > PARALLEL_MIN)
+      for (int64_t i = 0; i < rows; i++)
+        s->simd->silu_mul (work->pairs + i * 2 * count, work->pairs + (i * 2 + 1) * count,
+                           out + (row + i) * f + first, count);
+    }
+  return STATUS_OK;
+}
+
+static Status
+apply_swiglu (Stream *s, const Work *work, float *out)
+{
+  const DenseLinear *self = work->linear;
+  int64_t f = self->base.n / 2;
+  char *second = work->panel + (size_t)(work->panel_rows * self->base.k) * dtype_size (self->type);
+  int64_t count;
+
+  for (int64_t first = 0; first < f; first += count)
+    {
+      const void *gate, *up;
+      int64_t up_count;
+
+      count = f - first < work->panel_rows ? f - first : work->panel_rows;
+      up_count = count;
+      gate = weight_rows (s, work, first, &count, work->panel);
+      up = weight_rows (s, work, f + first, &up_count, second);
+      count = count < up_count ? count : up_count;
+      CHECK (swiglu_columns (s, work, first, count, gate, up, out));
+    }
+  return STATUS_OK;
+}
+
+/* Divides the scratch memory; fills x, panel, pairs. */
+static Status
+plan_work (Stream *s, const Tensor *x, Work *work)
+{
+  const DenseLinear *self = work->linear;
+  int64_t k = self->base.k;
+  int64_t item = (int64_t)dtype_size (self->type);
+  int64_t row_limit = self->base.swiglu ? SWIGLU_COLUMNS : PANEL_BYTES / (k * item);
+  int64_t swiglu_rows = work->m < SWIGLU_ROWS ? work->m : SWIGLU_ROWS;
+  size_t x_bytes = self->type == DTYPE_BF16 ? (size_t)(work->m * k) * sizeof (uint16_t) : 0;
+  size_t panel_bytes = 0;
+  size_t pair_bytes = 0;
+  bool convert = false;
+  char *scratch;
+  void *memory;
+
+  for (int i = 0; i < self->n_parts; i++)
+    convert |= self->parts[i].dtype != self->type;
+  work->panel_rows = row_limit < PANEL_MIN_ROWS ? PANEL_MIN_ROWS : row_limit;
+  if (work->panel_rows > self->base.n)
+    work->panel_rows = self->base.n;
+  if (convert)
+    panel_bytes = (size_t)(work->panel_rows * k * item) * (self->base.swiglu ? 2 : 1);
+  if (self->base.swiglu)
+    pair_bytes = (size_t)(swiglu_rows * 2 * work->panel_rows) * sizeof (float);
+
+  x_bytes = (x_bytes + 255) & ~(size_t)255;
+  panel_bytes = (panel_bytes + 255) & ~(size_t)255;
+  CHECK (cpu_scratch (s, x_bytes + panel_bytes + pair_bytes, &memory));
+  scratch = memory;
+  work->x = x->data;
+  work->panel = scratch + x_bytes;
+  work->pairs = (float *)(void *)(scratch + x_bytes + panel_bytes);
+  if (self->type == DTYPE_BF16)
+    {
+      Tensor flat = tensor_1d (DTYPE_F32, x->data, work->m * k);
+
+      convert_weights (s, &flat, 0, work->m * k, DTYPE_BF16, scratch);
+      work->x = scratch;
+    }
+  return STATUS_OK;
+}
+
+static Status
+dense_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  const DenseLinear *self = (const DenseLinear *)linear;
+  int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
+  Work work = { .linear = self, .m = tensor_count (x) / linear->k };
+
+  if (x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || tensor_count (x) != work.m * linear->k
+      || tensor_count (out) != work.m * columns)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
+  if (work.m == 0)
+    return STATUS_OK;
+  CHECK (plan_work (s, x, &work));
+  return linear->swiglu ? apply_swiglu (s, &work, out->data) : apply_plain (s, &work, out->data);
+}
+
+const LinearBackend linear_cpu_dense = {
+  .name = "cpu",
+  .keeps_source = true,
+  .supports = dense_supports,
+  .prepare_weights = dense_prepare,
+  .apply = dense_apply,
+  .release = dense_release,
+};

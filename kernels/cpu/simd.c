@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Compiled once for each instruction set, with SIMD_TABLE the name of the table to define. The
+ * loops are plain C that the compiler turns into vectors; `omp simd` allows it to reorder the sums
+ * that are marked, and nothing else.
+ */
+#include "kernels/cpu/simd.h"
+
+#include <math.h>
+#include <string.h>
+
+/* exp, good to 2 units in the last place; saturates beyond the range of normal numbers.
+ * 2^(x log2 e) = 2^n 2^r with |r| <= 1/2, the second factor by its Taylor series around 0. */
+static inline float
+exp_fast (float x)
+{
+  const float round = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
+  float clamped = x < -87.0f ? -87.0f : x;
+  float shifted, n, r, series, power;
+  uint32_t bits;
+
+  clamped = clamped > 88.0f ? 88.0f : clamped;
+  shifted = clamped * 0x1.715476p0f + round;
+  n = shifted - round;
+  r = clamped - n * 0x1.62e4p-1f; /* ln 2 in two parts: the first has few enough bits to be exact */
+  r = r - n * 0x1.7f7d1cp-20f;
+  series = 1.0f / 720.0f;
+  series = series * r + 1.0f / 120.0f;
+  series = series * r + 1.0f / 24.0f;
+  series = series * r + 1.0f / 6.0f;
+  series = series * r + 0.5f;
+  series = series * r + 1.0f;
+  series = series * r + 1.0f;
+  memcpy (&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + (127u << 23);
+  memcpy (&power, &bits, sizeof power);
+  return series * power;
+}
+
+static inline float
+silu_fast (float x)
+{
+  return x / (1.0f + exp_fast (-x));
+}
+
+/* -- conversions -------------------------------------------------------------------------- */
+
+static void
+widen_bf16 (const uint16_t *x, float *out, int64_t n)
+{
+  for (int64_t i = 0; i < n; i++)
+    {
+      uint32_t bits = (uint32_t)x[i] << 16;
+
+      memcpy (&out[i], &bits, sizeof bits);
+    }
+}
+
+static void
+widen_f16 (const uint16_t *x, float *out, int64_t n)
+{
+  for (int64_t i = 0; i < n; i++)
+    {
+      uint32_t magnitude = (uint32_t)(x[i] & 0x7fffu) << 13;
+      uint32_t sign = (uint32_t)(x[i] & 0x8000u) << 16;
+      uint32_t bits;
+      float value;
+
+      /* The product moves the exponent's bias from 15 to 127, of subnormals too; infinities and
+       * NaNs then still miss 112 of it. */
+      memcpy (&value, &magnitude, sizeof value);
+      value *= 0x1p112f;
+      memcpy (&bits, &value, sizeof bits);
+      bits = magnitude >= 0x7c00u << 13 ? magnitude | 0x7f800000u : bits;
+      bits |= sign;
+      memcpy (&out[i], &bits, sizeof bits);
+    }
+}
+
+static void
+narrow_bf16 (const float *x, uint16_t *out, int64_t n)
+{
+  for (int64_t i = 0; i < n; i++)
+    {
+      uint32_t bits, rounded;
+
+      memcpy (&bits, &x[i], sizeof bits);
+      rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+      rounded = (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded;
+      out[i] = (uint16_t)(rounded >> 16);
+    }
+}
+
+/* -- norms -------------------------------------------------------------------------------- */
+
+static inline float
+inverse_rms (const float *x, float eps, int64_t n)
+{
+  float sum = 0.0f;
+
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++)
+    sum += x[i] * x[i];
+  return 1.0f / sqrtf (sum / (float)n + eps);
+}
+
+static void
+rms_norm (const float *x, const float *weight, const float *scale, float eps, float *out, int64_t n)
+{
+  float inverse = inverse_rms (x, eps, n);
+
+  if (weight != NULL && scale != NULL)
+    for (int64_t i = 0; i < n; i++)
+      out[i] = x[i] * inverse * weight[i] * scale[i];
+  else if (weight != NULL || scale != NULL)
+    {
+      const float *vector = weight != NULL ? weight : scale;
+
+      for (int64_t i = 0; i < n; i++)
+        out[i] = x[i] * inverse * vector[i];
+    }
+  else
+    for (int64_t i = 0; i < n; i++)
+      out[i] = x[i] * inverse;
+}
+
+static void
+add_branch (float *x, const float *y, const float *post, const float *gate, float eps, int64_t n)
+{
+  float inverse = post != NULL ? inverse_rms (y, eps, n) : 1.0f;
+
+  if (post != NULL && gate != NULL)
+    for (int64_t i = 0; i < n; i++)
+      x[i] += gate[i] * (y[i] * inverse * post[i]);
+  else if (post != NULL || gate != NULL)
+    {
+      const float *vector = post != NULL ? post : gate;
+
+      for (int64_t i = 0; i < n; i++)
+        x[i] += y[i] * inverse * vector[i];
+    }
+  else
+    for (int64_t i = 0; i < n; i++)
+      x[i] += y[i];
+}
+
+static void
+layer_norm (const float *x, const float *scale, float eps, float *out, int64_t n)
+{
+  float sum = 0.0f;
+  float squares = 0.0f;
+  float mean, inverse;
+
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++)
+    sum += x[i];
+  mean = sum / (float)n;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < n; i++)
+    squares += (x[i] - mean) * (x[i] - mean);
+  inverse = 1.0f / sqrtf (squares / (float)n + eps);
+  if (scale != NULL)
+    for (int64_t i = 0; i < n; i++)
+      out[i] = (x[i] - mean) * inverse * scale[i];
+  else
+    for (int64_t i = 0; i < n; i++)
+      out[i] = (x[i] - mean) * inverse;
+}
+
+static void
+rotate_pairs (float *x, const float *table, int64_t d)
+{
+  for (int64_t i = 0; i < d; i += 2)
+    {
+      float a = x[i];
+      float b = x[i + 1];
+
+      x[i] = a * table[i] - b * table[i + 1];
+      x[i + 1] = a * table[i + 1] + b * table[i];
+    }
+}
+
+static void
+rotate_halves (float *x, const float *table, int64_t d)
+{
+  float *second = x + d / 2;
+
+#pragma omp simd
+  for (int64_t i = 0; i < d / 2; i++)
+    {
+      float a = x[i];
+      float b = second[i];
+
+      x[i] = a * table[2 * i] - b * table[2 * i + 1];
+      second[i] = a * table[2 * i + 1] + b * table[2 * i];
+    }
+}
+
+/* -- activations -------------------------------------------------------------------------- */
+
+static void
+silu (const float *x, float *out, int64_t n)
+{
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    out[i] = silu_fast (x[i]);
+}
+
+static void
+silu_mul (const float *x, const float *y, float *out, int64_t n)
+{
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    out[i] = silu_fast (x[i]) * y[i];
+}
+
+static float
+softmax_step (float *x, int64_t n, float *largest, float *sum)
+{
+  float top = *largest;
+  float total = 0.0f;
+  float shrink;
+
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 0; i < n; i++)
+    top = x[i] > top ? x[i] : top;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < n; i++)
+    {
+      x[i] = exp_fast (x[i] - top);
+      total += x[i];
+    }
+  shrink = *sum > 0.0f ? expf (*largest - top) : 0.0f;
+  *sum = *sum * shrink + total;
+  *largest = top;
+  return shrink;
+}
+
+static void
+scale (float *x, float factor, int64_t n)
+{
+  for (int64_t i = 0; i < n; i++)
+    x[i] *= factor;
+}
+
+/* -- pictures ----------------------------------------------------------------------------- */
+
+static void
+channel_sums (const float *x, const float *pivot, int64_t pixels, int64_t channels, float *sum,
+              float *squares)
+{
+  for (int64_t p = 0; p < pixels; p++)
+    {
+      const float *pixel = x + p * channels;
+
+#pragma omp simd
+      for (int64_t c = 0; c < channels; c++)
+        {
+          float value = pixel[c] - pivot[c];
+
+          sum[c] += value;
+          squares[c] += value * value;
+        }
+    }
+}
+
+static void
+channel_affine (const float *x, const float *factor, const float *offset, bool with_silu,
+                int64_t pixels, int64_t channels, float *out)
+{
+  for (int64_t p = 0; p < pixels; p++)
+    {
+      const float *pixel = x + p * channels;
+      float *to = out + p * channels;
+
+      if (with_silu)
+#pragma omp simd
+        for (int64_t c = 0; c < channels; c++)
+          to[c] = silu_fast (pixel[c] * factor[c] + offset[c]);
+      else
+#pragma omp simd
+        for (int64_t c = 0; c < channels; c++)
+          to[c] = pixel[c] * factor[c] + offset[c];
+    }
+}
+
+const Simd SIMD_TABLE = {
+  .name = SIMD_NAME,
+  .widen_bf16 = widen_bf16,
+  .widen_f16 = widen_f16,
+  .narrow_bf16 = narrow_bf16,
+  .rms_norm = rms_norm,
+  .add_branch = add_branch,
+  .layer_norm = layer_norm,
+  .rotate_pairs = rotate_pairs,
+  .rotate_halves = rotate_halves,
+  .silu = silu,
+  .silu_mul = silu_mul,
+  .softmax_step = softmax_step,
+  .scale = scale,
+  .channel_sums = channel_sums,
+  .channel_affine = channel_affine,
+};

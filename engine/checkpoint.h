@@ -76,9 +76,13 @@ checkpoint_weights (Checkpoint *self, CheckpointPart part, gboolean svdquant, GE
 gboolean checkpoint_has_svdquant (const Checkpoint *self);
 gboolean checkpoint_has_dense (const Checkpoint *self);
 
-/* A tensor by the reference's name, with exactly this shape (rank extents). FALSE with
- * ENGINE_ERROR_MODEL naming file, tensor, and what was found instead. */
-gboolean weights_get (Weights *self, Tensor *out, const char *name, GError **error, int rank, ...);
+/* A tensor by the reference's name, with exactly this shape (`rank` extents of any integer type),
+ * F32, BF16 or F16. FALSE with ENGINE_ERROR_MODEL naming file, tensor, and what was found
+ * instead. */
+#define weights_get(self, out, name, error, rank, ...)                                             \
+  weights_get_shaped ((self), (out), (name), (error), (rank), (const int64_t[]){ __VA_ARGS__ })
+gboolean weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error, int rank,
+                             const int64_t *shape);
 /* As weights_get, for optional tensors: FALSE without an error when there is none. */
 gboolean weights_find (Weights *self, const char *name, Tensor *out);
 /* The SVDQuant linear `base` ("layers.0.attention.to_qkv"), logical order; n, k: expected extents.

@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/engine.h"
 
-G_DEFINE_QUARK (engine-error-quark, engine_error)
+G_DEFINE_QUARK (engine - error - quark, engine_error)

@@ -31,6 +31,19 @@ const char *safetensors_name (Safetensors *self, guint index);
 /* Value of `key` in `__metadata__`, borrowed, or NULL. */
 const char *safetensors_metadata (Safetensors *self, const char *key);
 guint64 safetensors_bytes (Safetensors *self); /* payload of all shards */
+
+/* What the header says of a tensor, viewable or not. All pointers are borrowed. */
+typedef struct
+{
+  const char *dtype; /* as the file spells it, known here or not */
+  const char *file;  /* path of the shard it lies in */
+  int rank;          /* 0 to 8 */
+  int64_t shape[8];
+  guint64 bytes;
+} SafetensorsInfo;
+
+/* FALSE if there is no tensor `name`. */
+gboolean safetensors_info (Safetensors *self, const char *name, SafetensorsInfo *out);
 const char *safetensors_path (Safetensors *self);
 
 /* Writes tensors to `path` under a temporary name and renames. Metadata pairs may be NULL (keys

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/checkpoint-private.h"
+
+#include "engine/config.h"
+#include "engine/engine.h"
+
+#include <string.h>
+
+const char *
+checkpoint_part_name (CheckpointPart part)
+{
+  static const char *const names[] = { "transformer", "text_encoder", "vae" };
+
+  return names[part];
+}
+
+/* Under the names that diffusers and transformers give their files. */
+static char *
+find_standard_file (const char *folder, CheckpointPart part)
+{
+  const char *stem = part == CHECKPOINT_TEXT_ENCODER ? "model" : "diffusion_pytorch_model";
+  static const char *const endings[] = { ".safetensors.index.json", ".safetensors" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (endings); i++)
+    {
+      g_autofree char *name = g_strconcat (stem, endings[i], NULL);
+      g_autofree char *path = g_build_filename (folder, name, NULL);
+
+      if (g_file_test (path, G_FILE_TEST_EXISTS))
+        return g_steal_pointer (&path);
+    }
+  return NULL;
+}
+
+char *
+checkpoint_find_file (const char *dir, CheckpointPart part, GError **error)
+{
+  g_autofree char *folder = g_build_filename (dir, checkpoint_part_name (part), NULL);
+  g_autofree char *found = find_standard_file (folder, part);
+  g_autoptr (GDir) listing = NULL;
+  const char *name;
+  guint n = 0;
+
+  if (found != NULL)
+    return g_steal_pointer (&found);
+  listing = g_dir_open (folder, 0, NULL);
+  while (listing != NULL && (name = g_dir_read_name (listing)) != NULL)
+    if (g_str_has_suffix (name, ".safetensors") && name[0] != '.' && n++ == 0)
+      found = g_build_filename (folder, name, NULL);
+  if (n == 1)
+    return g_steal_pointer (&found);
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: %s", folder,
+               n == 0 ? "no weights here (a .safetensors file, or shards with their index)"
+                      : "several .safetensors files, and none has the usual name");
+  return NULL;
+}
+
+static gboolean
+read_configs (Checkpoint *self, GError **error)
+{
+  if (!g_file_test (self->dir, G_FILE_TEST_IS_DIR))
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: no such model folder", self->dir);
+      return FALSE;
+    }
+  if (!config_check_pipeline (self->dir, error)
+      || !config_read_transformer (self->dir, &self->transformer, error)
+      || !config_read_text_encoder (self->dir, &self->text_encoder, error)
+      || !config_read_vae (self->dir, &self->vae, error)
+      || !config_read_scheduler (self->dir, &self->scheduler, error))
+    return FALSE;
+  if (self->transformer.cap_feat_dim != self->text_encoder.hidden)
+    g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                 "%s: the transformer reads %d features (cap_feat_dim), the text encoder makes %d "
+                 "(hidden_size)",
+                 self->dir, self->transformer.cap_feat_dim, self->text_encoder.hidden);
+  else if (self->transformer.in_channels != self->vae.latent_channels)
+    g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                 "%s: the transformer has %d channels (in_channels), the VAE %d (latent_channels)",
+                 self->dir, self->transformer.in_channels, self->vae.latent_channels);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+static gboolean
+holds_svdquant (Safetensors *file)
+{
+  for (guint i = 0; i < safetensors_count (file); i++)
+    if (g_str_has_suffix (safetensors_name (file, i), ".qweight"))
+      return TRUE;
+  return FALSE;
+}
+
+static gboolean
+open_part (Checkpoint *self, CheckpointPart part, const char *path, GError **error)
+{
+  g_autofree char *own = path == NULL ? checkpoint_find_file (self->dir, part, error) : NULL;
+  g_autoptr (Safetensors) file = NULL;
+  int n = part == CHECKPOINT_VAE ? self->vae.n_blocks : self->text_encoder.n_layers;
+
+  if (path == NULL && own == NULL)
+    return FALSE;
+  file = safetensors_open (path != NULL ? path : own, error);
+  if (file == NULL)
+    return FALSE;
+  if (holds_svdquant (file))
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: SVDQuant weights, where dense ones (F32, BF16 or F16) are needed",
+                   safetensors_path (file));
+      return FALSE;
+    }
+  self->parts[part] = weights_new (part, g_steal_pointer (&file), n);
+  return TRUE;
+}
+
+Checkpoint *
+checkpoint_open (const char *dir, const char *transformer_file, GError **error)
+{
+  g_autoptr (Checkpoint) self = g_new0 (Checkpoint, 1);
+
+  self->dir = g_strdup (dir);
+  if (!read_configs (self, error)
+      || !open_part (self, CHECKPOINT_TRANSFORMER, transformer_file, error)
+      || !open_part (self, CHECKPOINT_TEXT_ENCODER, NULL, error)
+      || !open_part (self, CHECKPOINT_VAE, NULL, error))
+    return NULL;
+  self->transformer.t_hidden
+      = weights_read_t_hidden (self->parts[CHECKPOINT_TRANSFORMER], self->transformer.t_hidden);
+  return g_steal_pointer (&self);
+}
+
+void
+checkpoint_free (Checkpoint *self)
+{
+  if (self == NULL)
+    return;
+  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
+    weights_free (self->parts[i]);
+  weights_free (self->svdquant);
+  g_free (self->dir);
+  g_free (self);
+}
+
+const char *
+checkpoint_dir (const Checkpoint *self)
+{
+  return self->dir;
+}
+
+const TransformerConfig *
+checkpoint_transformer (const Checkpoint *self)
+{
+  return &self->transformer;
+}
+
+const TextEncoderConfig *
+checkpoint_text_encoder (const Checkpoint *self)
+{
+  return &self->text_encoder;
+}
+
+const VaeConfig *
+checkpoint_vae (const Checkpoint *self)
+{
+  return &self->vae;
+}
+
+const SchedulerConfig *
+checkpoint_scheduler (const Checkpoint *self)
+{
+  return &self->scheduler;
+}
+
+gboolean
+checkpoint_is_distilled (const Checkpoint *self)
+{
+  return self->scheduler.shift == 3.0;
+}
+
+gboolean
+checkpoint_has_dense (const Checkpoint *self)
+{
+  return self->parts[CHECKPOINT_TRANSFORMER] != NULL;
+}
+
+gboolean
+checkpoint_has_svdquant (const Checkpoint *self)
+{
+  return self->svdquant != NULL;
+}
+
+Weights *
+checkpoint_weights (Checkpoint *self, CheckpointPart part, gboolean svdquant, GError **error)
+{
+  gboolean quantised = svdquant && part == CHECKPOINT_TRANSFORMER;
+  Weights *weights = quantised ? self->svdquant : self->parts[part];
+
+  if (weights == NULL)
+    g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: this model folder has no %s %s",
+                 self->dir, quantised ? "SVDQuant" : "dense", checkpoint_part_name (part));
+  return weights;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/checkpoint-private.h"
+
+#include "engine/engine.h"
+#include "engine/naming.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Where a tensor is: its name in the file, and which of its rows. */
+typedef struct
+{
+  GString *stored;
+  NameSlice slice;
+  gboolean renamed;
+} Place;
+
+static void
+place_clear (Place *self)
+{
+  g_string_free (self->stored, TRUE);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Place, place_clear)
+
+static char *
+find_prefix (Safetensors *file)
+{
+  static const char *const prefixes[] = { "model.diffusion_model.", "diffusion_model." };
+
+  for (guint i = 0; i < safetensors_count (file); i++)
+    for (guint p = 0; p < G_N_ELEMENTS (prefixes); p++)
+      if (g_str_has_prefix (safetensors_name (file, i), prefixes[p]))
+        return g_strdup (prefixes[p]);
+  return g_strdup ("");
+}
+
+Weights *
+weights_new (CheckpointPart part, Safetensors *file, int n)
+{
+  Weights *self = g_new0 (Weights, 1);
+
+  self->part = part;
+  self->file = file;
+  self->prefix = part == CHECKPOINT_TRANSFORMER ? find_prefix (file) : g_strdup ("");
+  self->n_blocks = part == CHECKPOINT_VAE ? n : 0;
+  self->n_layers = part == CHECKPOINT_TEXT_ENCODER ? n : 0;
+  self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  return self;
+}
+
+void
+weights_free (Weights *self)
+{
+  if (self == NULL)
+    return;
+  safetensors_free (self->file);
+  g_hash_table_unref (self->used);
+  g_free (self->prefix);
+  g_free (self);
+}
+
+const char *
+weights_path (Weights *self)
+{
+  return safetensors_path (self->file);
+}
+
+static gboolean
+translate (Weights *self, const char *name, Place *place)
+{
+  switch (self->part)
+    {
+    case CHECKPOINT_TRANSFORMER:
+      return naming_comfy (name, place->stored, &place->slice);
+    case CHECKPOINT_TEXT_ENCODER:
+      return naming_bare_text_encoder (name, place->stored);
+    case CHECKPOINT_VAE:
+      return naming_bfl_vae (name, self->n_blocks, place->stored);
+    }
+  return FALSE;
+}
+
+/* Finds `name` under the reference's name or the other one; always sets place->stored. */
+static gboolean
+locate (Weights *self, const char *name, Place *place, SafetensorsInfo *info)
+{
+  place->slice = (NameSlice){ 0, 1 };
+  place->renamed = FALSE;
+  place->stored = g_string_new (self->prefix);
+  g_string_append (place->stored, name);
+  if (safetensors_info (self->file, place->stored->str, info))
+    return TRUE;
+  g_string_assign (place->stored, self->prefix);
+  place->renamed = TRUE;
+  return translate (self, name, place) && safetensors_info (self->file, place->stored->str, info);
+}
+
+static char *
+print_shape (int rank, const int64_t *shape)
+{
+  GString *text = g_string_new ("[");
+
+  for (int i = 0; i < rank; i++)
+    g_string_append_printf (text, "%s%" G_GINT64_FORMAT, i > 0 ? ", " : "", (gint64)shape[i]);
+  g_string_append_c (text, ']');
+  return g_string_free (text, FALSE);
+}
+
+/* The view of a located tensor; FALSE if its type or number of axes has none. */
+static gboolean
+view (Weights *self, const Place *place, Tensor *out)
+{
+  Tensor whole;
+
+  if (!safetensors_find (self->file, place->stored->str, &whole))
+    return FALSE;
+  *out = whole;
+  if (place->slice.count > 1 && whole.rank > 0 && whole.shape[0] % place->slice.count == 0)
+    {
+      int64_t rows = whole.shape[0] / place->slice.count;
+
+      *out = tensor_rows (&whole, place->slice.index * rows, rows);
+    }
+  return TRUE;
+}
+
+static void
+mark_used (Weights *self, const Place *place)
+{
+  g_hash_table_add (self->used, g_strdup (place->stored->str));
+}
+
+gboolean
+weights_find (Weights *self, const char *name, Tensor *out)
+{
+  g_auto (Place) place = { 0 };
+  SafetensorsInfo info;
+
+  if (!locate (self, name, &place, &info) || !view (self, &place, out))
+    return FALSE;
+  mark_used (self, &place);
+  return TRUE;
+}
+
+gboolean
+weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error, int rank,
+                    const int64_t *shape)
+{
+  g_autofree char *expected = print_shape (rank, shape);
+  g_autofree char *found = NULL;
+  g_auto (Place) place = { 0 };
+  SafetensorsInfo info;
+
+  if (!locate (self, name, &place, &info))
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: tensor %s is missing, expected with shape %s", weights_path (self), name,
+                   expected);
+      return FALSE;
+    }
+  if (!view (self, &place, out)
+      || (out->dtype != DTYPE_F32 && out->dtype != DTYPE_BF16 && out->dtype != DTYPE_F16))
+    {
+      found = print_shape (info.rank, info.shape);
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: tensor %s has type %s and shape %s, expected F32, BF16 or F16 and %s",
+                   info.file, place.stored->str, info.dtype, found, expected);
+      return FALSE;
+    }
+  /* BFL writes linear layers as 1x1 convolutions. */
+  while (place.renamed && out->rank > rank && out->shape[out->rank - 1] == 1)
+    out->rank--;
+  if (out->rank != rank || memcmp (out->shape, shape, (gsize)rank * sizeof *shape) != 0)
+    {
+      found = print_shape (info.rank, info.shape);
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: tensor %s has shape %s, expected %s%s", info.file, place.stored->str, found,
+                   expected, place.slice.count > 1 ? " for each of q, k and v" : "");
+      return FALSE;
+    }
+  mark_used (self, &place);
+  return TRUE;
+}
+
+int
+weights_read_t_hidden (Weights *self, int fallback)
+{
+  g_auto (Place) place = { 0 };
+  SafetensorsInfo info;
+
+  if (locate (self, "t_embedder.mlp.0.weight", &place, &info) && info.rank == 2 && info.shape[0] > 0
+      && info.shape[0] <= 65536)
+    return (int)info.shape[0];
+  return fallback;
+}
+
+static gboolean
+is_unused_in_text_encoder (Weights *self, const char *name)
+{
+  g_autofree char *last = g_strdup_printf ("layers.%d.", self->n_layers - 1);
+
+  if (g_str_has_prefix (name, "model."))
+    name += strlen ("model.");
+  return g_str_has_prefix (name, last) || g_str_equal (name, "norm.weight")
+         || g_str_equal (name, "lm_head.weight") || g_str_has_suffix (name, "rotary_emb.inv_freq");
+}
+
+/* Decoder and encoder are two models in one file: unused as a whole is fine, in part it is not. */
+static gboolean
+is_unused_half (Weights *self, const char *name, const char *half)
+{
+  GHashTableIter iter;
+  gpointer used;
+
+  if (!g_str_has_prefix (name, half))
+    return FALSE;
+  g_hash_table_iter_init (&iter, self->used);
+  while (g_hash_table_iter_next (&iter, &used, NULL))
+    if (g_str_has_prefix (used, half))
+      return FALSE;
+  return TRUE;
+}
+
+gboolean
+weights_is_known_unused (Weights *self, const char *stored)
+{
+  switch (self->part)
+    {
+    case CHECKPOINT_TRANSFORMER:
+      /* Beside the prefix a file of everything has the other parts, in other namings. */
+      return !g_str_has_prefix (stored, self->prefix)
+             || g_str_equal (stored + strlen (self->prefix), "norm_final.weight");
+    case CHECKPOINT_TEXT_ENCODER:
+      return is_unused_in_text_encoder (self, stored);
+    case CHECKPOINT_VAE:
+      return g_str_has_prefix (stored, "quant_conv.")
+             || g_str_has_prefix (stored, "post_quant_conv.")
+             || is_unused_half (self, stored, "encoder.")
+             || is_unused_half (self, stored, "decoder.");
+    }
+  return FALSE;
+}
+
+gboolean
+weights_check_all_used (Weights *self, GError **error)
+{
+  g_autoptr (GString) names = g_string_new (NULL);
+  guint n = 0;
+
+  for (guint i = 0; i < safetensors_count (self->file); i++)
+    {
+      const char *stored = safetensors_name (self->file, i);
+
+      if (g_hash_table_contains (self->used, stored) || weights_is_known_unused (self, stored))
+        continue;
+      if (n++ < 3)
+        g_string_append_printf (names, "%s%s", n > 1 ? ", " : "", stored);
+    }
+  if (n == 0)
+    return TRUE;
+  if (n > 3)
+    g_string_append_printf (names, " and %u more", n - 3);
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+               "%s: holds tensors that this model has no use for: %s", weights_path (self),
+               names->str);
+  return FALSE;
+}
+
+gboolean
+weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k, const SvdqSource **out,
+                  GError **error)
+{
+  *out = NULL; /* checkpoint_open lets no quantised file in: every layer is dense */
+  return FALSE;
+}

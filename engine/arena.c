@@ -6,7 +6,7 @@
 void
 arena_init_counting (Arena *self)
 {
-  *self = (Arena){ .size = G_MAXSIZE };
+  *self = (Arena){ .size = G_MAXSIZE / ALIGNMENT * ALIGNMENT };
 }
 
 Status
@@ -14,8 +14,9 @@ arena_init (Arena *self, const Ops *ops, Stream *stream, size_t size)
 {
   void *block = NULL;
 
+  size = MAX (1, (size + ALIGNMENT - 1) / ALIGNMENT) * ALIGNMENT;
   *self = (Arena){ .ops = ops, .stream = stream };
-  CHECK (ops->alloc (stream, MAX (size, ALIGNMENT), &block));
+  CHECK (ops->alloc (stream, size, &block));
   self->base = block;
   self->size = size;
   return STATUS_OK;
@@ -32,6 +33,13 @@ arena_clear (Arena *self)
 Status
 arena_tensor (Arena *self, Tensor *out, DType dtype, int64_t a, int64_t b, int64_t c, int64_t d)
 {
+  return arena_tensor_at (self, ARENA_LOW, out, dtype, a, b, c, d);
+}
+
+Status
+arena_tensor_at (Arena *self, ArenaEnd end, Tensor *out, DType dtype, int64_t a, int64_t b,
+                 int64_t c, int64_t d)
+{
   int64_t shape[TENSOR_MAX_RANK] = { a, b, c, d };
   size_t bytes;
 
@@ -43,24 +51,25 @@ arena_tensor (Arena *self, Tensor *out, DType dtype, int64_t a, int64_t b, int64
     }
 
   bytes = (tensor_bytes (out) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  if (bytes > self->size - self->offset)
+  if (bytes > self->size - self->used[ARENA_LOW] - self->used[ARENA_HIGH])
     return STATUS_NO_MEMORY;
+  self->used[end] += bytes;
+  self->peak = MAX (self->peak, self->used[ARENA_LOW] + self->used[ARENA_HIGH]);
   if (self->base != NULL)
-    out->data = self->base + self->offset;
-  self->offset += bytes;
-  self->peak = MAX (self->peak, self->offset);
+    out->data = end == ARENA_LOW ? self->base + self->used[end] - bytes
+                                 : self->base + self->size - self->used[end];
   return STATUS_OK;
 }
 
 size_t
-arena_mark (const Arena *self)
+arena_mark (const Arena *self, ArenaEnd end)
 {
-  return self->offset;
+  return self->used[end];
 }
 
 void
-arena_release (Arena *self, size_t mark)
+arena_release (Arena *self, ArenaEnd end, size_t mark)
 {
-  g_assert (mark <= self->offset);
-  self->offset = mark;
+  g_assert (mark <= self->used[end]);
+  self->used[end] = mark;
 }

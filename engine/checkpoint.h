@@ -93,6 +93,8 @@ gboolean weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k
  * model has taken all it needs; names known to be unused elsewhere are passed over. */
 gboolean weights_check_all_used (Weights *self, GError **error);
 const char *weights_path (Weights *self);
+guint64 weights_bytes (Weights *self); /* payload in the file */
+guint64 weights_count (Weights *self); /* numbers in it, all tensors together */
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Checkpoint, checkpoint_free)
 

@@ -14,11 +14,19 @@ typedef struct
 {
   const Ops *ops;         /* &ops_dry while planning */
   Stream *stream;         /* NULL while planning */
+  DType activation;       /* what the device stores activations in, also while planning */
   Arena *arena;           /* activations of the phase that runs */
   const DeviceCaps *caps; /* of the device, also while planning */
   const StreamOptions *options;
   GCancellable *cancellable; /* may be NULL; asked between blocks */
 } Context;
+
+/* TRUE while memory is only being counted: tensors have no data, weights are not there. */
+static inline gboolean
+context_is_dry (const Context *ctx)
+{
+  return ctx->ops == &ops_dry;
+}
 
 /* STATUS_CANCELLED if the user has asked to stop. */
 static inline Status

@@ -23,8 +23,7 @@ void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
- * buffer from the arena unless the backend fuses it, and gives it back. `backend` decides on a
- * dry context. */
+ * buffer from the arena, and gives it back, unless the backend fuses it. */
 Status linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 G_END_DECLS

@@ -20,7 +20,7 @@ typedef enum
 typedef enum
 {
   ENGINE_NOISE_TORCH_CPU,  /* torch.Generator("cpu"): the same on every machine */
-  ENGINE_NOISE_TORCH_CUDA, /* torch.Generator("cuda") of a GPU with `noise_threads` threads */
+  ENGINE_NOISE_TORCH_CUDA, /* torch.Generator("cuda") of a large card: see noise.h */
 } EngineNoise;
 
 /* Strings are borrowed by the struct unless it came from engine_request_copy or _from_json. */

@@ -66,6 +66,30 @@ weights_path (Weights *self)
   return safetensors_path (self->file);
 }
 
+guint64
+weights_bytes (Weights *self)
+{
+  return safetensors_bytes (self->file);
+}
+
+guint64
+weights_count (Weights *self)
+{
+  guint64 total = 0;
+
+  for (guint i = 0; i < safetensors_count (self->file); i++)
+    {
+      guint64 count = 1;
+      SafetensorsInfo info;
+
+      safetensors_info (self->file, safetensors_name (self->file, i), &info);
+      for (int axis = 0; axis < info.rank; axis++)
+        count *= (guint64)info.shape[axis];
+      total += count;
+    }
+  return total;
+}
+
 static gboolean
 translate (Weights *self, const char *name, Place *place)
 {

@@ -107,8 +107,8 @@ typedef struct
 #define LINEAR_MAX_PARTS 3
 
 /* A linear layer as a file holds it: y[M, N] = x[M, K] W^T + bias. W [N, K] is up to three
- * tensors stacked by rows (q, k, v; or w1, w3). All pointers are host memory that lives at least
- * until prepare_weights returns, or until `release` when `keeps_source` is set in the backend. */
+ * tensors stacked by rows (q, k, v; or w1, w3). Host memory: parts and svdq live until `release`
+ * where the backend keeps its source, everything else until prepare_weights returns. */
 typedef struct
 {
   int64_t n, k;

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/engine.h"
+
+#include "engine/plan.h"
+
+#include <stdatomic.h>
+
+/* Of what is free when the engine plans, the part that activations may take: other programs and
+ * the kernels' own scratch need the rest. */
+#define USABLE_SHARE 0.8
+
+struct _Engine
+{
+  Models models;
+  Device device;
+  char *trace_path;
+  /* Written by the engine's thread, read by any. */
+  atomic_uint_fast64_t weights, activations, peak;
+};
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+Engine *
+engine_new (const char *model_dir, const EngineOptions *options, GError **error)
+{
+  Engine *self = g_new0 (Engine, 1);
+  const char *file = options != NULL ? options->transformer_file : NULL;
+
+  if (device_open (&self->device, options, error)
+      && models_open (&self->models, model_dir, file, error))
+    return self;
+  engine_free (self);
+  return NULL;
+}
+
+void
+engine_free (Engine *self)
+{
+  if (self == NULL)
+    return;
+  models_close (&self->models, &self->device);
+  device_close (&self->device);
+  g_free (self->trace_path);
+  g_free (self);
+}
+
+void
+engine_trim (Engine *self)
+{
+  models_release (&self->models, &self->device);
+  atomic_store (&self->weights, 0);
+}
+
+void
+engine_set_trace (Engine *self, const char *path)
+{
+  g_free (self->trace_path);
+  self->trace_path = g_strdup (path);
+}
+
+/* -- questions ----------------------------------------------------------------------------------
+ */
+
+gboolean
+engine_supports (Engine *self, EnginePrecision precision, GError **error)
+{
+  return models_weights (&self->models, MODELS_TRANSFORMER, precision, error) != NULL;
+}
+
+gboolean
+engine_uses_guidance (Engine *self)
+{
+  return !checkpoint_is_distilled (self->models.checkpoint);
+}
+
+void
+engine_get_device (Engine *self, EngineDevice *device)
+{
+  device_describe (&self->device, device);
+}
+
+void
+engine_get_memory (Engine *self, EngineMemory *memory)
+{
+  *memory = (EngineMemory){
+    .weights = atomic_load (&self->weights),
+    .activations = atomic_load (&self->activations),
+    .peak = atomic_load (&self->peak),
+  };
+  memory->reserved = memory->weights + memory->activations;
+}
+
+/* -- planning -----------------------------------------------------------------------------------
+ */
+
+/* Bytes that activations may take beside the weights. */
+static guint64
+activation_limit (const Engine *self, guint64 weights)
+{
+  guint64 budget = self->device.options.memory_budget;
+
+  if (budget == 0)
+    budget = (guint64)((double)self->device.caps.free_memory * USABLE_SHARE);
+  return budget > weights ? budget - weights : 0;
+}
+
+static guint64
+all_weights (const Engine *self, EnginePrecision precision)
+{
+  guint64 sum = 0;
+
+  for (int part = 0; part < MODELS_N_PARTS; part++)
+    sum += plan_weights (&self->models, &self->device, (ModelsPart)part, precision);
+  return sum;
+}
+
+gboolean
+engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GError **error)
+{
+  PipelineRun run = { .request = request };
+  PlanArenas arenas;
+  Status status;
+
+  *plan = (EnginePlan){ 0 };
+  if (!engine_request_validate (request, error)
+      || !engine_supports (self, request->precision, error))
+    return FALSE;
+
+  plan->weights = all_weights (self, request->precision);
+  pipeline_tokenize (&self->models, &run);
+  status = plan_arenas (&self->models, &self->device, &run, activation_limit (self, plan->weights),
+                        &arenas);
+  pipeline_run_clear (&run);
+  if (status != STATUS_OK)
+    {
+      device_set_error (&self->device, status, "planning", error);
+      return FALSE;
+    }
+  plan->phase_peak[ENGINE_PHASE_LOAD] = plan->weights;
+  plan->phase_peak[ENGINE_PHASE_ENCODE] = plan->weights + arenas.encode;
+  plan->phase_peak[ENGINE_PHASE_DENOISE] = plan->weights + arenas.denoise;
+  plan->phase_peak[ENGINE_PHASE_DECODE] = plan->weights + arenas.decode;
+  plan->activations = MAX (MAX (arenas.encode, arenas.denoise), arenas.decode);
+  plan->peak = plan->weights + plan->activations;
+  plan->available = plan->weights + activation_limit (self, plan->weights);
+  plan->fits = plan->peak <= plan->available;
+  return TRUE;
+}
+
+/* -- a request ----------------------------------------------------------------------------------
+ */
+
+typedef Status (*PhaseFunc) (const Context *ctx, const Models *models, PipelineRun *run);
+
+/* Runs a phase in an arena of its own. */
+static gboolean
+run_phase (Engine *self, PhaseFunc phase, size_t bytes, PipelineRun *run, const char *doing,
+           GCancellable *cancellable, GError **error)
+{
+  const Ops *ops = self->device.ops;
+  Stream *stream = self->device.stream;
+  Arena arena = { 0 };
+  Context ctx = { .ops = ops,
+                  .stream = stream,
+                  .activation = ops->activation,
+                  .arena = &arena,
+                  .caps = &self->device.caps,
+                  .options = &self->device.options,
+                  .cancellable = cancellable };
+  Status status = arena_init (&arena, ops, stream, bytes);
+
+  atomic_store (&self->activations, bytes);
+  if (status == STATUS_OK)
+    {
+      guint64 held = ops->allocated (stream);
+
+      atomic_store (&self->peak, MAX (atomic_load (&self->peak), held));
+      status = phase (&ctx, &self->models, run);
+      held = ops->allocated (stream);
+      atomic_store (&self->peak, MAX (atomic_load (&self->peak), held));
+    }
+  arena_clear (&arena);
+  atomic_store (&self->activations, 0);
+  if (status == STATUS_OK)
+    return TRUE;
+  device_set_error (&self->device, status, doing, error);
+  return FALSE;
+}
+
+static gboolean
+load_all (Engine *self, PipelineRun *run, GCancellable *cancellable, GError **error)
+{
+  for (int part = 0; part < MODELS_N_PARTS; part++)
+    {
+      if (run->progress != NULL)
+        run->progress (ENGINE_PHASE_LOAD, (guint)part, MODELS_N_PARTS, NULL, run->user_data);
+      if (!models_load (&self->models, &self->device, (ModelsPart)part, run->request->precision,
+                        cancellable, error))
+        return FALSE;
+      atomic_store (&self->weights, self->device.ops->allocated (self->device.stream));
+    }
+  return TRUE;
+}
+
+static gboolean
+run_all (Engine *self, PipelineRun *run, GCancellable *cancellable, GError **error)
+{
+  PlanArenas arenas;
+  Status status;
+
+  pipeline_tokenize (&self->models, run);
+  status
+      = plan_arenas (&self->models, &self->device, run,
+                     activation_limit (self, all_weights (self, run->request->precision)), &arenas);
+  if (status != STATUS_OK)
+    {
+      device_set_error (&self->device, status, "planning", error);
+      return FALSE;
+    }
+  return pipeline_start (&self->models, run, error) && load_all (self, run, cancellable, error)
+         && run_phase (self, pipeline_encode, arenas.encode, run, "reading the prompt", cancellable,
+                       error)
+         && run_phase (self, pipeline_denoise, arenas.denoise, run, "denoising", cancellable, error)
+         && run_phase (self, pipeline_decode, arenas.decode, run, "decoding the picture",
+                       cancellable, error);
+}
+
+Image *
+engine_generate (Engine *self, const EngineRequest *request, EngineProgress progress,
+                 gpointer user_data, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (Trace) trace = self->trace_path != NULL ? trace_new () : NULL;
+  PipelineRun run
+      = { .request = request, .trace = trace, .progress = progress, .user_data = user_data };
+  g_autoptr (Image) image = NULL;
+
+  if (!engine_request_validate (request, error)
+      || !engine_supports (self, request->precision, error)
+      || g_cancellable_set_error_if_cancelled (cancellable, error))
+    return NULL;
+
+  atomic_store (&self->peak, 0);
+  if (run_all (self, &run, cancellable, error))
+    image = pipeline_image (&run);
+  pipeline_run_clear (&run);
+  if (image != NULL && trace != NULL && !trace_write (trace, self->trace_path, error))
+    return NULL;
+  return g_steal_pointer (&image);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/loader.h"
+
+gboolean
+loader_failed (const Loader *self)
+{
+  return self->error != NULL || self->status != STATUS_OK;
+}
+
+/* TRUE if there is something to load and nothing has failed yet. */
+static gboolean
+goes_on (Loader *self)
+{
+  if (context_is_dry (self->ctx) || loader_failed (self))
+    return FALSE;
+  self->status = context_check_cancelled (self->ctx);
+  return self->status == STATUS_OK;
+}
+
+static void
+upload_new (Loader *self, const Tensor *host, DType dtype, Tensor *out)
+{
+  const Context *ctx = self->ctx;
+  Tensor device = *host;
+
+  device.dtype = dtype;
+  self->status = ctx->ops->alloc (ctx->stream, tensor_bytes (&device), &device.data);
+  if (self->status != STATUS_OK)
+    return;
+  *out = device;
+  self->status = ctx->ops->upload (ctx->stream, host, out);
+}
+
+void
+load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
+{
+  g_autofree char *name = NULL;
+  va_list arguments;
+  Tensor host;
+
+  *out = tensor_1d (DTYPE_F32, NULL, n);
+  va_start (arguments, format);
+  name = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 1, n))
+    upload_new (self, &host, DTYPE_F32, out);
+}
+
+void
+load_row (Loader *self, Tensor *out, int64_t n, const char *format, ...)
+{
+  g_autofree char *name = NULL;
+  va_list arguments;
+  Tensor host;
+
+  *out = tensor_2d (self->ctx->activation, NULL, 1, n);
+  va_start (arguments, format);
+  name = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 2, (int64_t)1, n))
+    upload_new (self, &host, self->ctx->activation, out);
+}
+
+void
+loader_free_tensor (const Context *ctx, Tensor *tensor)
+{
+  if (tensor->data != NULL)
+    ctx->ops->free (ctx->stream, tensor->data);
+  tensor->data = NULL;
+}
+
+/* Fills source->svdq if the file holds `name` quantised; FALSE if it does not. */
+static gboolean
+find_quantised (Loader *self, LinearSource *source, const char *prefix, const char *name)
+{
+  g_autofree char *base = g_strconcat (prefix, name, NULL);
+
+  return weights_get_svdq (self->weights, base, source->n, source->k, &source->svdq, &self->error);
+}
+
+static Linear *
+finish_linear (Loader *self, LinearSource *source)
+{
+  Linear *linear = NULL;
+
+  if (self->error == NULL)
+    self->status = linear_new (self->ctx, source, &linear);
+  return linear;
+}
+
+Linear *
+load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k,
+             gboolean bias)
+{
+  const char *const names[] = { name, NULL };
+
+  return load_stacked (self, prefix, names, name, &n, k, bias, FALSE);
+}
+
+/* Reads a bias of n values as F32. */
+static gboolean
+get_bias (Loader *self, const char *prefix, const char *name, int64_t n, float *out)
+{
+  g_autofree char *full = g_strconcat (prefix, name, ".bias", NULL);
+  Tensor part;
+
+  if (!weights_get (self->weights, &part, full, &self->error, 1, n))
+    return FALSE;
+  for (int64_t i = 0; i < n; i++)
+    out[i] = tensor_get (&part, i);
+  return TRUE;
+}
+
+Linear *
+load_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
+              const int64_t *rows, int64_t k, gboolean bias, gboolean swiglu)
+{
+  LinearSource source = { .k = k, .swiglu = swiglu, .resident = self->resident };
+  g_autofree float *stacked = NULL;
+  int64_t first = 0;
+
+  if (!goes_on (self))
+    return NULL;
+  for (int i = 0; names[i] != NULL; i++)
+    source.n += rows[i];
+  if (find_quantised (self, &source, prefix, fused) || self->error != NULL)
+    return finish_linear (self, &source);
+
+  stacked = g_new (float, (gsize)source.n);
+  for (int i = 0; names[i] != NULL; i++)
+    {
+      g_autofree char *weight = g_strconcat (prefix, names[i], ".weight", NULL);
+
+      if (!weights_get (self->weights, &source.parts[i], weight, &self->error, 2, rows[i], k)
+          || (bias && !get_bias (self, prefix, names[i], rows[i], stacked + first)))
+        return NULL;
+      source.n_parts++;
+      first += rows[i];
+    }
+  if (bias)
+    source.bias = tensor_1d (DTYPE_F32, stacked, source.n);
+  return finish_linear (self, &source);
+}
+
+Conv *
+load_conv (Loader *self, const char *prefix, const char *name, int64_t in, int64_t out, int size,
+           int stride, gboolean upsample)
+{
+  g_autofree char *weight = g_strconcat (prefix, name, ".weight", NULL);
+  g_autofree char *bias = g_strconcat (prefix, name, ".bias", NULL);
+  ConvSource source = { .stride = stride, .upsample = upsample };
+  Conv *conv = NULL;
+
+  if (!goes_on (self))
+    return NULL;
+  if (weights_get (self->weights, &source.weight, weight, &self->error, 4, out, in, (int64_t)size,
+                   (int64_t)size)
+      && weights_get (self->weights, &source.bias, bias, &self->error, 1, out))
+    self->status = self->ctx->ops->conv_prepare (self->ctx->stream, &source, &conv);
+  return conv;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * loader.h - brings a part's weights to the device
+ *
+ * The calls do nothing once one has failed, so a model's constructor reads as a list of what it
+ * is made of; whoever made the Loader asks it in the end. On a dry context nothing is loaded and
+ * everything stays empty: the model's code can still run to count memory.
+ */
+#pragma once
+
+#include "engine/checkpoint.h"
+#include "engine/linear.h"
+
+G_BEGIN_DECLS
+
+typedef struct
+{
+  const Context *ctx;
+  Weights *weights;  /* borrowed; NULL on a dry context */
+  gboolean resident; /* CPU: expand 16-bit weights into memory */
+  GError *error;     /* (owned) a missing or misshapen tensor */
+  Status status;     /* what the device said */
+} Loader;
+
+/* TRUE once a call has failed, or the user has cancelled. */
+gboolean loader_failed (const Loader *self);
+
+/* A vector of n parameters as F32 on the device; the name is printf-style. */
+void load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
+    G_GNUC_PRINTF (4, 5);
+/* A [1, n] row in the activation type (pad tokens). */
+void load_row (Loader *self, Tensor *out, int64_t n, const char *format, ...) G_GNUC_PRINTF (4, 5);
+void loader_free_tensor (const Context *ctx, Tensor *tensor); /* of the two above; may be empty */
+
+/* The linear `prefix``name`.weight [n, k], with .bias [n] when `bias`; quantised when the weights
+ * say so. NULL on failure or a dry context. */
+Linear *load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k,
+                     gboolean bias);
+
+/* Several linears stacked by rows into one: `names` ends with NULL, the i-th has rows[i] rows.
+ * `fused` is the name of the quantised whole; swiglu: the rows are [w1; w3]. */
+Linear *load_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
+                      const int64_t *rows, int64_t k, gboolean bias, gboolean swiglu);
+
+/* The convolution `prefix``name` with weight [out, in, size, size] and bias [out]. */
+Conv *load_conv (Loader *self, const char *prefix, const char *name, int64_t in, int64_t out,
+                 int size, int stride, gboolean upsample);
+
+G_END_DECLS

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/models.h"
+
+/* The share of all memory that a part's expanded copy may take; larger parts stay as mapped. */
+#define RESIDENT_SHARE 8
+
+gboolean
+models_open (Models *self, const char *dir, const char *transformer_file, GError **error)
+{
+  g_autofree char *tokenizer_dir = g_build_filename (dir, "tokenizer", NULL);
+
+  *self = (Models){ 0 };
+  self->checkpoint = checkpoint_open (dir, transformer_file, error);
+  if (self->checkpoint == NULL)
+    return FALSE;
+  self->tokenizer = tokenizer_new (tokenizer_dir, error);
+  return self->tokenizer != NULL;
+}
+
+static CheckpointPart
+checkpoint_part (ModelsPart part)
+{
+  switch (part)
+    {
+    case MODELS_TEXT_ENCODER:
+      return CHECKPOINT_TEXT_ENCODER;
+    case MODELS_DECODER:
+      return CHECKPOINT_VAE;
+    default:
+      return CHECKPOINT_TRANSFORMER;
+    }
+}
+
+static void
+free_part (Models *self, const Context *ctx, ModelsPart part, EnginePrecision precision)
+{
+  if (part == MODELS_TEXT_ENCODER)
+    {
+      text_encoder_free (ctx, self->text_encoder);
+      self->text_encoder = NULL;
+    }
+  else if (part == MODELS_TRANSFORMER)
+    {
+      transformer_free (ctx, self->transformer[precision]);
+      self->transformer[precision] = NULL;
+    }
+  else
+    {
+      vae_free (ctx, self->decoder);
+      self->decoder = NULL;
+    }
+}
+
+static gboolean
+is_loaded (const Models *self, ModelsPart part, EnginePrecision precision)
+{
+  if (part == MODELS_TEXT_ENCODER)
+    return self->text_encoder != NULL;
+  if (part == MODELS_TRANSFORMER)
+    return self->transformer[precision] != NULL;
+  return self->decoder != NULL;
+}
+
+static void
+build_part (Models *self, Loader *loader, ModelsPart part, EnginePrecision precision)
+{
+  Checkpoint *c = self->checkpoint;
+
+  if (part == MODELS_TEXT_ENCODER)
+    self->text_encoder = text_encoder_new (loader, checkpoint_text_encoder (c));
+  else if (part == MODELS_TRANSFORMER)
+    self->transformer[precision] = transformer_new (loader, checkpoint_transformer (c));
+  else
+    self->decoder = vae_new_decoder (loader, checkpoint_vae (c));
+}
+
+Weights *
+models_weights (const Models *self, ModelsPart part, EnginePrecision precision, GError **error)
+{
+  return checkpoint_weights (self->checkpoint, checkpoint_part (part),
+                             precision == ENGINE_PRECISION_SVDQUANT, error);
+}
+
+gboolean
+models_are_resident (Weights *weights, const Device *device)
+{
+  return weights_count (weights) * sizeof (float) <= device->caps.total_memory / RESIDENT_SHARE;
+}
+
+gboolean
+models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+             GCancellable *cancellable, GError **error)
+{
+  Context ctx = { .ops = device->ops,
+                  .stream = device->stream,
+                  .activation = device->ops->activation,
+                  .caps = &device->caps,
+                  .options = &device->options,
+                  .cancellable = cancellable };
+  Loader loader = { .ctx = &ctx };
+
+  if (is_loaded (self, part, precision))
+    return TRUE;
+  loader.weights = models_weights (self, part, precision, error);
+  if (loader.weights == NULL)
+    return FALSE;
+  loader.resident = models_are_resident (loader.weights, device);
+
+  build_part (self, &loader, part, precision);
+  if (!loader_failed (&loader) && part != MODELS_DECODER)
+    weights_check_all_used (loader.weights, &loader.error);
+  if (!loader_failed (&loader) && part == MODELS_DECODER)
+    loader.status = preview_fit (
+        &ctx, self->decoder, checkpoint_vae (self->checkpoint)->latent_channels, &self->preview);
+  if (!loader_failed (&loader))
+    return TRUE;
+
+  free_part (self, &ctx, part, precision);
+  if (loader.error != NULL)
+    g_propagate_error (error, loader.error);
+  else
+    device_set_error (device, loader.status, "loading the model", error);
+  return FALSE;
+}
+
+void
+models_release (Models *self, const Device *device)
+{
+  Context ctx = { .ops = device->ops, .stream = device->stream };
+
+  free_part (self, &ctx, MODELS_TEXT_ENCODER, 0);
+  free_part (self, &ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_BF16);
+  free_part (self, &ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT);
+  free_part (self, &ctx, MODELS_DECODER, 0);
+  self->preview.channels = 0;
+}
+
+void
+models_close (Models *self, const Device *device)
+{
+  if (device->ops != NULL)
+    models_release (self, device);
+  g_clear_pointer (&self->tokenizer, tokenizer_free);
+  g_clear_pointer (&self->checkpoint, checkpoint_free);
+}

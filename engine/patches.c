@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/patches.h"
+
+#include <math.h>
+
+int
+patches_padded (int n)
+{
+  return (n + 31) / 32 * 32;
+}
+
+PatchGrid
+patches_grid (const TransformerConfig *c, int height, int width)
+{
+  PatchGrid grid = { .height = height, .width = width };
+
+  grid.rows = height / c->patch;
+  grid.columns = width / c->patch;
+  grid.count = grid.rows * grid.columns;
+  grid.padded = patches_padded (grid.count);
+  return grid;
+}
+
+/* Walks both in patch order, and copies one into the other. */
+static void
+reorder (const TransformerConfig *c, const PatchGrid *g, float *patches, float *latents,
+         gboolean to_patches)
+{
+  gsize area = (gsize)g->height * (gsize)g->width;
+
+  for (int token = 0; token < g->count; token++)
+    for (int pixel = 0; pixel < c->patch * c->patch; pixel++)
+      {
+        int y = token / g->columns * c->patch + pixel / c->patch;
+        int x = token % g->columns * c->patch + pixel % c->patch;
+        float *latent = latents + (gsize)y * (gsize)g->width + (gsize)x;
+
+        for (int channel = 0; channel < c->in_channels; channel++, patches++, latent += area)
+          if (to_patches)
+            *patches = *latent;
+          else
+            *latent = *patches;
+      }
+}
+
+void
+patches_from_latents (const TransformerConfig *c, const PatchGrid *grid, const float *latents,
+                      float *patches)
+{
+  reorder (c, grid, patches, (float *)latents, TRUE);
+}
+
+void
+patches_to_latents (const TransformerConfig *c, const PatchGrid *grid, const float *patches,
+                    float *latents)
+{
+  reorder (c, grid, (float *)patches, latents, FALSE);
+}
+
+/* One token's row: each axis has its share of the pairs, and its own position. */
+static void
+rope_row (const TransformerConfig *c, const int position[3], float *row)
+{
+  for (int axis = 0; axis < 3; axis++)
+    for (int j = 0; j < c->axes_dims[axis] / 2; j++)
+      {
+        double frequency = pow (c->rope_theta, -2.0 * j / c->axes_dims[axis]);
+        float angle = (float)(position[axis] * frequency);
+
+        *row++ = cosf (angle);
+        *row++ = sinf (angle);
+      }
+}
+
+float *
+patches_rope_table (const TransformerConfig *c, const PatchGrid *grid, int caption)
+{
+  gsize width = (gsize)c->head_dim;
+  float *table = g_new (float, (gsize)(grid->padded + caption) * width);
+  float *row = table;
+
+  for (int i = 0; i < grid->padded; i++, row += width)
+    {
+      gboolean pad = i >= grid->count;
+      int position[3]
+          = { pad ? 0 : caption + 1, pad ? 0 : i / grid->columns, pad ? 0 : i % grid->columns };
+
+      rope_row (c, position, row);
+    }
+  for (int i = 0; i < caption; i++, row += width)
+    rope_row (c, (int[]){ 1 + i, 0, 0 }, row);
+  return table;
+}
+
+float *
+patches_time_sinusoid (const float *sigmas, int steps, double t_scale, int width)
+{
+  float *out = g_new (float, (gsize)steps *(gsize)width);
+  int half = width / 2;
+
+  for (int s = 0; s < steps; s++)
+    {
+      float tau = (1000.0f - sigmas[s] * 1000.0f) / 1000.0f; /* rounded as the pipeline does */
+      float a = tau * (float)t_scale;
+
+      for (int k = 0; k < half; k++)
+        {
+          float frequency = expf (-logf (10000.0f) * (float)k / (float)half);
+
+          out[s * width + k] = cosf (a * frequency);
+          out[s * width + half + k] = sinf (a * frequency);
+        }
+    }
+  return out;
+}

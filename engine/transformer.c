@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/transformer.h"
+#include "engine/patches.h"
+
+#define TIME_FREQUENCIES   256   /* width of the sinusoid */
+#define FINAL_NORM_EPS     1e-6f /* the final LayerNorm's own; everything else has norm_eps */
+#define BLOCKS_A_RECORDING 6     /* small enough that cancelling waits for less than 100 ms */
+
+typedef struct
+{
+  Linear *qkv, *out, *w13, *w2;
+  Linear *modulation; /* NULL in the context refiner */
+  Tensor attention_norm1, attention_norm2, ffn_norm1, ffn_norm2;
+  Tensor norm_q, norm_k;
+} Block;
+
+struct _Transformer
+{
+  TransformerConfig config;
+  Linear *x_embedder, *cap_embedder, *time_in, *time_out, *final_modulation, *final_linear;
+  Tensor cap_norm, x_pad, cap_pad;
+  Block *blocks; /* noise refiner, then layers: all that are modulated, in order */
+  Block *context_refiner;
+};
+
+struct _TransformerRun
+{
+  PatchGrid grid;
+  int caption; /* tokens with padding: P */
+  int steps;
+  Tensor rope;        /* [image + caption, d/2, 2], image rows first */
+  Tensor refined;     /* the caption after its refiner, [P, D] */
+  Tensor *modulation; /* per modulated block [steps, 4, D] F32 */
+  Tensor final_scale; /* [steps, D] F32 */
+  Tensor patches;     /* [image tokens, patch^2 channels], in and out */
+  Tensor tokens;      /* residual stream [image + caption, D] */
+  Tensor normed;      /* the same shape: what the next block reads */
+  Tensor now;         /* this step's modulation of all blocks, [blocks, 4, D] F32 */
+  Tensor final_now;   /* [D] F32 */
+  Recording **recordings;
+  int n_segments;
+};
+
+static int
+n_modulated (const TransformerConfig *c)
+{
+  return c->n_refiner_layers + c->n_layers;
+}
+
+/* -- weights ------------------------------------------------------------------------------------
+ */
+
+static void
+load_block (Loader *loader, const TransformerConfig *c, Block *block, gboolean modulated,
+            const char *stack, int index)
+{
+  static const char *const qkv[] = { "attention.to_q", "attention.to_k", "attention.to_v", NULL };
+  static const char *const w13[] = { "feed_forward.w1", "feed_forward.w3", NULL };
+  const int64_t qkv_rows[] = { c->dim, c->dim, c->dim };
+  const int64_t w13_rows[] = { c->hidden, c->hidden };
+  g_autofree char *prefix = g_strdup_printf ("%s.%d.", stack, index);
+
+  block->qkv
+      = load_stacked (loader, prefix, qkv, "attention.to_qkv", qkv_rows, c->dim, FALSE, FALSE);
+  block->out = load_linear (loader, prefix, "attention.to_out.0", c->dim, c->dim, FALSE);
+  block->w13
+      = load_stacked (loader, prefix, w13, "feed_forward.w13", w13_rows, c->dim, FALSE, TRUE);
+  block->w2 = load_linear (loader, prefix, "feed_forward.w2", c->dim, c->hidden, FALSE);
+  load_vector (loader, &block->norm_q, c->head_dim, "%sattention.norm_q.weight", prefix);
+  load_vector (loader, &block->norm_k, c->head_dim, "%sattention.norm_k.weight", prefix);
+  load_vector (loader, &block->attention_norm1, c->dim, "%sattention_norm1.weight", prefix);
+  load_vector (loader, &block->attention_norm2, c->dim, "%sattention_norm2.weight", prefix);
+  load_vector (loader, &block->ffn_norm1, c->dim, "%sffn_norm1.weight", prefix);
+  load_vector (loader, &block->ffn_norm2, c->dim, "%sffn_norm2.weight", prefix);
+  if (modulated)
+    block->modulation
+        = load_linear (loader, prefix, "adaLN_modulation.0", 4 * c->dim, c->adaln_dim, TRUE);
+}
+
+static void
+free_block (const Context *ctx, Block *block)
+{
+  Linear *linears[] = { block->qkv, block->out, block->w13, block->w2, block->modulation };
+  Tensor *vectors[] = { &block->attention_norm1, &block->attention_norm2, &block->ffn_norm1,
+                        &block->ffn_norm2,       &block->norm_q,          &block->norm_k };
+
+  for (guint i = 0; i < G_N_ELEMENTS (linears); i++)
+    linear_free (ctx, linears[i]);
+  for (guint i = 0; i < G_N_ELEMENTS (vectors); i++)
+    loader_free_tensor (ctx, vectors[i]);
+}
+
+Transformer *
+transformer_new (Loader *loader, const TransformerConfig *config)
+{
+  const TransformerConfig *c = config;
+  Transformer *self = g_new0 (Transformer, 1);
+  int patch = c->patch * c->patch * c->in_channels;
+
+  self->config = *config;
+  self->blocks = g_new0 (Block, (gsize)n_modulated (c));
+  self->context_refiner = g_new0 (Block, (gsize)MAX (c->n_refiner_layers, 1));
+
+  self->x_embedder = load_linear (loader, "all_x_embedder.2-1", "", c->dim, patch, TRUE);
+  load_vector (loader, &self->cap_norm, c->cap_feat_dim, "cap_embedder.0.weight");
+  self->cap_embedder = load_linear (loader, "cap_embedder.1", "", c->dim, c->cap_feat_dim, TRUE);
+  self->time_in = load_linear (loader, "t_embedder.mlp.0", "", c->t_hidden, TIME_FREQUENCIES, TRUE);
+  self->time_out = load_linear (loader, "t_embedder.mlp.2", "", c->adaln_dim, c->t_hidden, TRUE);
+  load_row (loader, &self->x_pad, c->dim, "x_pad_token");
+  load_row (loader, &self->cap_pad, c->dim, "cap_pad_token");
+  self->final_modulation = load_linear (loader, "all_final_layer.2-1.adaLN_modulation.1", "",
+                                        c->dim, c->adaln_dim, TRUE);
+  self->final_linear = load_linear (loader, "all_final_layer.2-1.linear", "", patch, c->dim, TRUE);
+
+  for (int i = 0; i < c->n_refiner_layers; i++)
+    {
+      load_block (loader, c, &self->blocks[i], TRUE, "noise_refiner", i);
+      load_block (loader, c, &self->context_refiner[i], FALSE, "context_refiner", i);
+    }
+  for (int i = 0; i < c->n_layers; i++)
+    load_block (loader, c, &self->blocks[c->n_refiner_layers + i], TRUE, "layers", i);
+  return self;
+}
+
+void
+transformer_free (const Context *ctx, Transformer *self)
+{
+  if (self == NULL)
+    return;
+  for (int i = 0; i < n_modulated (&self->config); i++)
+    free_block (ctx, &self->blocks[i]);
+  for (int i = 0; i < self->config.n_refiner_layers; i++)
+    free_block (ctx, &self->context_refiner[i]);
+  linear_free (ctx, self->x_embedder);
+  linear_free (ctx, self->cap_embedder);
+  linear_free (ctx, self->time_in);
+  linear_free (ctx, self->time_out);
+  linear_free (ctx, self->final_modulation);
+  linear_free (ctx, self->final_linear);
+  loader_free_tensor (ctx, &self->cap_norm);
+  loader_free_tensor (ctx, &self->x_pad);
+  loader_free_tensor (ctx, &self->cap_pad);
+  g_free (self->blocks);
+  g_free (self->context_refiner);
+  g_free (self);
+}
+
+/* -- one block (spec 5.7) -----------------------------------------------------------------------
+ */
+
+/* What a block takes from the time: 1 + scale and tanh (gate), twice; all NULL in the context
+ * refiner, which has none. */
+typedef struct
+{
+  const Tensor *scale1, *gate1, *scale2, *gate2;
+} Modulation;
+
+/* The norm that reads a block's result, and its scale; computed on the way out of the block, while
+ * the row is at hand. norm NULL: nobody reads it normed. */
+typedef struct
+{
+  const Tensor *norm, *scale;
+} Next;
+
+/* x [M, D] is the residual stream; `a` comes in as RMS (x) * norm1 * scale1, leaves as `next`. */
+static Status
+block_forward (const Context *ctx, const TransformerConfig *c, const Block *block, Modulation mod,
+               Next next, const Tensor *rope, Tensor *x, Tensor *a)
+{
+  const Ops *ops = ctx->ops;
+  size_t mark = arena_mark (ctx->arena, ARENA_LOW);
+  int64_t m = x->shape[0];
+  float eps = (float)c->norm_eps;
+  Tensor qkv, flat, y, h;
+
+  CHECK (arena_tensor (ctx->arena, &y, ctx->activation, m, c->dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, m, 3 * c->n_heads, c->head_dim, 0));
+  flat = tensor_2d (qkv.dtype, qkv.data, m, 3 * c->dim);
+  CHECK (linear_apply (ctx, block->qkv, a, &flat));
+  CHECK (ops->qk_norm_rope (ctx->stream, &qkv, c->n_heads, c->n_heads, &block->norm_q,
+                            &block->norm_k, eps, rope, ROPE_INTERLEAVED));
+  CHECK (ops->attention (ctx->stream, &qkv, c->n_heads, c->n_heads, false, a));
+  CHECK (linear_apply (ctx, block->out, a, &y));
+  CHECK (ops->residual_norm (ctx->stream, x, &y, &block->attention_norm2, mod.gate1,
+                             &block->ffn_norm1, mod.scale2, eps, a));
+  arena_release (ctx->arena, ARENA_LOW, mark);
+
+  CHECK (arena_tensor (ctx->arena, &y, ctx->activation, m, c->dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &h, ctx->activation, m, c->hidden, 0, 0));
+  CHECK (linear_apply_swiglu (ctx, block->w13, a, &h));
+  CHECK (linear_apply (ctx, block->w2, &h, &y));
+  CHECK (ops->residual_norm (ctx->stream, x, &y, &block->ffn_norm2, mod.gate2, next.norm,
+                             next.scale, eps, next.norm != NULL ? a : NULL));
+  arena_release (ctx->arena, ARENA_LOW, mark);
+  return STATUS_OK;
+}
+
+/* Vector `part` (0..3) of block `index` in this step's modulation. */
+static Tensor
+modulation_part (const Transformer *self, const TransformerRun *run, int index, int part)
+{
+  int64_t d = self->config.dim;
+  Tensor all = tensor_2d (DTYPE_F32, run->now.data, 4 * n_modulated (&self->config), d);
+  Tensor row = tensor_rows (&all, 4 * index + part, 1);
+
+  return tensor_1d (DTYPE_F32, row.data, d);
+}
+
+/* Modulated blocks [first, last) on the first rows of the stream. The last one norms for block
+ * `last` only if that one reads the same rows. */
+static Status
+modulated_blocks (const Context *ctx, const Transformer *self, const TransformerRun *run, int first,
+                  int last, gboolean chained, int64_t rows)
+{
+  const TransformerConfig *c = &self->config;
+  Tensor x = tensor_rows (&run->tokens, 0, rows);
+  Tensor a = tensor_rows (&run->normed, 0, rows);
+  Tensor rope = tensor_rows (&run->rope, 0, rows);
+
+  for (int i = first; i < last; i++)
+    {
+      Tensor s1 = modulation_part (self, run, i, 0), g1 = modulation_part (self, run, i, 1);
+      Tensor s2 = modulation_part (self, run, i, 2), g2 = modulation_part (self, run, i, 3);
+      gboolean has_next = i + 1 < last || chained;
+      Tensor next_scale = { 0 };
+      Next next = { NULL, NULL };
+
+      if (has_next)
+        {
+          next_scale = modulation_part (self, run, i + 1, 0);
+          next = (Next){ &self->blocks[i + 1].attention_norm1, &next_scale };
+        }
+      CHECK (context_check_cancelled (ctx));
+      CHECK (block_forward (ctx, c, &self->blocks[i], (Modulation){ &s1, &g1, &s2, &g2 }, next,
+                            &rope, &x, &a));
+    }
+  return STATUS_OK;
+}
+
+/* The norm in front of modulated block `index`, on the first rows of the stream. */
+static Status
+norm_into (const Context *ctx, const Transformer *self, const TransformerRun *run, int index,
+           int64_t rows)
+{
+  Tensor x = tensor_rows (&run->tokens, 0, rows);
+  Tensor a = tensor_rows (&run->normed, 0, rows);
+  Tensor scale = modulation_part (self, run, index, 0);
+
+  return ctx->ops->rms_norm (ctx->stream, &x, &self->blocks[index].attention_norm1, &scale,
+                             (float)self->config.norm_eps, &a);
+}
+
+/* -- once per prompt ----------------------------------------------------------------------------
+ */
+
+/* Uploads host values [a, b] into a new arena tensor. */
+static Status
+upload_new (const Context *ctx, const float *values, int64_t a, int64_t b, Tensor *out)
+{
+  Tensor host = tensor_2d (DTYPE_F32, (float *)values, a, b);
+
+  CHECK (arena_tensor (ctx->arena, out, ctx->activation, a, b, 0, 0));
+  return ctx->ops->upload (ctx->stream, &host, out);
+}
+
+/* Caption embeddings [n, cap_feat_dim] -> run->refined [P, D]. */
+static Status
+refine_caption (const Context *ctx, Transformer *self, TransformerRun *run, const float *embeds,
+                int n)
+{
+  const TransformerConfig *c = &self->config;
+  const Ops *ops = ctx->ops;
+  float eps = (float)c->norm_eps;
+  size_t mark = arena_mark (ctx->arena, ARENA_LOW);
+  Tensor rope = tensor_rows (&run->rope, run->grid.padded, run->caption);
+  Tensor text, pads, a;
+
+  CHECK (upload_new (ctx, embeds, n, c->cap_feat_dim, &text));
+  CHECK (ops->rms_norm (ctx->stream, &text, &self->cap_norm, NULL, eps, &text));
+  pads = tensor_rows (&run->refined, 0, n);
+  CHECK (linear_apply (ctx, self->cap_embedder, &text, &pads));
+  pads = tensor_rows (&run->refined, n, run->caption - n);
+  if (run->caption > n)
+    CHECK (ops->fill_rows (ctx->stream, &self->cap_pad, &pads));
+
+  CHECK (arena_tensor (ctx->arena, &a, ctx->activation, run->caption, c->dim, 0, 0));
+  if (c->n_refiner_layers > 0)
+    CHECK (ops->rms_norm (ctx->stream, &run->refined, &self->context_refiner[0].attention_norm1,
+                          NULL, eps, &a));
+  for (int i = 0; i < c->n_refiner_layers; i++)
+    {
+      Next next
+          = { i + 1 < c->n_refiner_layers ? &self->context_refiner[i + 1].attention_norm1 : NULL,
+              NULL };
+
+      CHECK (context_check_cancelled (ctx));
+      CHECK (block_forward (ctx, c, &self->context_refiner[i], (Modulation){ 0 }, next, &rope,
+                            &run->refined, &a));
+    }
+  arena_release (ctx->arena, ARENA_LOW, mark);
+  return STATUS_OK;
+}
+
+/* The modulation vectors of every step (spec 5.2, 5.7, 5.8). */
+static Status
+modulate_schedule (const Context *ctx, Transformer *self, TransformerRun *run, const float *sigmas)
+{
+  const TransformerConfig *c = &self->config;
+  const Ops *ops = ctx->ops;
+  size_t mark = arena_mark (ctx->arena, ARENA_LOW);
+  g_autofree float *sinusoid
+      = patches_time_sinusoid (sigmas, run->steps, c->t_scale, TIME_FREQUENCIES);
+  Tensor wave, hidden, time, m, scale;
+
+  CHECK (upload_new (ctx, sinusoid, run->steps, TIME_FREQUENCIES, &wave));
+  CHECK (arena_tensor (ctx->arena, &hidden, ctx->activation, run->steps, c->t_hidden, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &time, ctx->activation, run->steps, c->adaln_dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &m, ctx->activation, run->steps, 4 * c->dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &scale, ctx->activation, run->steps, c->dim, 0, 0));
+
+  CHECK (linear_apply (ctx, self->time_in, &wave, &hidden));
+  CHECK (ops->silu (ctx->stream, &hidden, &hidden));
+  CHECK (linear_apply (ctx, self->time_out, &hidden, &time));
+  for (int i = 0; i < n_modulated (c); i++)
+    {
+      CHECK (linear_apply (ctx, self->blocks[i].modulation, &time, &m));
+      CHECK (ops->modulation (ctx->stream, &m, &run->modulation[i]));
+    }
+  /* Only the final layer has a SiLU in front of its modulation. */
+  CHECK (ops->silu (ctx->stream, &time, &time));
+  CHECK (linear_apply (ctx, self->final_modulation, &time, &scale));
+  CHECK (ops->one_plus (ctx->stream, &scale, &run->final_scale));
+  arena_release (ctx->arena, ARENA_LOW, mark);
+  return STATUS_OK;
+}
+
+static Status
+take_run_memory (const Context *ctx, const TransformerConfig *c, TransformerRun *run)
+{
+  Arena *arena = ctx->arena;
+  int64_t rows = run->grid.padded + run->caption;
+  int blocks = n_modulated (c);
+
+  CHECK (arena_tensor (arena, &run->rope, DTYPE_F32, rows, c->head_dim / 2, 2, 0));
+  CHECK (arena_tensor (arena, &run->refined, ctx->activation, run->caption, c->dim, 0, 0));
+  for (int i = 0; i < blocks; i++)
+    CHECK (arena_tensor (arena, &run->modulation[i], DTYPE_F32, run->steps, 4, c->dim, 0));
+  CHECK (arena_tensor (arena, &run->final_scale, DTYPE_F32, run->steps, c->dim, 0, 0));
+  CHECK (arena_tensor (arena, &run->patches, ctx->activation, run->grid.count,
+                       c->patch * c->patch * c->in_channels, 0, 0));
+  CHECK (arena_tensor (arena, &run->tokens, ctx->activation, rows, c->dim, 0, 0));
+  CHECK (arena_tensor (arena, &run->normed, ctx->activation, rows, c->dim, 0, 0));
+  CHECK (arena_tensor (arena, &run->now, DTYPE_F32, blocks, 4, c->dim, 0));
+  return arena_tensor (arena, &run->final_now, DTYPE_F32, 1, c->dim, 0, 0);
+}
+
+static Status
+begin (const Context *ctx, Transformer *self, TransformerRun *run, const float *embeds, int n,
+       const float *sigmas)
+{
+  const TransformerConfig *c = &self->config;
+  g_autofree float *table = NULL;
+  Tensor host;
+
+  CHECK (take_run_memory (ctx, c, run));
+  table = patches_rope_table (c, &run->grid, run->caption);
+  host = run->rope;
+  host.data = table;
+  CHECK (ctx->ops->upload (ctx->stream, &host, &run->rope));
+  CHECK (refine_caption (ctx, self, run, embeds, n));
+  return modulate_schedule (ctx, self, run, sigmas);
+}
+
+Status
+transformer_begin (const Context *ctx, Transformer *self, const float *embeds, int n, int height,
+                   int width, const float *sigmas, int steps, TransformerRun **out)
+{
+  const TransformerConfig *c = &self->config;
+  TransformerRun *run = g_new0 (TransformerRun, 1);
+
+  *out = run;
+  run->grid = patches_grid (c, height, width);
+  run->caption = patches_padded (n);
+  run->steps = steps;
+  run->modulation = g_new0 (Tensor, (gsize)n_modulated (c));
+  run->n_segments = 2 + (c->n_layers + BLOCKS_A_RECORDING - 1) / BLOCKS_A_RECORDING;
+  run->recordings = g_new0 (Recording *, (gsize)run->n_segments);
+  return begin (ctx, self, run, embeds, n, sigmas);
+}
+
+void
+transformer_end (const Context *ctx, TransformerRun *run)
+{
+  if (run == NULL)
+    return;
+  for (int i = 0; i < run->n_segments; i++)
+    if (run->recordings[i] != NULL)
+      ctx->ops->recording_free (run->recordings[i]);
+  g_free (run->recordings);
+  g_free (run->modulation);
+  g_free (run);
+}
+
+/* -- once per step (spec 5.8) -------------------------------------------------------------------
+ */
+
+/* Patches to tokens, pads, noise refiner; then the caption joins behind the image. */
+static Status
+segment_first (const Context *ctx, Transformer *self, TransformerRun *run)
+{
+  int refiners = self->config.n_refiner_layers;
+  Tensor image = tensor_rows (&run->tokens, 0, run->grid.count);
+  Tensor pads = tensor_rows (&run->tokens, run->grid.count, run->grid.padded - run->grid.count);
+  Tensor caption = tensor_rows (&run->tokens, run->grid.padded, run->caption);
+
+  CHECK (linear_apply (ctx, self->x_embedder, &run->patches, &image));
+  if (pads.shape[0] > 0)
+    CHECK (ctx->ops->fill_rows (ctx->stream, &self->x_pad, &pads));
+  if (refiners > 0)
+    CHECK (norm_into (ctx, self, run, 0, run->grid.padded));
+  CHECK (modulated_blocks (ctx, self, run, 0, refiners, FALSE, run->grid.padded));
+  CHECK (ctx->ops->copy (ctx->stream, &run->refined, &caption));
+  return norm_into (ctx, self, run, refiners, run->grid.padded + run->caption);
+}
+
+/* A few of the layers, on image and caption. */
+static Status
+segment_layers (const Context *ctx, Transformer *self, TransformerRun *run, int index)
+{
+  const TransformerConfig *c = &self->config;
+  int first = index * BLOCKS_A_RECORDING;
+  int last = MIN (first + BLOCKS_A_RECORDING, c->n_layers);
+
+  return modulated_blocks (ctx, self, run, c->n_refiner_layers + first, c->n_refiner_layers + last,
+                           last < c->n_layers, run->grid.padded + run->caption);
+}
+
+/* The image's tokens back to patches. */
+static Status
+segment_final (const Context *ctx, Transformer *self, TransformerRun *run)
+{
+  Tensor x = tensor_rows (&run->tokens, 0, run->grid.count);
+  Tensor a = tensor_rows (&run->normed, 0, run->grid.count);
+  Tensor scale = tensor_1d (DTYPE_F32, run->final_now.data, self->config.dim);
+
+  CHECK (ctx->ops->layer_norm (ctx->stream, &x, &scale, FINAL_NORM_EPS, &a));
+  return linear_apply (ctx, self->final_linear, &a, &run->patches);
+}
+
+static Status
+segment_forward (const Context *ctx, Transformer *self, TransformerRun *run, int segment)
+{
+  if (segment == 0)
+    return segment_first (ctx, self, run);
+  if (segment == run->n_segments - 1)
+    return segment_final (ctx, self, run);
+  return segment_layers (ctx, self, run, segment - 1);
+}
+
+/* Runs a segment; on a device that can, its launches are recorded once and replayed each step. */
+static Status
+segment_play (const Context *ctx, Transformer *self, TransformerRun *run, int segment)
+{
+  const Ops *ops = ctx->ops;
+  Context uncancelled = *ctx;
+  Status recorded, ended;
+
+  if (ops->record == NULL)
+    return segment_forward (ctx, self, run, segment);
+
+  if (run->recordings[segment] == NULL)
+    {
+      uncancelled.cancellable = NULL;
+      CHECK (ops->record (ctx->stream));
+      recorded = segment_forward (&uncancelled, self, run, segment);
+      ended = ops->record_end (ctx->stream, &run->recordings[segment]);
+      CHECK (recorded);
+      CHECK (ended);
+    }
+  CHECK (ops->replay (ctx->stream, run->recordings[segment]));
+  CHECK (ops->wait (ctx->stream));
+  return context_check_cancelled (ctx);
+}
+
+/* Puts this step's modulation where the blocks read it: the addresses are the same each step. */
+static Status
+select_step (const Context *ctx, const Transformer *self, TransformerRun *run, int step)
+{
+  Tensor row;
+
+  for (int i = 0; i < n_modulated (&self->config); i++)
+    {
+      Tensor now = tensor_rows (&run->now, i, 1);
+
+      row = tensor_rows (&run->modulation[i], step, 1);
+      CHECK (ctx->ops->copy (ctx->stream, &row, &now));
+    }
+  row = tensor_rows (&run->final_scale, step, 1);
+  return ctx->ops->copy (ctx->stream, &row, &run->final_now);
+}
+
+Status
+transformer_step (const Context *ctx, Transformer *self, TransformerRun *run, int step,
+                  const float *latents, float *velocity)
+{
+  const TransformerConfig *c = &self->config;
+  gboolean dry = context_is_dry (ctx);
+  g_autofree float *patches = NULL;
+  Tensor host = run->patches;
+
+  if (!dry)
+    {
+      patches = g_new (float, (gsize)tensor_count (&run->patches));
+      patches_from_latents (c, &run->grid, latents, patches);
+    }
+  host.dtype = DTYPE_F32;
+  host.data = patches;
+  CHECK (ctx->ops->upload (ctx->stream, &host, &run->patches));
+  CHECK (select_step (ctx, self, run, step));
+  for (int i = 0; i < run->n_segments; i++)
+    CHECK (segment_play (ctx, self, run, i));
+  CHECK (ctx->ops->download (ctx->stream, &run->patches, &host));
+  if (!dry)
+    patches_to_latents (c, &run->grid, patches, velocity);
+  return STATUS_OK;
+}

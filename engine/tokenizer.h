@@ -21,7 +21,7 @@ Tokenizer *tokenizer_new (const char *dir, GError **error);
 void tokenizer_free (Tokenizer *self); /* NULL is a no-op */
 
 /* Ids of `text` as it stands (transfer full: g_array_unref), element gint64. `text` is UTF-8;
- * invalid bytes are replaced by U+FFFD. Linear time in the length, but for BPE within a piece. */
+ * invalid bytes are replaced by U+FFFD. n log n in the length. */
 GArray *tokenizer_encode (Tokenizer *self, const char *text, gssize length);
 
 /* Ids of a prompt in its chat template (spec 2.3), cut to at most `max_ids` from the right. */

@@ -94,7 +94,6 @@ def tokenizers():
     change("post-processor", lambda t: t.update(post_processor={"type": "TemplateProcessing"}))
     change("missing-bytes", lambda t: None)
     change("bad-id", lambda t: t["model"]["vocab"].update(h=-1))
-    change("bad-merge", lambda t: t["model"].update(merges=[["h"]]))
     change("lstrip", lambda t: t["added_tokens"][0].update(lstrip=True))
 
 

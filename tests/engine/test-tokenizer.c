@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test-tokenizer.c - ids as the reference makes them, and time that stays in bounds
+ */
+#include "engine/engine.h"
+#include "engine/json.h"
+#include "engine/pretokenize.h"
+#include "engine/safetensors.h"
+#include "engine/tokenizer.h"
+#include "tests/engine/model-copy.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+/* The published vocabulary (11 MB), or NULL with the test skipped. */
+static Tokenizer *
+open_qwen (void)
+{
+  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_FIXTURES"), "qwen3-tokenizer", NULL);
+  g_autoptr (GError) error = NULL;
+  Tokenizer *tokenizer;
+
+  if (!g_file_test (dir, G_FILE_TEST_IS_DIR))
+    {
+      g_test_skip ("the Qwen3 vocabulary is not on this machine");
+      return NULL;
+    }
+  tokenizer = tokenizer_new (dir, &error);
+  g_assert_no_error (error);
+  return tokenizer;
+}
+
+static Tokenizer *
+open_tiny (void)
+{
+  g_autofree char *dir = test_data_path ("tiny-zimage/tokenizer");
+  g_autoptr (GError) error = NULL;
+  Tokenizer *tokenizer = tokenizer_new (dir, &error);
+
+  g_assert_no_error (error);
+  return tokenizer;
+}
+
+static void
+assert_ids (GArray *ids, const cJSON *expected, const char *text)
+{
+  const cJSON *item;
+  guint n = 0;
+
+  cJSON_ArrayForEach (item, expected)
+  {
+    if (n >= ids->len || g_array_index (ids, gint64, n) != (gint64)item->valuedouble)
+      g_error ("\"%s\": id %u differs", text, n);
+    n++;
+  }
+  g_assert_cmpuint (ids->len, ==, n);
+}
+
+/* One row holds U+0000, which a C string cannot: it is read by way of U+E000, used nowhere else. */
+static cJSON *
+load_golden (void)
+{
+  g_autofree char *path = test_data_path ("qwen3-tokenizer-golden.json");
+  g_autofree char *text = NULL;
+  g_autoptr (GString) edited = NULL;
+
+  g_assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  g_assert_null (strstr (text, "\356\200\200"));
+  edited = g_string_new (text);
+  g_assert_cmpuint (g_string_replace (edited, "\\u0000", "\356\200\200", 0), ==, 2);
+  return json_parse (edited->str, edited->len, path, NULL);
+}
+
+static GArray *
+encode_with_nul (Tokenizer *tokenizer, const char *text)
+{
+  g_autoptr (GString) edited = g_string_new (text);
+  char *at = strstr (edited->str, "\356\200\200");
+
+  if (at != NULL)
+    {
+      *at = '\0';
+      g_string_erase (edited, at + 1 - edited->str, 2);
+    }
+  return tokenizer_encode (tokenizer, edited->str, (gssize)edited->len);
+}
+
+static void
+test_golden (void)
+{
+  g_autoptr (Tokenizer) tokenizer = open_qwen ();
+  g_autoptr (cJSON) rows = load_golden ();
+  const cJSON *row;
+
+  if (tokenizer == NULL)
+    return;
+  g_assert_cmpint (cJSON_GetArraySize (rows), ==, 120);
+  cJSON_ArrayForEach (row, rows)
+  {
+    const char *text = cJSON_GetObjectItem (row, "text")->valuestring;
+    const char *chat = cJSON_GetObjectItem (row, "chat")->valuestring;
+    const cJSON *chat_ids = cJSON_GetObjectItem (row, "chat_ids");
+    g_autoptr (GArray) ids = encode_with_nul (tokenizer, text);
+    g_autoptr (GArray) whole = encode_with_nul (tokenizer, chat);
+    g_autoptr (GArray) prompt = NULL;
+
+    assert_ids (ids, cJSON_GetObjectItem (row, "ids"), text);
+    g_array_set_size (whole, MIN (whole->len, TOKENIZER_MAX_PROMPT));
+    assert_ids (whole, chat_ids, chat);
+    if (strstr (text, "\356\200\200") != NULL)
+      continue; /* a prompt is a C string */
+    prompt = tokenizer_encode_prompt (tokenizer, text, TOKENIZER_MAX_PROMPT);
+    assert_ids (prompt, chat_ids, text);
+  }
+}
+
+/* Rare things, by the reference library's own answers. */
+static void
+test_rare (void)
+{
+  static const struct
+  {
+    const char *text;
+    int n;
+    gint64 ids[5];
+  } rows[] = {
+    { "'\305\277x", 3, { 6, 144815, 87 } },              /* U+017F folds to s */
+    { "a'\305\277b", 4, { 64, 6, 144815, 65 } },         /* so it is a contraction */
+    { "\315\205\314\201a", 4, { 53839, 137, 227, 64 } }, /* marks change places in NFC */
+    { "\357\273\277a", 2, { 3225, 64 } },                /* U+FEFF is no white space */
+    { "<think>hi</think>", 3, { 151667, 6023, 151668 } },
+    { "  leading", 2, { 220, 6388 } },
+  };
+  g_autoptr (Tokenizer) tokenizer = open_qwen ();
+
+  for (guint i = 0; tokenizer != NULL && i < G_N_ELEMENTS (rows); i++)
+    {
+      g_autoptr (GArray) ids = tokenizer_encode (tokenizer, rows[i].text, -1);
+
+      g_assert_cmpint ((int)ids->len, ==, rows[i].n);
+      for (int j = 0; j < rows[i].n; j++)
+        g_assert_cmpint (g_array_index (ids, gint64, j), ==, rows[i].ids[j]);
+    }
+}
+
+/* The ids that the reference pipeline gave its text encoder for the tiny model's requests. */
+static void
+test_traces (void)
+{
+  static const char *const names[]
+      = { "square", "wide", "chinese", "guided", "guided-norm-trunc", "long" };
+  g_autoptr (Tokenizer) tokenizer = open_tiny ();
+
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autofree char *request_name = g_strconcat ("tiny-zimage-golden/", names[i], ".json", NULL);
+      g_autofree char *trace_name
+          = g_strconcat ("tiny-zimage-golden/", names[i], ".safetensors", NULL);
+      g_autofree char *request_path = test_data_path (request_name);
+      g_autofree char *trace_path = test_data_path (trace_name);
+      g_autoptr (cJSON) request = json_load (request_path, 1 << 20, NULL);
+      g_autoptr (Safetensors) trace = safetensors_open (trace_path, NULL);
+      const char *prompt = cJSON_GetObjectItem (request, "prompt")->valuestring;
+      g_autoptr (GArray) ids = tokenizer_encode_prompt (tokenizer, prompt, TOKENIZER_MAX_PROMPT);
+      Tensor expected;
+
+      g_assert_true (safetensors_find (trace, "prompt.token_ids", &expected));
+      g_assert_cmpint (expected.dtype, ==, DTYPE_I64);
+      g_assert_cmpmem (ids->data, ids->len * sizeof (gint64), expected.data,
+                       tensor_bytes (&expected));
+    }
+}
+
+/* The published small tokenizer with its merges as strings, the older form. */
+static void
+test_merges_as_strings (void)
+{
+  g_autofree char *path = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
+  g_autoptr (cJSON) root = json_load (path, 1 << 20, NULL);
+  cJSON *model = cJSON_GetObjectItem (root, "model");
+  cJSON *strings = cJSON_CreateArray ();
+  g_autoptr (Tokenizer) arrays = open_tiny ();
+  g_autoptr (Tokenizer) tokenizer = NULL;
+  g_autoptr (GArray) expected = tokenizer_encode (arrays, "the lighthouse at dusk", -1);
+  g_autoptr (GArray) ids = NULL;
+  g_autofree char *text = NULL;
+  char *dir = model_copy_new ();
+  g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
+  const cJSON *item;
+
+  cJSON_ArrayForEach (item, cJSON_GetObjectItem (model, "merges"))
+  {
+    g_autofree char *pair
+        = g_strconcat (item->child->valuestring, " ", item->child->next->valuestring, NULL);
+    cJSON_AddItemToArray (strings, cJSON_CreateString (pair));
+  }
+  cJSON_ReplaceItemInObject (model, "merges", strings);
+  text = cJSON_PrintUnformatted (root);
+  model_copy_write (dir, "tokenizer/tokenizer.json", text);
+  tokenizer = tokenizer_new (folder, NULL);
+  g_assert_nonnull (tokenizer);
+  ids = tokenizer_encode (tokenizer, "the lighthouse at dusk", -1);
+  g_assert_cmpmem (ids->data, ids->len * 8, expected->data, expected->len * 8);
+  model_copy_free (dir);
+}
+
+typedef struct
+{
+  const char *file;
+  const char *cause;
+} Damage;
+
+static const Damage damages[] = {
+  { "tokenizer-unknown-model.json", "the tokenizer model is WordPiece" },
+  { "tokenizer-normalizer.json", "the normalizer is Lowercase" },
+  { "tokenizer-pattern.json", "another pattern" },
+  { "tokenizer-post-processor.json", "the post_processor is TemplateProcessing" },
+  { "tokenizer-missing-bytes.json", "no symbol for byte" },
+  { "tokenizer-bad-id.json", "the id of symbol h" },
+  { "tokenizer-lstrip.json", "\"lstrip\"" },
+  { "deep-json.safetensors", "tokenizer.json" },
+  { "empty.safetensors", "0 bytes" },
+};
+
+static void
+test_damaged (gconstpointer data)
+{
+  const Damage *damage = data;
+  g_autofree char *name = g_strconcat ("damaged/", damage->file, NULL);
+  g_autofree char *target = test_data_path (name);
+  char *dir = model_copy_new ();
+  g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
+  g_autoptr (GError) error = NULL;
+
+  model_copy_replace (dir, "tokenizer/tokenizer.json", target);
+  g_assert_null (tokenizer_new (folder, &error));
+  g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+  g_assert_nonnull (strstr (error->message, damage->cause));
+  g_assert_nonnull (strstr (error->message, "tokenizer.json"));
+  model_copy_free (dir);
+}
+
+/* A merge of symbols that do not exist, and one that is no pair. */
+static void
+test_damaged_merges (void)
+{
+  static const char *const edits[][2] = { { "[\"nowhere\", \"to\"]", "not in the vocabulary" },
+                                          { "[\"h\"]", "not a pair" },
+                                          { "7", "not a pair" } };
+  g_autofree char *path = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
+
+  for (guint i = 0; i < G_N_ELEMENTS (edits); i++)
+    {
+      g_autoptr (cJSON) root = json_load (path, 1 << 20, NULL);
+      cJSON *merges = cJSON_GetObjectItem (cJSON_GetObjectItem (root, "model"), "merges");
+      g_autofree char *text = NULL;
+      g_autoptr (GError) error = NULL;
+      char *dir = model_copy_new ();
+      g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
+
+      cJSON_AddItemToArray (merges, cJSON_Parse (edits[i][0]));
+      text = cJSON_PrintUnformatted (root);
+      model_copy_write (dir, "tokenizer/tokenizer.json", text);
+      g_assert_null (tokenizer_new (folder, &error));
+      g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+      g_assert_nonnull (strstr (error->message, edits[i][1]));
+      model_copy_free (dir);
+    }
+}
+
+/* A character of one of the kinds that the pattern and the normalisation tell apart. */
+static gunichar
+random_character (GRand *rand)
+{
+  static const gunichar special[]
+      = { ' ',    ' ',    '\n',  '\r',   '\t',   '\'',   's',   'L',    'l',    '<',    '|',
+          0x85,   0xa0,   0x17f, 0x200b, 0x2028, 0x3000, 0x301, 0x316,  0x345,  0xac00, 0x1100,
+          0x1161, 0x11a8, 0x9c7, 0x9be,  0xbd,   0x2167, 0x967, 0x4e00, 0xfeff, 0x1f431 };
+  gunichar c;
+
+  switch (g_rand_int_range (rand, 0, 4))
+    {
+    case 0:
+      return (gunichar)g_rand_int_range (rand, 'a', 'z' + 1);
+    case 1:
+      c = (gunichar)g_rand_int_range (rand, 1, 0x11fff);
+      return g_unichar_validate (c) ? c : 0xfffd;
+    default:
+      return special[g_rand_int_range (rand, 0, G_N_ELEMENTS (special))];
+    }
+}
+
+/* Pieces cover the text, ids are of the vocabulary, and nothing hangs. */
+static void
+test_random (void)
+{
+  g_autoptr (Tokenizer) tokenizer = open_tiny ();
+  g_autoptr (GRand) rand = g_rand_new_with_seed (3033);
+
+  for (int round = 0; round < 10000; round++)
+    {
+      g_autoptr (GString) text = g_string_new (NULL);
+      g_autoptr (GArray) ids = NULL;
+      int n = g_rand_int_range (rand, 0, 60);
+
+      while (n-- > 0)
+        if (g_rand_int_range (rand, 0, 50) == 0)
+          g_string_append_c (text, (char)g_rand_int_range (rand, 0, 256)); /* and invalid UTF-8 */
+        else if (g_rand_int_range (rand, 0, 50) == 0)
+          g_string_append (text, "<|im_end|>");
+        else
+          g_string_append_unichar (text, random_character (rand));
+      ids = tokenizer_encode (tokenizer, text->str, (gssize)text->len);
+      for (guint i = 0; i < ids->len; i++)
+        g_assert_cmpint (g_array_index (ids, gint64, i), <, 704);
+    }
+}
+
+/* Chunked normalisation equals GLib's own where that one is quick. */
+static void
+test_nfc (void)
+{
+  g_autoptr (GRand) rand = g_rand_new_with_seed (5);
+
+  for (int round = 0; round < 500; round++)
+    {
+      g_autoptr (GString) text = g_string_new (NULL);
+      g_autofree char *expected = NULL;
+      g_autoptr (GString) found = NULL;
+      int n = g_rand_int_range (rand, 0, 600);
+
+      while (n-- > 0)
+        g_string_append_unichar (text, random_character (rand));
+      for (int mark = round % 80; mark-- > 0;)
+        g_string_append_unichar (text, mark % 3 == 0 ? 0x301 : mark % 3 == 1 ? 0x316 : 0x345);
+      expected = g_utf8_normalize (text->str, (gssize)text->len, G_NORMALIZE_NFC);
+      found = pretokenize_nfc (text->str, text->len);
+      g_assert_cmpstr (found->str, ==, expected);
+    }
+}
+
+/* A million bytes of each kind that tempts to quadratic time. The limit of the test runner is the
+ * judge: quadratic code needs hours for these. */
+static void
+test_long (void)
+{
+  static const char *const patterns[] = {
+    "a",                                    /* one piece, merges everywhere */
+    "lighthouse",                           /* one piece */
+    "a lighthouse at ",                     /* many pieces */
+    " ",                                    /* one run of white space */
+    "\n \n  ",                              /* newlines in it */
+    "<|im_start|",                          /* nearly an added token, always */
+    "\315\205\314\226\314\201",             /* marks to sort */
+    "e\314\201",                            /* a composition at every letter */
+    "\341\204\200\341\205\241\341\206\250", /* Hangul by its letters */
+    "\340\247\207\340\246\276",             /* Bengali vowels in two halves */
+    "\377",                                 /* not UTF-8 */
+  };
+  g_autoptr (Tokenizer) tokenizer = open_tiny ();
+
+  for (guint i = 0; i < G_N_ELEMENTS (patterns); i++)
+    {
+      g_autoptr (GString) text = g_string_sized_new (1 << 20);
+      g_autoptr (GArray) ids = NULL;
+
+      while (text->len < 1000000)
+        g_string_append (text, patterns[i]);
+      ids = tokenizer_encode_prompt (tokenizer, text->str, TOKENIZER_MAX_PROMPT);
+      g_assert_cmpuint (ids->len, ==, TOKENIZER_MAX_PROMPT);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/tokenizer/golden", test_golden);
+  g_test_add_func ("/tokenizer/rare", test_rare);
+  g_test_add_func ("/tokenizer/traces", test_traces);
+  g_test_add_func ("/tokenizer/merges-as-strings", test_merges_as_strings);
+  for (guint i = 0; i < G_N_ELEMENTS (damages); i++)
+    {
+      g_autofree char *name = g_strconcat ("/tokenizer/damaged/", damages[i].file, NULL);
+      g_test_add_data_func (name, &damages[i], test_damaged);
+    }
+  g_test_add_func ("/tokenizer/damaged-merges", test_damaged_merges);
+  g_test_add_func ("/tokenizer/random", test_random);
+  g_test_add_func ("/tokenizer/nfc", test_nfc);
+  g_test_add_func ("/tokenizer/long", test_long);
+  return g_test_run ();
+}

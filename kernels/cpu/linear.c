@@ -119,13 +119,12 @@ take_source (Stream *s, const LinearSource *source, DenseLinear *self)
   void *bias;
 
   for (int i = 0; i < source->n_parts; i++)
-    {
-      CHECK (take_part (s, source, &source->parts[i], self));
-      rows += source->parts[i].shape[0];
-    }
+    rows += source->parts[i].shape[0];
   if (rows != source->n || (source->swiglu && source->n % 2 != 0))
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer of %lld rows has parts of %lld",
                      (long long)source->n, (long long)rows);
+  for (int i = 0; i < source->n_parts; i++)
+    CHECK (take_part (s, source, &source->parts[i], self));
   if (source->bias.data != NULL)
     {
       Tensor to = tensor_1d (DTYPE_F32, NULL, source->n);

@@ -115,7 +115,7 @@ cpu_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_wei
 
 /* Per channel: sums of the differences to the picture's first pixel, and of their squares. Far
  * from zero, where sums of plain squares cancel, the differences stay small. */
-static Status
+static void
 channel_moments (Stream *s, const float *x, int64_t pixels, int64_t channels, double *sum,
                  double *squares, float *scratch)
 {
@@ -141,34 +141,39 @@ channel_moments (Stream *s, const float *x, int64_t pixels, int64_t channels, do
           }
       }
   }
-  return STATUS_OK;
 }
 
-/* From the channels' moments: out = x * factor + offset. */
+/* By channel: out = (x - centre) * factor + offset. */
+typedef struct
+{
+  float *centre, *factor, *offset;
+} Affine;
+
+/* The affine maps of one group's channels, the first of which is `first`, from their moments. */
 static void
 group_affine (const float *pivot, const double *sum, const double *squares, int64_t pixels,
-              int64_t per_group, float eps, const float *weight, const float *bias, float *factor,
-              float *offset)
+              int64_t first, int64_t per_group, float eps, const Affine *out)
 {
   double count = (double)(pixels * per_group);
   double mean = 0.0;
   double variance = 0.0;
 
-  for (int64_t c = 0; c < per_group; c++)
+  for (int64_t c = first; c < first + per_group; c++)
     mean += (sum[c] + (double)pixels * pivot[c]) / count;
-  for (int64_t c = 0; c < per_group; c++)
+  for (int64_t c = first; c < first + per_group; c++)
     {
       double distance = pivot[c] - mean;
 
       variance
           += (squares[c] + 2.0 * distance * sum[c] + (double)pixels * distance * distance) / count;
     }
-  for (int64_t c = 0; c < per_group; c++)
+  for (int64_t c = first; c < first + per_group; c++)
     {
-      double scale = weight[c] / sqrt (variance + eps);
+      double scale = out->factor[c] / sqrt (variance + eps);
 
-      factor[c] = (float)scale;
-      offset[c] = (float)(bias[c] - mean * scale);
+      out->centre[c] = (float)mean;
+      out->factor[c] = (float)scale;
+      out->offset[c] = (float)(out->offset[c] + (out->centre[c] - mean) * scale);
     }
 }
 
@@ -179,31 +184,35 @@ cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *
   int64_t channels = x->shape[2];
   int64_t pixels = x->shape[0] * x->shape[1];
   int64_t per_group = groups > 0 ? channels / groups : 0;
+  size_t parts = 3 + 2 * (size_t)s->threads; /* an Affine, and sums for each thread */
+  const float *in = x->data;
   double *sum, *squares;
-  float *factor, *offset;
+  Affine affine;
   void *scratch;
 
   if (x->rank != 3 || x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32
       || !tensor_same_shape (x, out) || per_group * groups != channels
       || tensor_count (weight) != channels || tensor_count (bias) != channels)
     return cpu_fail (s, STATUS_UNSUPPORTED, "group norm of mismatched shapes");
-  CHECK (cpu_scratch (
-      s, (size_t)channels * (2 * sizeof *sum + (size_t)(2 + 2 * s->threads) * sizeof *factor),
-      &scratch));
+  CHECK (
+      cpu_scratch (s, (size_t)channels * (2 * sizeof (double) + parts * sizeof (float)), &scratch));
   sum = scratch;
   squares = sum + channels;
-  factor = (float *)(squares + channels);
-  offset = factor + channels;
-  channel_moments (s, x->data, pixels, channels, sum, squares, offset + channels);
+  affine.centre = (float *)(squares + channels);
+  affine.factor = affine.centre + channels;
+  affine.offset = affine.factor + channels;
+  channel_moments (s, in, pixels, channels, sum, squares, affine.offset + channels);
+  memcpy (affine.factor, weight->data, (size_t)channels * sizeof (float));
+  memcpy (affine.offset, bias->data, (size_t)channels * sizeof (float));
   for (int64_t c = 0; c < channels; c += per_group)
-    group_affine ((const float *)x->data + c, sum + c, squares + c, pixels, per_group, eps,
-                  (const float *)weight->data + c, (const float *)bias->data + c, factor + c,
-                  offset + c);
+    group_affine (in, sum, squares, pixels, c, per_group, eps, &affine);
 #pragma omp parallel for num_threads(s->threads) if (pixels * channels > PARALLEL_MIN)
   for (int64_t first = 0; first < pixels; first += GROUP_NORM_PIXELS)
-    s->simd->channel_affine ((const float *)x->data + first * channels, factor, offset, silu,
-                             pixels - first < GROUP_NORM_PIXELS ? pixels - first
-                                                                : GROUP_NORM_PIXELS,
-                             channels, (float *)out->data + first * channels);
+    {
+      int64_t n = pixels - first < GROUP_NORM_PIXELS ? pixels - first : GROUP_NORM_PIXELS;
+
+      s->simd->channel_affine (in + first * channels, affine.centre, affine.factor, affine.offset,
+                               silu, n, channels, (float *)out->data + first * channels);
+    }
   return STATUS_OK;
 }

@@ -265,8 +265,8 @@ channel_sums (const float *x, const float *pivot, int64_t pixels, int64_t channe
 }
 
 static void
-channel_affine (const float *x, const float *factor, const float *offset, bool with_silu,
-                int64_t pixels, int64_t channels, float *out)
+channel_affine (const float *x, const float *centre, const float *factor, const float *offset,
+                bool with_silu, int64_t pixels, int64_t channels, float *out)
 {
   for (int64_t p = 0; p < pixels; p++)
     {
@@ -276,11 +276,11 @@ channel_affine (const float *x, const float *factor, const float *offset, bool w
       if (with_silu)
 #pragma omp simd
         for (int64_t c = 0; c < channels; c++)
-          to[c] = silu_fast (pixel[c] * factor[c] + offset[c]);
+          to[c] = silu_fast ((pixel[c] - centre[c]) * factor[c] + offset[c]);
       else
 #pragma omp simd
         for (int64_t c = 0; c < channels; c++)
-          to[c] = pixel[c] * factor[c] + offset[c];
+          to[c] = (pixel[c] - centre[c]) * factor[c] + offset[c];
     }
 }
 

@@ -46,9 +46,11 @@ typedef struct
   /* Sums over `pixels` rows of [.., channels]: sum += x - pivot, squares += (x - pivot)^2. */
   void (*channel_sums) (const float *x, const float *pivot, int64_t pixels, int64_t channels,
                         float *sum, float *squares);
-  /* out = x * factor + offset, by channel, then SiLU if asked; x and out may be the same. */
-  void (*channel_affine) (const float *x, const float *factor, const float *offset, bool silu,
-                          int64_t pixels, int64_t channels, float *out);
+  /* out = (x - centre) * factor + offset, by channel, then SiLU if asked; x and out may be the
+   * same. */
+  void (*channel_affine) (const float *x, const float *centre, const float *factor,
+                          const float *offset, bool silu, int64_t pixels, int64_t channels,
+                          float *out);
 } Simd;
 
 extern const Simd simd_sse2;

@@ -131,6 +131,22 @@ svdq_reciprocal (float scale)
   return scale > 0.0f ? 1.0f / scale : 0.0f;
 }
 
+/* The greatest magnitude of a group. Compared as bits, which is the order of magnitudes and lets a
+ * NaN through, so that it shows in the output. */
+static inline float
+svdq_greatest (const float *x, int count)
+{
+  uint32_t greatest = 0;
+
+  for (int i = 0; i < count; i++)
+    {
+      uint32_t bits = svdq_bits (x[i]) & 0x7fffffffu;
+
+      greatest = bits > greatest ? bits : greatest;
+    }
+  return svdq_float (greatest);
+}
+
 /* An activation on its way to 4 bit: divided by its smoothing factor, rounded to BF16. */
 static inline float
 svdq_smoothed (float x, float smooth)
@@ -142,13 +158,10 @@ svdq_smoothed (float x, float smooth)
 static inline float
 svdq_quantise_int4 (const float *xh, int8_t *codes)
 {
-  float amax = 0.0f, scale, reciprocal;
+  float amax = svdq_greatest (xh, SVDQ_INT4_GROUP);
+  float scale = bf16_to_float (svdq_int4_scale (amax));
+  float reciprocal = svdq_reciprocal (scale);
 
-  for (int i = 0; i < SVDQ_INT4_GROUP; i++)
-    amax = fmaxf (amax, fabsf (xh[i]));
-
-  scale = bf16_to_float (svdq_int4_scale (amax));
-  reciprocal = svdq_reciprocal (scale);
   for (int i = 0; i < SVDQ_INT4_GROUP; i++)
     codes[i] = (int8_t)svdq_int4_from_float (xh[i] * reciprocal);
   return scale;
@@ -158,13 +171,10 @@ svdq_quantise_int4 (const float *xh, int8_t *codes)
 static inline float
 svdq_quantise_nvfp4 (const float *xh, int8_t *codes)
 {
-  float amax = 0.0f, scale, reciprocal;
+  float amax = svdq_greatest (xh, SVDQ_NVFP4_GROUP);
+  float scale = e4m3_to_float (svdq_nvfp4_scale (amax, false));
+  float reciprocal = svdq_reciprocal (scale);
 
-  for (int i = 0; i < SVDQ_NVFP4_GROUP; i++)
-    amax = fmaxf (amax, fabsf (xh[i]));
-
-  scale = e4m3_to_float (svdq_nvfp4_scale (amax, false));
-  reciprocal = svdq_reciprocal (scale);
   for (int i = 0; i < SVDQ_NVFP4_GROUP; i++)
     codes[i] = (int8_t)svdq_e2m1_doubled (svdq_e2m1_from_float (xh[i] * reciprocal));
   return scale;

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/reference/reference.h"
+#include "kernels/reference/svdq.h"
+#include "kernels/svdq-math.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct
 {
   Linear base;
-  float *weight; /* [N, K] */
-  float *bias;   /* [N] or NULL */
+  float *weight;     /* [N, K]; NULL when quantised */
+  float *bias;       /* [N] or NULL */
+  SvdqSource svdq;   /* into svdq_memory */
+  void *svdq_memory; /* NULL when dense */
 } ReferenceLinear;
 
 static bool
 reference_supports (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
 {
-  return caps->kind == DEVICE_CPU && svdq == NULL && !(options != NULL && options->bf16_math);
+  return caps->kind == DEVICE_CPU && !(options != NULL && options->bf16_math);
 }
 
 static void
@@ -24,6 +29,7 @@ reference_release (Stream *s, Linear *linear)
   if (self == NULL)
     return;
   host_free (&s->memory, self->weight);
+  host_free (&s->memory, self->svdq_memory);
   host_free (&s->memory, self->bias);
   host_free (&s->memory, self);
 }
@@ -52,6 +58,37 @@ fill (Stream *s, const LinearSource *source, ReferenceLinear *self)
   return source->bias.data != NULL ? reference_widen (s, &source->bias, &self->bias) : STATUS_OK;
 }
 
+/* A copy of the quantised weights, all in one block. */
+static Status
+copy_svdq (Stream *s, const LinearSource *source, ReferenceLinear *self)
+{
+  const SvdqSource *from = source->svdq;
+  bool int4 = from->format == SVDQ_INT4;
+  size_t n = (size_t)source->n, k = (size_t)source->k, rank = (size_t)from->rank;
+  size_t scales = n * k / (int4 ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP) * (int4 ? 2 : 1);
+  size_t sizes[]
+      = { from->outer != NULL ? n * 4 : 0, n * k / 2, scales, k * 2, k * rank * 2, n * rank * 2 };
+  const void *parts[]
+      = { from->outer, from->qweight, from->wscales, from->smooth, from->proj_down, from->proj_up };
+  size_t total = 0;
+  char *at;
+
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    total += (sizes[i] + 3) & ~(size_t)3;
+  CHECK (host_alloc (&s->memory, total, &self->svdq_memory));
+  at = self->svdq_memory;
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    {
+      if (sizes[i] > 0)
+        memcpy (at, parts[i], sizes[i]);
+      parts[i] = sizes[i] > 0 ? at : NULL;
+      at += (sizes[i] + 3) & ~(size_t)3;
+    }
+  self->svdq = (SvdqSource){ from->format, from->rank, parts[1], parts[2],
+                             parts[3],     parts[4],   parts[5], parts[0] };
+  return source->bias.data != NULL ? reference_widen (s, &source->bias, &self->bias) : STATUS_OK;
+}
+
 static Status
 reference_prepare (Stream *s, const LinearSource *source, Linear **out)
 {
@@ -61,15 +98,13 @@ reference_prepare (Stream *s, const LinearSource *source, Linear **out)
   void *memory;
 
   *out = NULL;
-  if (source->svdq != NULL)
-    return reference_fail (s, STATUS_UNSUPPORTED, "no SVDQuant weights");
   CHECK (host_alloc (&s->memory, sizeof *self, &memory));
   self = memory;
   *self = (ReferenceLinear){
     .base
     = { .backend = &linear_reference, .n = source->n, .k = source->k, .swiglu = source->swiglu }
   };
-  status = fill (s, source, self);
+  status = source->svdq != NULL ? copy_svdq (s, source, self) : fill (s, source, self);
   if (status != STATUS_OK)
     {
       reference_release (s, &self->base);
@@ -91,6 +126,36 @@ output (const ReferenceLinear *self, const float *x, int64_t row)
   return sum;
 }
 
+/* Level L1, row by row; with swiglu through a block of its own. */
+static Status
+apply_svdq (Stream *s, const ReferenceLinear *self, const float *x, int64_t m, float *out)
+{
+  int64_t n = self->base.n;
+  void *memory;
+  float *pair;
+
+  if (!self->base.swiglu)
+    return svdq_reference (SVDQ_LEVEL_CONTRACT, &self->svdq, n, self->base.k, self->bias, x, m,
+                           out);
+  CHECK (host_alloc (&s->memory, (size_t)n * sizeof (float), &memory));
+  pair = memory;
+  for (int64_t row = 0; row < m; row++)
+    {
+      Status status = svdq_reference (SVDQ_LEVEL_CONTRACT, &self->svdq, n, self->base.k, self->bias,
+                                      x + row * self->base.k, 1, pair);
+
+      if (status != STATUS_OK)
+        {
+          host_free (&s->memory, memory);
+          return status;
+        }
+      for (int64_t i = 0; i < n / 2; i++)
+        out[row * n / 2 + i] = (float)(pair[i] / (1.0 + exp (-(double)pair[i])) * pair[n / 2 + i]);
+    }
+  host_free (&s->memory, memory);
+  return STATUS_OK;
+}
+
 static Status
 reference_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
@@ -100,6 +165,8 @@ reference_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 
   if (tensor_count (out) != m * columns)
     return reference_fail (s, STATUS_UNSUPPORTED, "output of the wrong size");
+  if (self->svdq_memory != NULL)
+    return apply_svdq (s, self, x->data, m, out->data);
   for (int64_t row = 0; row < m; row++)
     for (int64_t i = 0; i < columns; i++)
       {

@@ -76,13 +76,11 @@ static float
 quantise_upstream (SvdqFormat format, const float *xh, int8_t *codes)
 {
   int64_t group = format == SVDQ_INT4 ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP;
-  float amax = 0.0f, scale, reciprocal;
+  float amax = svdq_greatest (xh, (int)group);
+  float scale
+      = format == SVDQ_INT4 ? amax * (1.0f / 7.0f) : fminf (amax * (1.0f / 6.0f), SVDQ_E4M3_MAX);
+  float reciprocal = 1.0f / scale; /* of zero: infinity, and the codes come from NaN */
 
-  for (int64_t i = 0; i < group; i++)
-    amax = fmaxf (amax, fabsf (xh[i]));
-
-  scale = format == SVDQ_INT4 ? amax * (1.0f / 7.0f) : fminf (amax * (1.0f / 6.0f), SVDQ_E4M3_MAX);
-  reciprocal = 1.0f / scale; /* of zero: infinity, and the codes come from NaN */
   for (int64_t i = 0; i < group; i++)
     codes[i] = format == SVDQ_INT4
                    ? (int8_t)svdq_int4_from_float (xh[i] * reciprocal)
@@ -178,6 +176,9 @@ sum_nvfp4 (const SvdqSource *source, int64_t n, int64_t k, const Row *row, int64
 {
   int64_t sum = 0;
 
+  for (int64_t g = 0; g < k / SVDQ_NVFP4_GROUP; g++)
+    if (isnan (row->scales[g])) /* of activations: there was a NaN */
+      return NAN;
   for (int64_t g = 0; g < k / SVDQ_NVFP4_GROUP; g++)
     sum += (int64_t)group_product (source, k, row, out, g) * (int64_t)(row->scales[g] * 0x1p9f)
            * (int64_t)(weight_scale (source, n, out, g) * 0x1p9f);

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * SVDQuant linear layers on the processor: 8-bit integer products of 4-bit codes.
+ *
+ * Weights stay 4 bit in memory; the tiles of svdq-tile.c unpack them in registers. A slab of rows
+ * is quantised, then its products are taken block by block, so that scratch memory is bounded and
+ * each set of weights is read from memory once a slab.
+ */
+#include "kernels/cpu/stream.h"
+#include "kernels/cpu/svdq-tile.h"
+#include "kernels/svdq-math.h"
+
+#include <string.h>
+
+#define SLAB_ROWS  512 /* quantised at a time */
+#define TASK_ROWS  64  /* of a task: their codes stay in the second-level cache */
+#define TASK_BLOCK 8   /* blocks of outputs of a task */
+
+typedef struct
+{
+  Linear base;
+  SvdqFormat format;
+  int rank;
+  const SvdqTiles *tiles;
+  void *memory;     /* owned; all below point into it */
+  uint8_t *codes;   /* by block, see svdq-tile.h */
+  uint16_t *scales; /* by block */
+  uint16_t *down;   /* [R/16, K, 16] BF16 */
+  uint16_t *up;     /* by block */
+  float *smooth;    /* [K] */
+  float *outer;     /* [N] */
+  float *bias;      /* [N] or NULL */
+} SvdqLinear;
+
+static int64_t
+group_of (SvdqFormat format)
+{
+  return format == SVDQ_INT4 ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP;
+}
+
+static bool
+svdq_supports (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CPU && svdq != NULL;
+}
+
+static void
+svdq_release (Stream *s, Linear *linear)
+{
+  SvdqLinear *self = (SvdqLinear *)linear;
+
+  if (self == NULL)
+    return;
+  host_free (&s->memory, self->memory);
+  host_free (&s->memory, self);
+}
+
+/* -- from the file's order to blocks ---------------------------------------------------------- */
+
+static Status
+allocate (Stream *s, const LinearSource *source, SvdqLinear *self)
+{
+  size_t n = (size_t)source->n, k = (size_t)source->k, rank = (size_t)self->rank;
+  size_t sizes[] = { n * k / 2,
+                     n * k / (size_t)group_of (self->format) * sizeof (uint16_t),
+                     k * rank * sizeof (uint16_t),
+                     n * rank * sizeof (uint16_t),
+                     k * sizeof (float),
+                     n * sizeof (float),
+                     source->bias.data != NULL ? n * sizeof (float) : 0 };
+  char *parts[sizeof sizes / sizeof *sizes];
+  size_t total = 0;
+
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    total += (sizes[i] + 63) & ~(size_t)63;
+  CHECK (cpu_alloc (s, total, &self->memory));
+  parts[0] = self->memory;
+  for (size_t i = 1; i < sizeof sizes / sizeof *sizes; i++)
+    parts[i] = parts[i - 1] + ((sizes[i - 1] + 63) & ~(size_t)63);
+  self->codes = (uint8_t *)parts[0];
+  self->scales = (uint16_t *)(void *)parts[1];
+  self->down = (uint16_t *)(void *)parts[2];
+  self->up = (uint16_t *)(void *)parts[3];
+  self->smooth = (float *)(void *)parts[4];
+  self->outer = (float *)(void *)parts[5];
+  self->bias = source->bias.data != NULL ? (float *)(void *)parts[6] : NULL;
+  return STATUS_OK;
+}
+
+/* Eight codes of a row become the low and high nibbles of four bytes. */
+static void
+pack_codes (const SvdqLinear *self, const uint8_t *row, int64_t lane, uint8_t *block)
+{
+  uint8_t bias = self->format == SVDQ_INT4 ? SVDQ_INT4_OFFSET : 0;
+
+  for (int64_t i = 0; i < self->base.k / 8; i++, row += 4)
+    for (int j = 0; j < 4; j++)
+      {
+        int shift = j % 2 * 4;
+        uint8_t low = (row[j / 2] >> shift & 15) ^ bias;
+        uint8_t high = (row[2 + j / 2] >> shift & 15) ^ bias;
+
+        block[(i * SVDQ_BLOCK + lane) * 4 + j] = (uint8_t)(low | high << 4);
+      }
+}
+
+static void
+pack_block (const SvdqLinear *self, const SvdqSource *source, int64_t block)
+{
+  int64_t n = self->base.n, k = self->base.k, groups = k / group_of (self->format);
+  uint16_t *scales = self->scales + block * groups * SVDQ_BLOCK;
+
+  for (int64_t lane = 0; lane < SVDQ_BLOCK; lane++)
+    {
+      int64_t row = block * SVDQ_BLOCK + lane;
+
+      pack_codes (self, source->qweight + row * k / 2, lane,
+                  self->codes + block * SVDQ_BLOCK * k / 2);
+      for (int64_t g = 0; g < groups; g++)
+        scales[g * SVDQ_BLOCK + lane] = self->format == SVDQ_INT4
+                                            ? ((const uint16_t *)source->wscales)[g * n + row]
+                                            : bf16_from_float (e4m3_to_float (
+                                                ((const uint8_t *)source->wscales)[g * n + row]));
+      for (int64_t r = 0; r < self->rank; r++)
+        self->up[(block * self->rank + r) * SVDQ_BLOCK + lane]
+            = source->proj_up[row * self->rank + r];
+      self->outer[row] = (source->outer != NULL ? source->outer[row] : 1.0f)
+                         * (self->format == SVDQ_INT4 ? 1.0f : 0.25f);
+    }
+}
+
+static void
+pack (Stream *s, const SvdqLinear *self, const SvdqSource *source)
+{
+  int64_t k = self->base.k;
+
+#pragma omp parallel for num_threads(s->threads)
+  for (int64_t block = 0; block < self->base.n / SVDQ_BLOCK; block++)
+    pack_block (self, source, block);
+  for (int64_t i = 0; i < k; i++)
+    {
+      self->smooth[i] = bf16_to_float (source->smooth[i]);
+      for (int64_t r = 0; r < self->rank; r++)
+        self->down[(r / SVDQ_BLOCK * k + i) * SVDQ_BLOCK + r % SVDQ_BLOCK]
+            = source->proj_down[i * self->rank + r];
+    }
+}
+
+static Status
+take_bias (Stream *s, const LinearSource *source, SvdqLinear *self)
+{
+  Tensor to = tensor_1d (DTYPE_F32, self->bias, source->n);
+
+  if (self->bias != NULL && host_convert (&source->bias, &to) != STATUS_OK)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "the bias of a linear layer does not fit it");
+  return STATUS_OK;
+}
+
+static const SvdqTiles *
+choose_tiles (const Stream *s)
+{
+  if (s->caps.vnni)
+    return &svdq_tiles_vnni;
+  return s->caps.avx2 ? &svdq_tiles_avx2 : &svdq_tiles_portable;
+}
+
+void
+svdq_linear_use (Linear *linear, const SvdqTiles *tiles)
+{
+  ((SvdqLinear *)linear)->tiles = tiles;
+}
+
+static Status
+svdq_prepare (Stream *s, const LinearSource *source, Linear **out)
+{
+  uint64_t before = s->memory.bytes;
+  const SvdqSource *svdq = source->svdq;
+  SvdqLinear *self;
+  Status status;
+  void *memory;
+
+  *out = NULL;
+  if (svdq == NULL)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "not an SVDQuant linear layer");
+  if (source->k <= 0 || source->n <= 0 || source->k % SVDQ_INT4_GROUP != 0
+      || source->n % (2 * SVDQ_BLOCK) != 0 || svdq->rank < 0 || svdq->rank % SVDQ_BLOCK != 0)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "an SVDQuant layer of %lld x %lld, rank %d",
+                     (long long)source->n, (long long)source->k, svdq->rank);
+  CHECK (cpu_alloc (s, sizeof *self, &memory));
+  self = memory;
+  *self = (SvdqLinear){
+    .base
+    = { .backend = &linear_cpu_svdq, .n = source->n, .k = source->k, .swiglu = source->swiglu },
+    .format = svdq->format,
+    .rank = svdq->rank,
+    .tiles = choose_tiles (s)
+  };
+  status = allocate (s, source, self);
+  if (status == STATUS_OK)
+    status = take_bias (s, source, self);
+  if (status != STATUS_OK)
+    {
+      svdq_release (s, &self->base);
+      return status;
+    }
+  pack (s, self, svdq);
+  self->base.bytes = s->memory.bytes - before;
+  *out = &self->base;
+  return STATUS_OK;
+}
+
+/* -- applying --------------------------------------------------------------------------------- */
+
+/* A slab of quantised rows, in scratch memory. */
+typedef struct
+{
+  int8_t *codes;
+  float *scales;
+  int32_t *sums;
+  float *lowered;
+} Slab;
+
+static Status
+slab_new (Stream *s, const SvdqLinear *self, int64_t rows, Slab *slab)
+{
+  int64_t groups = self->base.k / group_of (self->format);
+  void *memory;
+  char *at;
+
+  CHECK (cpu_scratch (s, (size_t)(rows * (self->base.k + 8 * groups + 4 * self->rank)), &memory));
+  at = memory;
+  slab->codes = (int8_t *)at; /* a multiple of 64 bytes each row */
+  slab->scales = (float *)(void *)(at += rows * self->base.k);
+  slab->sums = (int32_t *)(void *)(at += rows * groups * 4);
+  slab->lowered = (float *)(void *)(at + rows * groups * 4);
+  return STATUS_OK;
+}
+
+static void
+quantise_slab (Stream *s, const SvdqLinear *self, const float *x, int64_t rows, const Slab *slab)
+{
+  int64_t k = self->base.k, groups = k / group_of (self->format);
+
+#pragma omp parallel for num_threads(s->threads) if (rows * k > PARALLEL_MIN)
+  for (int64_t first = 0; first < rows; first += SVDQ_TILE_ROWS)
+    {
+      int count = rows - first < SVDQ_TILE_ROWS ? (int)(rows - first) : SVDQ_TILE_ROWS;
+
+      for (int64_t row = first; row < first + count; row++)
+        self->tiles->quantise (self->format, x + row * k, self->smooth, k, slab->codes + row * k,
+                               slab->scales + row * groups, slab->sums + row * groups);
+      self->tiles->lower (x + first * k, count, k, self->down, self->rank,
+                          slab->lowered + first * self->rank);
+    }
+}
+
+static void
+run_tile (const SvdqLinear *self, const Slab *slab, int64_t block, int64_t row, int rows,
+          float *out)
+{
+  int64_t k = self->base.k, groups = k / group_of (self->format);
+  SvdqBlock weights = { .format = self->format,
+                        .k = k,
+                        .rank = self->rank,
+                        .codes = self->codes + block * SVDQ_BLOCK * k / 2,
+                        .scales = self->scales + block * SVDQ_BLOCK * groups,
+                        .up = self->up + block * SVDQ_BLOCK * self->rank,
+                        .outer = self->outer + block * SVDQ_BLOCK,
+                        .bias = self->bias != NULL ? self->bias + block * SVDQ_BLOCK : NULL };
+  SvdqRows x = { slab->codes + row * k, slab->scales + row * groups, slab->sums + row * groups,
+                 slab->lowered + row * self->rank };
+
+  self->tiles->tile (&weights, &x, rows, out);
+}
+
+/* Outputs of one block for rows [first, last) of the slab; `out` is the slab's first row. */
+static void
+run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, int64_t first,
+           int64_t last, float *out)
+{
+  int64_t columns = self->base.swiglu ? self->base.n / 2 : self->base.n;
+  float y[SVDQ_TILE_ROWS * SVDQ_BLOCK], up[SVDQ_TILE_ROWS * SVDQ_BLOCK];
+
+  for (int64_t row = first; row < last; row += SVDQ_TILE_ROWS)
+    {
+      int rows = last - row < SVDQ_TILE_ROWS ? (int)(last - row) : SVDQ_TILE_ROWS;
+
+      run_tile (self, slab, block, row, rows, y);
+      if (self->base.swiglu)
+        {
+          run_tile (self, slab, block + columns / SVDQ_BLOCK, row, rows, up);
+          s->simd->silu_mul (y, up, y, rows * SVDQ_BLOCK);
+        }
+      for (int i = 0; i < rows; i++)
+        memcpy (out + (row + i) * columns + block * SVDQ_BLOCK, y + i * SVDQ_BLOCK,
+                SVDQ_BLOCK * sizeof (float));
+    }
+}
+
+static void
+multiply_slab (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t rows, float *out)
+{
+  int64_t blocks = (self->base.swiglu ? self->base.n / 2 : self->base.n) / SVDQ_BLOCK;
+
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(s->threads)
+  for (int64_t first = 0; first < blocks; first += TASK_BLOCK)
+    for (int64_t row = 0; row < rows; row += TASK_ROWS)
+      {
+        int64_t end = first + TASK_BLOCK < blocks ? first + TASK_BLOCK : blocks;
+        int64_t last = row + TASK_ROWS < rows ? row + TASK_ROWS : rows;
+
+        for (int64_t block = first; block < end; block++)
+          run_block (s, self, slab, block, row, last, out);
+      }
+}
+
+static Status
+svdq_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  const SvdqLinear *self = (const SvdqLinear *)linear;
+  int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
+  int64_t m = tensor_count (x) / linear->k;
+  Slab slab;
+
+  if (x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || tensor_count (x) != m * linear->k
+      || tensor_count (out) != m * columns)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
+  if (m == 0)
+    return STATUS_OK;
+  CHECK (slab_new (s, self, m < SLAB_ROWS ? m : SLAB_ROWS, &slab));
+  for (int64_t row = 0; row < m; row += SLAB_ROWS)
+    {
+      int64_t rows = m - row < SLAB_ROWS ? m - row : SLAB_ROWS;
+
+      quantise_slab (s, self, (const float *)x->data + row * linear->k, rows, &slab);
+      multiply_slab (s, self, &slab, rows, (float *)out->data + row * columns);
+    }
+  return STATUS_OK;
+}
+
+const LinearBackend linear_cpu_svdq = {
+  .name = "cpu-svdq",
+  .keeps_source = false,
+  .supports = svdq_supports,
+  .prepare_weights = svdq_prepare,
+  .apply = svdq_apply,
+  .release = svdq_release,
+};

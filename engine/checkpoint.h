@@ -28,6 +28,7 @@ typedef struct /* text_encoder/config.json */
 {
   int hidden, intermediate, n_layers, n_heads, n_kv_heads, head_dim, vocab;
   double rms_eps, rope_theta;
+  gboolean rope_bf16; /* inverse frequencies rounded to BF16: see config.c */
 } TextEncoderConfig;
 
 typedef struct /* vae/config.json */

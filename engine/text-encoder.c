@@ -108,15 +108,18 @@ rope_table (const Context *ctx, const TextEncoderConfig *c, int n, Tensor *table
   Tensor host;
 
   CHECK (arena_tensor (ctx->arena, table, DTYPE_F32, n, half, 2, 0));
-  for (int i = 0; i < n; i++)
-    for (int k = 0; k < half; k++)
-      {
-        float frequency = (float)(1.0 / pow (c->rope_theta, 2.0 * k / c->head_dim));
-        float angle = (float)i * frequency;
+  for (int k = 0; k < half; k++)
+    {
+      float frequency = (float)(1.0 / pow (c->rope_theta, 2.0 * k / c->head_dim));
 
-        values[(i * half + k) * 2] = cosf (angle);
-        values[(i * half + k) * 2 + 1] = sinf (angle);
-      }
+      if (c->rope_bf16)
+        frequency = bf16_to_float (bf16_from_float (frequency));
+      for (int i = 0; i < n; i++)
+        {
+          values[(i * half + k) * 2] = cosf ((float)i * frequency);
+          values[(i * half + k) * 2 + 1] = sinf ((float)i * frequency);
+        }
+    }
   host = *table;
   host.data = values;
   return ctx->ops->upload (ctx->stream, &host, table);

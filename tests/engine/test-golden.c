@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The whole pipeline on the CPU against the reference's own traces.
+ */
+#include "engine/engine.h"
+#include "engine/json.h"
+#include "tests/engine/trace-compare.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define LIMIT_EMBEDS  1e-4 /* relative RMS */
+#define LIMIT_STEP    1e-4
+#define LIMIT_LATENTS 1e-3
+#define EQUAL_PIXELS  0.99
+
+typedef struct
+{
+  const char *model, *golden, *name;
+} Case;
+
+static const Case cases[] = {
+  { "tiny-zimage", "tiny-zimage-golden", "square" },
+  { "tiny-zimage", "tiny-zimage-golden", "wide" },
+  { "tiny-zimage", "tiny-zimage-golden", "chinese" },
+  { "tiny-zimage", "tiny-zimage-golden", "guided" },
+  { "tiny-zimage", "tiny-zimage-golden", "guided-norm-trunc" },
+  { "tiny-zimage", "tiny-zimage-golden", "long" },
+  { "svdq-zimage", "svdq-zimage-golden", "square" },
+  { "svdq-zimage", "svdq-zimage-golden", "tall" },
+  { "svdq-zimage", "svdq-zimage-golden", "pads" },
+};
+
+/* A folder of tests/data, or of the shared fixtures; NULL if neither has it. */
+static char *
+find_data (const char *name)
+{
+  static const char *const roots[] = { "TESSERA_TEST_DATA", "TESSERA_FIXTURES" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (roots); i++)
+    {
+      const char *root = g_getenv (roots[i]);
+      g_autofree char *path = root != NULL ? g_build_filename (root, name, NULL) : NULL;
+
+      if (path != NULL && g_file_test (path, G_FILE_TEST_EXISTS))
+        return g_steal_pointer (&path);
+    }
+  return NULL;
+}
+
+static double
+number (const cJSON *root, const char *key)
+{
+  const cJSON *item = cJSON_GetObjectItemCaseSensitive (root, key);
+
+  return cJSON_IsBool (item) ? cJSON_IsTrue (item) : cJSON_GetNumberValue (item);
+}
+
+static EngineRequest
+read_request (const cJSON *root)
+{
+  EngineRequest r = ENGINE_REQUEST_INIT;
+
+  r.prompt = cJSON_GetStringValue (cJSON_GetObjectItem (root, "prompt"));
+  r.negative = cJSON_GetStringValue (cJSON_GetObjectItem (root, "negative"));
+  r.height = (int)number (root, "height");
+  r.width = (int)number (root, "width");
+  r.steps = (int)number (root, "steps");
+  r.seed = (guint64)number (root, "seed");
+  r.guidance = number (root, "guidance");
+  r.cfg_normalization = number (root, "cfg_normalization");
+  r.cfg_truncation = number (root, "cfg_truncation");
+  return r;
+}
+
+static void
+compare (Safetensors *actual, Safetensors *golden)
+{
+  Tensor t;
+
+  g_assert_cmpfloat (trace_equal_share (actual, golden, "prompt.token_ids"), ==, 1.0);
+  g_assert_cmpfloat (trace_largest_difference (actual, golden, "scheduler.sigmas"), ==, 0.0);
+  g_assert_cmpfloat (trace_largest_difference (actual, golden, "scheduler.timesteps"), ==, 0.0);
+  g_assert_cmpfloat (trace_largest_difference (actual, golden, "latents.init"), <=, 3e-6);
+  g_assert_cmpfloat (trace_relative_rms (actual, golden, "prompt.embeds"), <=, LIMIT_EMBEDS);
+  if (safetensors_find (golden, "negative.embeds", &t))
+    g_assert_cmpfloat (trace_relative_rms (actual, golden, "negative.embeds"), <=, LIMIT_EMBEDS);
+  g_assert_cmpfloat (trace_relative_rms (actual, golden, "transformer.step01"), <=, LIMIT_STEP);
+  for (guint i = 0; i < safetensors_count (golden); i++)
+    {
+      const char *name = safetensors_name (golden, i);
+
+      if (!g_str_has_prefix (name, "latents.step"))
+        continue;
+      g_test_message ("%s: %.2e", name, trace_relative_rms (actual, golden, name));
+      g_assert_cmpfloat (trace_relative_rms (actual, golden, name), <=, LIMIT_LATENTS);
+    }
+  g_assert_cmpfloat (trace_equal_share (actual, golden, "image.u8"), >=, EQUAL_PIXELS);
+  g_assert_cmpfloat (trace_largest_difference (actual, golden, "image.u8"), <=, 2.0);
+}
+
+static void
+test_case (gconstpointer data)
+{
+  const Case *c = data;
+  g_autofree char *model = find_data (c->model);
+  g_autofree char *folder = find_data (c->golden);
+  g_autofree char *json_path = NULL, *golden_path = NULL, *trace_path = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (cJSON) root = NULL;
+  g_autoptr (Engine) engine = NULL;
+  g_autoptr (Image) image = NULL;
+  g_autoptr (Safetensors) actual = NULL, golden = NULL;
+  EngineOptions options = { .device = "cpu" };
+  EngineRequest request;
+
+  if (model == NULL || folder == NULL)
+    {
+      g_test_skip ("the shared fixtures are not there");
+      return;
+    }
+  json_path = g_strdup_printf ("%s/%s.json", folder, c->name);
+  golden_path = g_strdup_printf ("%s/%s.safetensors", folder, c->name);
+  trace_path = g_build_filename (g_get_tmp_dir (), "tessera-trace-XXXXXX", NULL);
+  g_close (g_mkstemp (trace_path), NULL);
+
+  root = json_load (json_path, 1 << 20, &error);
+  g_assert_no_error (error);
+  request = read_request (root);
+  engine = engine_new (model, &options, &error);
+  g_assert_no_error (error);
+  engine_set_trace (engine, trace_path);
+  image = engine_generate (engine, &request, NULL, NULL, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (image_get_width (image), ==, request.width);
+
+  actual = safetensors_open (trace_path, &error);
+  g_assert_no_error (error);
+  golden = safetensors_open (golden_path, &error);
+  g_assert_no_error (error);
+  compare (actual, golden);
+  g_unlink (trace_path);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/golden/%s/%s", cases[i].model, cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  return g_test_run ();
+}

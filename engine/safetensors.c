@@ -126,10 +126,12 @@ read_entry (Safetensors *self, const char *path, const cJSON *item, guint64 payl
                  name, entry->begin, end, payload);
   entry->bytes = end - entry->begin;
   size = find_dtype (entry);
-  expected = size;
+  expected = 1;
   for (int i = 0; i < entry->rank; i++)
     if (!g_uint64_checked_mul (&expected, expected, (guint64)entry->shape[i]))
       return fail (error, path, "tensor %s has an absurd shape", name);
+  if (!g_uint64_checked_mul (&expected, expected, MAX (size, 1)))
+    return fail (error, path, "tensor %s has an absurd shape", name);
   if (size != 0 && expected != entry->bytes)
     return fail (error, path,
                  "tensor %s has %" G_GUINT64_FORMAT " bytes, its shape and type %s need "

@@ -232,7 +232,8 @@ test_mutations (void)
       Tensor tensor;
 
       contents[at] = (char)g_rand_int_range (rand, 0, 256);
-      g_assert_true (g_file_set_contents (path, contents, (gssize)kept, NULL));
+      g_assert_true (g_file_set_contents_full (path, contents, (gssize)kept,
+                                               G_FILE_SET_CONTENTS_NONE, 0600, NULL));
       contents[at] = saved;
       file = safetensors_open (path, NULL);
       for (guint i = 0; file != NULL && i < safetensors_count (file); i++)

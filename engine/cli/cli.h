@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cli.h - tessera-cli, one file for each command
+ *
+ * A command writes its result to standard output and returns CLI_OK, or sets an error and returns
+ * anything; main prints the error as one line and turns it into the exit status.
+ */
+#pragma once
+
+#include <cjson/cJSON.h>
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+typedef enum
+{
+  CLI_OK = 0,
+  CLI_FAILED = 1,
+  CLI_USAGE = 2,         /* G_OPTION_ERROR_* and ENGINE_ERROR_REQUEST */
+  CLI_INTERRUPTED = 130, /* G_IO_ERROR_CANCELLED */
+} CliStatus;
+
+/* argv[0] is the command's name. */
+typedef gboolean (*CliCommand) (int argc, char **argv, GError **error);
+
+gboolean cli_generate (int argc, char **argv, GError **error);
+gboolean cli_inspect (int argc, char **argv, GError **error);
+gboolean cli_tokenize (int argc, char **argv, GError **error);
+gboolean cli_devices (int argc, char **argv, GError **error);
+
+/* Parses `entries` and answers --help. `positional` names what follows the options ("PATH", or
+ * NULL for nothing) and *rest gets it, which must then be there. Text options should be
+ * G_OPTION_ARG_FILENAME, which takes bytes as they are in any locale. */
+gboolean cli_parse (int argc, char **argv, const char *summary, const GOptionEntry *entries,
+                    const char *positional, const char **rest, GError **error);
+
+/* Prints a JSON value and a newline on standard output. */
+void cli_print_json (const cJSON *json);
+/* "1,234,567", and "24.6 GB" (transfer full). */
+char *cli_format_count (guint64 n);
+char *cli_format_bytes (guint64 bytes);
+
+G_END_DECLS

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""tessera-cli on whole and damaged files: exit status, one line of error, what is printed.
+
+Usage: test-cli.py TESSERA_CLI   (with TESSERA_TEST_DATA in the environment)
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+CLI = sys.argv[1]
+DATA = pathlib.Path(os.environ["TESSERA_TEST_DATA"])
+TINY = DATA / "tiny-zimage"
+DAMAGED = DATA / "damaged"
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+count = 0
+
+
+def check(title, good, *details):
+    global count
+    count += 1
+    print(f"{'ok' if good else 'not ok'} {count} {title}")
+    for detail in details if not good else ():
+        print(f"# {detail!r}")
+
+
+def run(*arguments, **options):
+    return subprocess.run([CLI, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def expect(title, status, *arguments, error="", output="", **options):
+    """Checks status, that an error is one line that says `error`, and what is printed."""
+    result = run(*arguments, **options)
+    lines = result.stderr.splitlines()
+    good = result.returncode == status and output in result.stdout
+    if status == 0:
+        good = good and not lines
+    else:
+        good = good and len(lines) == 1 and lines[0].startswith("tessera-cli: error: ")
+        good = good and error in lines[0]
+    check(title, good, result.returncode, result.stdout, result.stderr)
+    return result
+
+
+def copy_model(folder, **replaced):
+    """Links to the tiny model; `replaced` maps a file to another, or to None to leave it out."""
+    for source in TINY.rglob("*"):
+        name = str(source.relative_to(TINY))
+        target = folder / name
+        if source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif replaced.get(name, source) is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(replaced.get(name, source))
+    return folder
+
+
+def usage():
+    expect("no command", 2, error="no command given")
+    expect("unknown command", 2, "paint", error="no command paint")
+    expect("unknown option", 2, "inspect", "--loud", error="--loud")
+    expect("no path", 2, "inspect", error="PATH is missing")
+    expect("two paths", 2, "inspect", TINY, TINY, error="unexpected argument")
+    expect("no prompt", 2, "tokenize", "--tokenizer", TINY / "tokenizer", error="--prompt")
+    expect("version", 0, "--version", output="tessera-cli ")
+    expect("help", 0, "--help", output="inspect")
+    for command in "inspect", "tokenize", "devices":
+        expect(f"help of {command}", 0, command, "--help", output=f"tessera-cli {command}")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([CLI, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    check("full disk", result.returncode == 1 and "standard output" in result.stderr, result)
+
+
+def tokenize():
+    request = json.loads((DATA / "tiny-zimage-golden/chinese.json").read_text())
+    result = expect("tokenize", 0, "tokenize", "--tokenizer", TINY / "tokenizer", "--prompt",
+                    request["prompt"], "--json")
+    ids = json.loads(result.stdout)["ids"]
+    check("ids", len(ids) > 8 and all(isinstance(i, int) for i in ids), ids)
+    plain = run("tokenize", "--tokenizer", TINY / "tokenizer", "--prompt", request["prompt"],
+                env={**os.environ, "LC_ALL": "C"})
+    check("ids in any locale", json.loads(plain.stdout)["ids"] == ids, plain)
+    expect("no tokenizer", 1, "tokenize", "--tokenizer", "/nowhere", "--prompt", "",
+           error="/nowhere/tokenizer.json")
+
+
+def inspect():
+    result = expect("inspect a model", 0, "inspect", TINY, "--json")
+    report = json.loads(result.stdout)
+    parts = {part["name"]: part for part in report["components"]}
+    check("its parts", set(parts) == {"transformer", "text_encoder", "vae", "tokenizer",
+                                      "scheduler"}, report)
+    check("its precision", parts["transformer"]["precision"] == "BF16", parts)
+    check("its parameters", parts["transformer"]["parameters"] == 2764864, parts)
+    check("its bytes", parts["vae"]["bytes"] == 2099206, parts)
+    check("nothing is missing", report["problems"] == [], report)
+    expect("inspect as text", 0, "inspect", TINY, output="2,764,864 parameters")
+    expect("inspect a file", 0, "inspect", TINY / TRANSFORMER, output="Z-Image transformer")
+    expect("nothing there", 1, "inspect", "/nowhere", error="/nowhere: no such file or folder")
+    expect("not a model folder", 1, "inspect", DATA, error="not a model folder")
+    expect("not a model file", 1, "inspect", DATA / "README.md", error="README.md: neither")
+    for path in sorted(DAMAGED.glob("*.safetensors*")):
+        if path.name not in ("good.safetensors",):
+            expect(f"damaged {path.name}", 1, "inspect", path, error=str(DAMAGED))
+
+
+def damaged_models(folder):
+    cases = [
+        ("transformer/config.json", "config-wrong-type.json", '"dim" is "192"'),
+        ("transformer/config.json", None, "transformer/config.json"),
+        (TRANSFORMER, "truncated.safetensors", "truncated or damaged"),
+        (TRANSFORMER, "header-100mb.safetensors", "claims 100000000 bytes"),
+        (TRANSFORMER, "good.safetensors", "tensor x_pad_token is missing"),
+        (TRANSFORMER, None, "no weights here"),
+        ("tokenizer/tokenizer.json", "tokenizer-unknown-model.json", "WordPiece"),
+    ]
+    for i, (name, by, cause) in enumerate(cases):
+        model = copy_model(folder / str(i), **{name: by and DAMAGED / by})
+        expect(f"model with {by or 'no'} {name}", 1, "inspect", model, error=cause)
+    report = json.loads(run("inspect", "--json", folder / "4").stdout)
+    check("all missing tensors are told", len(report["problems"]) == 22, report["problems"])
+
+
+def devices():
+    expect("devices", 0, "devices", output="cpu")
+    report = json.loads(run("devices", "--json").stdout)
+    check("the CPU comes last", report["devices"][-1]["id"] == "cpu", report)
+
+
+usage()
+tokenize()
+inspect()
+devices()
+with tempfile.TemporaryDirectory() as name:
+    damaged_models(pathlib.Path(name))
+print(f"1..{count}")

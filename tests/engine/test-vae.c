@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The encoder against the reference, and tiles of the decoder against the whole.
+ */
+#include "engine/models.h"
+
+#include <math.h>
+
+#define CHANNELS 16
+
+typedef struct
+{
+  Device device;
+  Checkpoint *checkpoint;
+  Context ctx;
+  Arena arena;
+} Fixture;
+
+static void
+fixture_open (Fixture *self)
+{
+  EngineOptions options = { .device = "cpu" };
+  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
+  g_autoptr (GError) error = NULL;
+
+  device_open (&self->device, &options, &error);
+  g_assert_no_error (error);
+  self->checkpoint = checkpoint_open (dir, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (arena_init (&self->arena, self->device.ops, self->device.stream, 64 << 20), ==,
+                   STATUS_OK);
+  self->ctx = (Context){ .ops = self->device.ops,
+                         .stream = self->device.stream,
+                         .activation = self->device.ops->activation,
+                         .arena = &self->arena,
+                         .caps = &self->device.caps,
+                         .options = &self->device.options };
+}
+
+static void
+fixture_close (Fixture *self)
+{
+  arena_clear (&self->arena);
+  checkpoint_free (self->checkpoint);
+  device_close (&self->device);
+}
+
+static Vae *
+load (Fixture *self, gboolean decoder)
+{
+  Loader loader = { .ctx = &self->ctx, .resident = TRUE };
+  Vae *vae;
+
+  loader.weights = checkpoint_weights (self->checkpoint, CHECKPOINT_VAE, FALSE, &loader.error);
+  vae = (decoder ? vae_new_decoder : vae_new_encoder) (&loader, checkpoint_vae (self->checkpoint));
+  g_assert_no_error (loader.error);
+  g_assert_cmpint (loader.status, ==, STATUS_OK);
+  return vae;
+}
+
+static void
+test_encode (void)
+{
+  g_autofree char *path = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage-golden",
+                                            "vae-encode.safetensors", NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (Safetensors) golden = safetensors_open (path, &error);
+  Fixture f = { 0 };
+  Vae *encoder;
+  Tensor pixels, latents;
+  int64_t height, width, area;
+  double difference = 0.0, size = 0.0;
+  g_autofree float *in = NULL;
+  g_autofree float *out = NULL;
+
+  g_assert_no_error (error);
+  g_assert_true (safetensors_find (golden, "pixels", &pixels));
+  g_assert_true (safetensors_find (golden, "latents", &latents));
+  height = pixels.shape[1];
+  width = pixels.shape[2];
+  area = height * width;
+  in = g_new (float, (gsize)(3 * area));
+  out = g_new (float, (gsize)tensor_count (&latents));
+  for (int64_t i = 0; i < area; i++)
+    for (int64_t c = 0; c < 3; c++)
+      in[i * 3 + c] = tensor_get (&pixels, c * area + i);
+
+  fixture_open (&f);
+  encoder = load (&f, FALSE);
+  g_assert_cmpint (
+      vae_encode (&f.ctx, encoder, in, (int)(height / VAE_SCALE), (int)(width / VAE_SCALE), out),
+      ==, STATUS_OK);
+  for (int64_t i = 0; i < tensor_count (&latents); i++)
+    {
+      double expected = tensor_get (&latents, i);
+
+      difference += (out[i] - expected) * (out[i] - expected);
+      size += expected * expected;
+    }
+  g_test_message ("relative RMS %.1e", sqrt (difference / size));
+  g_assert_cmpfloat (sqrt (difference / size), <=, 1e-4);
+  vae_free (&f.ctx, encoder);
+  fixture_close (&f);
+}
+
+static float *
+decode (Fixture *f, Vae *decoder, const float *latents, int height, int width, int tile)
+{
+  gsize n = (gsize)(height * width * VAE_SCALE * VAE_SCALE * 3);
+  float *pixels = g_new (float, n);
+
+  for (gsize i = 0; i < n; i++)
+    pixels[i] = NAN; /* every pixel must be written */
+  g_assert_cmpint (vae_decode (&f->ctx, decoder, latents, height, width, tile, pixels), ==,
+                   STATUS_OK);
+  for (gsize i = 0; i < n; i++)
+    g_assert_false (isnan (pixels[i]));
+  return pixels;
+}
+
+/* A tile has its own GroupNorm statistics, as in the reference (spec 6.6), so tiles do not equal the
+ * whole; but each is the decoded tile itself where no other overlaps it, and a tile as large as
+ * the picture is the picture. */
+static void
+test_tiles (void)
+{
+  const int height = 20, width = 27, tile = 8;
+  gsize area = (gsize)(height * width);
+  g_autofree float *latents = g_new (float, CHANNELS *area);
+  g_autofree float *whole = NULL;
+  g_autofree float *tiled = NULL;
+  g_autofree float *large = NULL;
+  Fixture f = { 0 };
+  Vae *decoder;
+
+  for (gsize i = 0; i < CHANNELS * area; i++)
+    latents[i] = sinf ((float)(i / area)) + 0.3f * sinf ((float)i * 0.37f);
+  fixture_open (&f);
+  decoder = load (&f, TRUE);
+  whole = decode (&f, decoder, latents, height, width, 0);
+  large = decode (&f, decoder, latents, height, width, 64);
+  g_assert_cmpmem (whole, area * 64 * 3 * sizeof (float), large, area * 64 * 3 * sizeof (float));
+
+  /* The first tile's corner lies under no other: it is that tile alone. */
+  tiled = decode (&f, decoder, latents, height, width, tile);
+  for (int ch = 0; ch < CHANNELS; ch++)
+    for (int y = 0; y < tile; y++)
+      for (int x = 0; x < tile; x++)
+        latents[(ch * tile + y) * tile + x]
+            = sinf ((float)ch) + 0.3f * sinf ((float)((ch * height + y) * width + x) * 0.37f);
+  g_free (large);
+  large = decode (&f, decoder, latents, tile, tile, 0);
+  for (int y = 0; y < 6 * VAE_SCALE; y++)
+    for (int x = 0; x < 6 * VAE_SCALE * 3; x++)
+      g_assert_cmpfloat_with_epsilon (tiled[y * width * VAE_SCALE * 3 + x],
+                                      large[y * tile * VAE_SCALE * 3 + x], 1e-4);
+  vae_free (&f.ctx, decoder);
+  fixture_close (&f);
+}
+
+static void
+test_rounding (void)
+{
+  const float pixels[] = { -2.0f, -1.0f, 0.0f, 1.0f, 2.0f, NAN, 1.0f / 255.0f, 3.0f / 255.0f };
+  const guint8 expected[] = { 0, 0, 128, 255, 255, 0, 128, 129 };
+  guint8 rgb[G_N_ELEMENTS (pixels)];
+
+  vae_round_pixels (pixels, G_N_ELEMENTS (pixels), rgb);
+  g_assert_cmpmem (rgb, sizeof rgb, expected, sizeof expected);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/vae/encode", test_encode);
+  g_test_add_func ("/vae/tiles", test_tiles);
+  g_test_add_func ("/vae/rounding", test_rounding);
+  return g_test_run ();
+}

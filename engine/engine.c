@@ -4,6 +4,7 @@
 #include "engine/plan.h"
 
 #include <stdatomic.h>
+#include <unistd.h>
 
 /* Of what is free when the engine plans, the part that activations may take: other programs and
  * the kernels' own scratch need the rest. */
@@ -17,6 +18,15 @@ struct _Engine
   /* Written by the engine's thread, read by any. */
   atomic_uint_fast64_t weights, activations, peak;
 };
+
+void
+engine_init_process (char **argv)
+{
+  static const char variable[] = "OMP_WAIT_POLICY";
+
+  if (g_getenv (variable) == NULL && g_setenv (variable, "passive", TRUE))
+    execv ("/proc/self/exe", argv); /* comes back only on failure; then things are just slower */
+}
 
 /* -- life ---------------------------------------------------------------------------------------
  */

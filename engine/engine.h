@@ -94,6 +94,11 @@ typedef void (*EngineProgress) (EnginePhase phase, guint step, guint n_steps, Im
 
 GQuark engine_error_quark (void);
 
+/* To be called first in main: the CPU backend's OpenMP threads must sleep while they wait, or any
+ * other busy program makes a picture take thirty times as long, and OpenMP reads that wish from the
+ * environment before main. Starts the program anew with it, once. */
+void engine_init_process (char **argv);
+
 /* Opens a model folder: reads configs and headers only. Errors: ENGINE_ERROR_MODEL names the file
  * and what is wrong with it; ENGINE_ERROR_NO_DEVICE, _UNSUPPORTED. */
 Engine *engine_new (const char *model_dir, const EngineOptions *options, GError **error);

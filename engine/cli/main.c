@@ -13,6 +13,7 @@ static const struct
   CliCommand run;
   const char *summary;
 } commands[] = {
+  { "generate", cli_generate, "draw a picture from a prompt" },
   { "inspect", cli_inspect, "say what a file or a model folder is, and what it lacks" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
   { "devices", cli_devices, "list what can compute on this machine" },
@@ -153,6 +154,7 @@ main (int argc, char **argv)
 {
   g_autoptr (GError) error = NULL;
 
+  engine_init_process (argv);
   setlocale (LC_CTYPE, ""); /* not LC_NUMERIC: numbers are for machines too */
   run (argc, argv, &error);
   if (error == NULL && (fflush (stdout) != 0 || ferror (stdout)))

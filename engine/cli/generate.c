@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tessera-cli generate: one picture from one prompt
+ */
+#include "engine/cli/cli.h"
+
+#include "engine/engine.h"
+#include "engine/json.h"
+
+#include <glib-unix.h>
+#include <signal.h>
+#include <unistd.h>
+
+typedef struct
+{
+  char *model, *transformer, *prompt, *negative, *size, *precision, *device, *cpu_math, *noise;
+  char *latents, *trace, *output, *memory_budget, *seed;
+  double guidance, cfg_normalization, cfg_truncation;
+  int steps, threads;
+  gboolean json;
+} Options;
+
+static void
+options_clear (Options *o)
+{
+  char **strings[] = { &o->model,     &o->transformer, &o->prompt,        &o->negative, &o->size,
+                       &o->precision, &o->device,      &o->cpu_math,      &o->noise,    &o->latents,
+                       &o->trace,     &o->output,      &o->memory_budget, &o->seed };
+
+  for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
+    g_free (*strings[i]);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
+
+/* -- options to a request ------------------------------------------------------------------------
+ */
+
+static gboolean usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+static gboolean
+usage_error (GError **error, const char *format, ...)
+{
+  g_autofree char *message = NULL;
+  va_list arguments;
+
+  va_start (arguments, format);
+  message = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  g_set_error_literal (error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, message);
+  return FALSE;
+}
+
+static gboolean
+parse_size (const char *text, EngineRequest *r, GError **error)
+{
+  g_auto (GStrv) sides = g_strsplit (text, "x", 2);
+  guint64 width, height;
+
+  if (g_strv_length (sides) != 2
+      || !g_ascii_string_to_unsigned (sides[0], 10, 1, 65536, &width, NULL)
+      || !g_ascii_string_to_unsigned (sides[1], 10, 1, 65536, &height, NULL))
+    return usage_error (error, "--size is \"%s\"; it must be WIDTHxHEIGHT, such as 1024x768", text);
+  r->width = (int)width;
+  r->height = (int)height;
+  return TRUE;
+}
+
+/* Index of `text` in the names, or -1 with an error. */
+static int
+parse_choice (const char *option, const char *text, const char *const *names, GError **error)
+{
+  g_autofree char *list = g_strjoinv (" or ", (char **)names);
+
+  for (int i = 0; names[i] != NULL; i++)
+    if (g_str_equal (text, names[i]))
+      return i;
+  usage_error (error, "%s is \"%s\"; it must be %s", option, text, list);
+  return -1;
+}
+
+/* "16GiB", "8000MB", "12345" -> bytes. */
+static gboolean
+parse_bytes (const char *text, guint64 *out, GError **error)
+{
+  static const struct
+  {
+    const char *suffix;
+    double factor;
+  } units[] = { { "", 1 },     { "GiB", 0x1p30 }, { "MiB", 0x1p20 }, { "KiB", 0x1p10 },
+                { "GB", 1e9 }, { "MB", 1e6 },     { "G", 0x1p30 },   { "M", 0x1p20 } };
+  char *end;
+  double value = g_ascii_strtod (text, &end);
+
+  for (guint i = 0; i < G_N_ELEMENTS (units); i++)
+    if (end != text && g_str_equal (end, units[i].suffix) && value > 0
+        && value * units[i].factor < 0x1p60)
+      {
+        *out = (guint64)(value * units[i].factor);
+        return TRUE;
+      }
+  return usage_error (error, "\"%s\" is not an amount of memory, such as 16GiB", text);
+}
+
+static gboolean
+fill_request (const Options *o, EngineRequest *r, GError **error)
+{
+  static const char *const precisions[] = { "bf16", "svdquant", NULL };
+  static const char *const noises[] = { "torch-cpu", "torch-cuda", NULL };
+  int choice;
+
+  r->prompt = o->prompt;
+  r->negative = o->negative;
+  r->steps = o->steps;
+  r->guidance = o->guidance;
+  r->cfg_normalization = o->cfg_normalization;
+  r->cfg_truncation = o->cfg_truncation;
+  r->latents_file = o->latents;
+  if (o->seed != NULL && !g_ascii_string_to_unsigned (o->seed, 10, 0, G_MAXUINT64, &r->seed, NULL))
+    return usage_error (error, "--seed is \"%s\"; it must be a number from 0 to 2^64 - 1", o->seed);
+  if (o->size != NULL && !parse_size (o->size, r, error))
+    return FALSE;
+  if (o->precision != NULL)
+    {
+      choice = parse_choice ("--precision", o->precision, precisions, error);
+      if (choice < 0)
+        return FALSE;
+      r->precision = (EnginePrecision)choice;
+    }
+  if (o->noise != NULL)
+    {
+      choice = parse_choice ("--noise", o->noise, noises, error);
+      if (choice < 0)
+        return FALSE;
+      r->noise = (EngineNoise)choice;
+    }
+  return TRUE;
+}
+
+static gboolean
+fill_engine_options (const Options *o, EngineOptions *e, GError **error)
+{
+  static const char *const maths[] = { "fp32", "bf16", NULL };
+  int math = o->cpu_math != NULL ? parse_choice ("--cpu-math", o->cpu_math, maths, error) : 0;
+
+  if (math < 0)
+    return FALSE;
+  e->device = o->device;
+  e->transformer_file = o->transformer;
+  e->bf16_math = math == 1;
+  e->threads = o->threads;
+  return o->memory_budget == NULL || parse_bytes (o->memory_budget, &e->memory_budget, error);
+}
+
+static gboolean
+parse (int argc, char **argv, Options *o, GError **error)
+{
+  const GOptionEntry entries[] = {
+    { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o->model, "Model folder", "DIR" },
+    { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o->transformer,
+      "Transformer file to use instead of the folder's own", "FILE" },
+    { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o->prompt, "What to draw", "TEXT" },
+    { "negative", 0, 0, G_OPTION_ARG_FILENAME, &o->negative, "What to keep out (with guidance)",
+      "TEXT" },
+    { "guidance", 0, 0, G_OPTION_ARG_DOUBLE, &o->guidance,
+      "Guidance, 0 = off (for the undistilled model)", "G" },
+    { "cfg-normalization", 0, 0, G_OPTION_ARG_DOUBLE, &o->cfg_normalization,
+      "Largest ratio of norms under guidance, 0 = off", "F" },
+    { "cfg-truncation", 0, 0, G_OPTION_ARG_DOUBLE, &o->cfg_truncation,
+      "Time above which guidance is off, 1 = never", "F" },
+    { "seed", 's', 0, G_OPTION_ARG_STRING, &o->seed, "Seed of the noise", "N" },
+    { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
+    { "size", 0, 0, G_OPTION_ARG_STRING, &o->size, "Multiples of 16 from 64 to 2048", "WxH" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16 or svdquant", "P" },
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
+    { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
+      "CPU matrix products in fp32 or bf16 (where the processor has it)", "M" },
+    { "threads", 't', 0, G_OPTION_ARG_INT, &o->threads, "CPU threads, 0 = all cores", "N" },
+    { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o->memory_budget,
+      "Most device memory to hold, such as 16GiB", "B" },
+    { "noise", 0, 0, G_OPTION_ARG_STRING, &o->noise, "torch-cpu or torch-cuda", "KIND" },
+    { "latents", 0, 0, G_OPTION_ARG_FILENAME, &o->latents,
+      "Start from latents.init in this safetensors file", "FILE" },
+    { "trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "Write every stage's tensors here", "FILE" },
+    { "output", 'o', 0, G_OPTION_ARG_FILENAME, &o->output, "The picture (default: tessera.png)",
+      "FILE.png" },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &o->json, "Print the result as JSON", NULL },
+    G_OPTION_ENTRY_NULL,
+  };
+
+  return cli_parse (argc, argv, "Draws a picture from a prompt.", entries, NULL, NULL, error);
+}
+
+/* -- progress and interruption ------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  gboolean shown; /* standard error is a terminal */
+  gint64 started[ENGINE_N_PHASES], ended[ENGINE_N_PHASES];
+} Progress;
+
+static void
+on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpointer user_data)
+{
+  static const char *const names[] = { "Loading", "Reading the prompt", "Drawing", "Decoding" };
+  Progress *self = user_data;
+  gint64 now = g_get_monotonic_time ();
+
+  if (self->started[phase] == 0)
+    {
+      self->started[phase] = now;
+      for (int i = 0; i < (int)phase; i++)
+        if (self->ended[i] == 0)
+          self->ended[i] = now;
+    }
+  if (!self->shown)
+    return;
+  if (phase == ENGINE_PHASE_DENOISE)
+    g_printerr ("\r\033[K%s: step %u of %u", names[phase], step, n_steps);
+  else
+    g_printerr ("\r\033[K%s", names[phase]);
+}
+
+static double
+phase_seconds (const Progress *self, EnginePhase phase, gint64 end)
+{
+  gint64 ended = self->ended[phase] != 0 ? self->ended[phase] : end;
+
+  return self->started[phase] != 0 ? (double)(ended - self->started[phase]) / 1e6 : 0.0;
+}
+
+/* Ctrl+C asks the engine to stop. The engine runs on this thread, so the signal is watched from
+ * another one. */
+typedef struct
+{
+  GMainContext *context;
+  GMainLoop *loop;
+  GCancellable *cancellable;
+  GThread *thread;
+} Interrupt;
+
+static gboolean
+on_signal (gpointer user_data)
+{
+  g_cancellable_cancel (user_data);
+  return G_SOURCE_CONTINUE;
+}
+
+static gpointer
+watch (gpointer user_data)
+{
+  Interrupt *self = user_data;
+
+  g_main_context_push_thread_default (self->context);
+  g_main_loop_run (self->loop);
+  g_main_context_pop_thread_default (self->context);
+  return NULL;
+}
+
+static void
+interrupt_start (Interrupt *self)
+{
+  static const int signals[] = { SIGINT, SIGTERM };
+
+  self->context = g_main_context_new ();
+  self->loop = g_main_loop_new (self->context, FALSE);
+  self->cancellable = g_cancellable_new ();
+  for (guint i = 0; i < G_N_ELEMENTS (signals); i++)
+    {
+      g_autoptr (GSource) source = g_unix_signal_source_new (signals[i]);
+
+      g_source_set_callback (source, on_signal, self->cancellable, NULL);
+      g_source_attach (source, self->context);
+    }
+  self->thread = g_thread_new ("signals", watch, self);
+}
+
+static void
+interrupt_stop (Interrupt *self)
+{
+  /* The loop may not have begun to run yet: quit from within it. */
+  g_main_context_invoke (self->context, (GSourceFunc)(void (*) (void))g_main_loop_quit, self->loop);
+  g_thread_join (self->thread);
+  g_main_loop_unref (self->loop);
+  g_main_context_unref (self->context);
+  g_object_unref (self->cancellable);
+}
+
+/* -- the result ---------------------------------------------------------------------------------
+ */
+
+/* The record that goes into the PNG and to --json: the request and how it was met. */
+static cJSON *
+describe (Engine *engine, const EngineRequest *request, const Progress *progress, gint64 started,
+          gint64 ended)
+{
+  static const char *const names[] = { "load", "encode", "denoise", "decode" };
+  g_autofree char *base = engine_request_to_json (request);
+  cJSON *root = cJSON_Parse (base);
+  cJSON *seconds = cJSON_AddObjectToObject (root, "seconds");
+  EngineDevice device;
+  EngineMemory memory;
+
+  engine_get_device (engine, &device);
+  engine_get_memory (engine, &memory);
+  for (int i = 0; i < ENGINE_N_PHASES; i++)
+    cJSON_AddNumberToObject (seconds, names[i], phase_seconds (progress, (EnginePhase)i, ended));
+  cJSON_AddNumberToObject (seconds, "total", (double)(ended - started) / 1e6);
+  cJSON_AddStringToObject (root, "device", device.name);
+  cJSON_AddStringToObject (root, "device_id", device.id);
+  cJSON_AddNumberToObject (root, "peak_memory", (double)memory.peak);
+  cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
+  return root;
+}
+
+static gboolean
+save (Engine *engine, const Options *o, const EngineRequest *request, Image *image,
+      const Progress *progress, gint64 started, GError **error)
+{
+  gint64 ended = g_get_monotonic_time ();
+  g_autoptr (cJSON) record = describe (engine, request, progress, started, ended);
+  const char *output = o->output != NULL ? o->output : "tessera.png";
+  ImageInfo info
+      = { .request = (EngineRequest *)request, .details = cJSON_PrintUnformatted (record) };
+  gboolean ok = image_save_png (image, output, &info, error);
+
+  cJSON_free (info.details);
+  if (!ok)
+    return FALSE;
+  if (o->json)
+    {
+      cJSON_AddStringToObject (record, "output", output);
+      cli_print_json (record);
+    }
+  else
+    g_print ("%s: %dx%d, seed %" G_GUINT64_FORMAT ", %.1f s\n", output, request->width,
+             request->height, request->seed, (double)(ended - started) / 1e6);
+  return TRUE;
+}
+
+static gboolean
+generate (const Options *o, const EngineRequest *request, const EngineOptions *engine_options,
+          GError **error)
+{
+  g_autoptr (Engine) engine = NULL;
+  g_autoptr (Image) image = NULL;
+  Interrupt interrupt;
+  Progress progress = { .shown = isatty (STDERR_FILENO) && !o->json };
+  gint64 started = g_get_monotonic_time ();
+
+  engine = engine_new (o->model, engine_options, error);
+  if (engine == NULL)
+    return FALSE;
+  if (o->trace != NULL)
+    engine_set_trace (engine, o->trace);
+  interrupt_start (&interrupt);
+  image = engine_generate (engine, request, on_progress, &progress, interrupt.cancellable, error);
+  interrupt_stop (&interrupt);
+  if (progress.shown)
+    g_printerr ("\r\033[K");
+  return image != NULL && save (engine, o, request, image, &progress, started, error);
+}
+
+gboolean
+cli_generate (int argc, char **argv, GError **error)
+{
+  g_auto (Options) options = { .steps = 8, .cfg_truncation = 1.0 };
+  EngineRequest request = ENGINE_REQUEST_INIT;
+  EngineOptions engine_options = { 0 };
+
+  if (!parse (argc, argv, &options, error))
+    return FALSE;
+  if (options.model == NULL || options.prompt == NULL)
+    return usage_error (error, "--model and --prompt are needed");
+  return fill_request (&options, &request, error) && engine_request_validate (&request, error)
+         && fill_engine_options (&options, &engine_options, error)
+         && generate (&options, &request, &engine_options, error);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/models.h"
+
+gboolean
+models_is_model (const char *dir)
+{
+  g_autofree char *index = g_build_filename (dir, "model_index.json", NULL);
+
+  return g_file_test (index, G_FILE_TEST_IS_REGULAR);
+}
+
+char *
+models_find_builtin (void)
+{
+  const char *const *folders = g_get_system_data_dirs ();
+
+  for (int i = 0; folders[i] != NULL; i++)
+    {
+      g_autofree char *dir = g_build_filename (folders[i], "tessera", "models", "sketch", NULL);
+
+      if (models_is_model (dir))
+        return g_steal_pointer (&dir);
+    }
+  if (models_is_model (BUILTIN_MODEL))
+    return g_strdup (BUILTIN_MODEL);
+  return NULL;
+}
+
+char *
+models_choose (GSettings *settings)
+{
+  g_autofree char *dir = g_settings_get_string (settings, "model");
+
+  return dir[0] != '\0' ? g_steal_pointer (&dir) : models_find_builtin ();
+}

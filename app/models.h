@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * models.h - where models are
+ */
+#pragma once
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+/* The folder of the model that comes with the app, or NULL (transfer full). */
+char *models_find_builtin (void);
+
+/* The folder to open: what `settings` names, else the built-in one, else NULL (transfer full). */
+char *models_choose (GSettings *settings);
+
+/* TRUE if `dir` looks like a model folder: a check of names only, from any thread. */
+gboolean models_is_model (const char *dir);
+
+G_END_DECLS

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/picture.h"
+
+#include "app/job.h"
+
+#include <cjson/cJSON.h>
+#include <glib/gi18n.h>
+
+struct _TesseraPicture
+{
+  GObject parent_instance;
+
+  /* Owned, set once */
+  Image *image;
+  GdkTexture *texture;
+  EngineRequest *request;
+  char *device, *model, *pair;
+  char *report;
+  PictureFacts facts; /* its strings are the three above */
+};
+
+G_DEFINE_FINAL_TYPE (TesseraPicture, picture, G_TYPE_OBJECT)
+
+GdkTexture *
+texture_from_image (Image *image)
+{
+  const int width = image_get_width (image), height = image_get_height (image);
+
+  return gdk_memory_texture_new (width, height, GDK_MEMORY_R8G8B8, image_get_bytes (image),
+                                 3 * (gsize)width);
+}
+
+/* Mean of the source pixels [x0, x1) x [y0, y1), one channel. */
+static guint8
+mean_of (const guint8 *pixels, int width, int x0, int x1, int y0, int y1, int channel)
+{
+  guint sum = 0;
+
+  for (int y = y0; y < y1; y++)
+    for (int x = x0; x < x1; x++)
+      sum += pixels[3 * ((gsize)y * width + x) + channel];
+  return sum / ((x1 - x0) * (y1 - y0));
+}
+
+Image *
+image_shrink (Image *image, int size)
+{
+  const int width = image_get_width (image), height = image_get_height (image);
+  const guint8 *pixels = g_bytes_get_data (image_get_bytes (image), NULL);
+  const int longest = MAX (width, height);
+  const int w = MAX (1, (int)((gint64)width * size / longest));
+  const int h = MAX (1, (int)((gint64)height * size / longest));
+  g_autoptr (GBytes) bytes = NULL;
+  guint8 *out;
+
+  if (longest <= size)
+    return image_ref (image);
+  out = g_malloc ((gsize)3 * w * h);
+  for (int y = 0; y < h; y++)
+    for (int x = 0; x < w; x++)
+      for (int c = 0; c < 3; c++)
+        out[3 * (y * w + x) + c]
+            = mean_of (pixels, width, (gint64)x * width / w, (gint64)(x + 1) * width / w,
+                       (gint64)y * height / h, (gint64)(y + 1) * height / h, c);
+  bytes = g_bytes_new_take (out, (gsize)3 * w * h);
+  return image_new (w, h, bytes);
+}
+
+TesseraPicture *
+picture_new (Image *image, const EngineRequest *request, const PictureFacts *facts)
+{
+  TesseraPicture *self = g_object_new (TESSERA_TYPE_PICTURE, NULL);
+
+  self->image = image_ref (image);
+  self->texture = texture_from_image (image);
+  self->request = request != NULL ? engine_request_copy (request) : NULL;
+  if (facts != NULL)
+    {
+      self->device = g_strdup (facts->device);
+      self->model = g_strdup (facts->model);
+      self->pair = g_strdup (facts->pair);
+      self->facts.seconds = facts->seconds;
+    }
+  self->facts.device = self->device;
+  self->facts.model = self->model;
+  self->facts.pair = self->pair;
+  return self;
+}
+
+static const char *
+string_in (const cJSON *object, const char *key)
+{
+  return cJSON_GetStringValue (cJSON_GetObjectItemCaseSensitive (object, key));
+}
+
+TesseraPicture *
+picture_load (const char *path, GError **error)
+{
+  g_auto (ImageInfo) info = { NULL };
+  g_autoptr (Image) image = image_load_png (path, &info, error);
+  PictureFacts facts = { 0 };
+  TesseraPicture *self;
+  cJSON *json;
+
+  if (image == NULL)
+    return NULL;
+  json = info.details != NULL ? cJSON_Parse (info.details) : NULL;
+  if (json != NULL)
+    {
+      const cJSON *seconds = cJSON_GetObjectItemCaseSensitive (json, "seconds");
+
+      facts.seconds = cJSON_IsNumber (seconds) ? CLAMP (seconds->valuedouble, 0, 1e6) : 0;
+      facts.device = string_in (json, "device");
+      facts.model = string_in (json, "model");
+      facts.pair = string_in (json, "pair");
+    }
+  self = picture_new (image, info.request, &facts);
+  self->report = g_steal_pointer (&info.report);
+  cJSON_Delete (json);
+  return self;
+}
+
+/* The request's JSON object with the facts added (transfer full: cJSON_free). */
+static char *
+details (TesseraPicture *self)
+{
+  g_autofree char *request = engine_request_to_json (self->request);
+  cJSON *json = cJSON_Parse (request);
+  char *text;
+
+  if (json == NULL)
+    return NULL;
+  if (self->facts.seconds > 0)
+    cJSON_AddNumberToObject (json, "seconds", self->facts.seconds);
+  if (self->device != NULL)
+    cJSON_AddStringToObject (json, "device", self->device);
+  if (self->model != NULL)
+    cJSON_AddStringToObject (json, "model", self->model);
+  if (self->pair != NULL)
+    cJSON_AddStringToObject (json, "pair", self->pair);
+  text = cJSON_PrintUnformatted (json);
+  cJSON_Delete (json);
+  return text;
+}
+
+gboolean
+picture_save (TesseraPicture *self, const char *path, GError **error)
+{
+  ImageInfo info = { .request = self->request };
+  gboolean ok;
+
+  if (self->request == NULL)
+    return image_save_png (self->image, path, NULL, error);
+  info.details = details (self);
+  ok = image_save_png (self->image, path, &info, error);
+  cJSON_free (info.details);
+  return ok;
+}
+
+char *
+picture_caption (TesseraPicture *self)
+{
+  const char *label
+      = self->request != NULL ? precision_label (self->request->precision) : _ ("Unknown settings");
+
+  if (self->facts.seconds <= 0)
+    return g_strdup (label);
+  /* Translators: how a picture was made and how long it took: "BF16, 9.4 s" */
+  return g_strdup_printf (_ ("%s, %.1f s"), label, self->facts.seconds);
+}
+
+Image *
+picture_get_image (TesseraPicture *self)
+{
+  return self->image;
+}
+
+GdkTexture *
+picture_get_texture (TesseraPicture *self)
+{
+  return self->texture;
+}
+
+const EngineRequest *
+picture_get_request (TesseraPicture *self)
+{
+  return self->request;
+}
+
+const PictureFacts *
+picture_get_facts (TesseraPicture *self)
+{
+  return &self->facts;
+}
+
+const char *
+picture_get_report (TesseraPicture *self)
+{
+  return self->report;
+}
+
+static void
+picture_finalize (GObject *object)
+{
+  TesseraPicture *self = TESSERA_PICTURE (object);
+
+  g_clear_pointer (&self->image, image_unref);
+  g_clear_object (&self->texture);
+  engine_request_free (self->request);
+  g_free (self->device);
+  g_free (self->model);
+  g_free (self->pair);
+  g_free (self->report);
+  G_OBJECT_CLASS (picture_parent_class)->finalize (object);
+}
+
+static void
+picture_class_init (TesseraPictureClass *klass)
+{
+  G_OBJECT_CLASS (klass)->finalize = picture_finalize;
+}
+
+static void
+picture_init (TesseraPicture *self)
+{
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * window-private.h - what window.c and window-actions.c share
+ */
+#pragma once
+
+#include "app/history-strip.h"
+#include "app/memory-gauge.h"
+#include "app/restore-report.h"
+#include "app/run-bar.h"
+#include "app/window.h"
+
+G_BEGIN_DECLS
+
+struct _TesseraWindow
+{
+  AdwApplicationWindow parent_instance;
+
+  /* Template Widgets */
+  AdwToastOverlay *toasts;
+  GtkStack *pages, *content;
+  TesseraMessagePage *message, *empty, *problem;
+  TesseraControls *controls;
+  TesseraCompareView *view;
+  TesseraMemoryGauge *gauge;
+  TesseraRunBar *run_bar;
+  TesseraRestoreReport *report;
+  TesseraHistoryStrip *strip;
+  GtkRevealer *history_revealer;
+  GtkMenuButton *menu_button;
+  GMenuModel *entry_menu;
+
+  /* Owned References */
+  TesseraWorker *worker;
+  TesseraHistory *history;
+  TesseraQueue *queue;
+  GSettings *settings;
+  TesseraJob *job;        /* whose preview is followed */
+  TesseraPicture *latest; /* the last one made, until its twin is */
+  TesseraEntry *entry;    /* the one that is seen, or NULL */
+  TesseraEntry *removed;  /* can still be brought back */
+  GCancellable *planning, *showing;
+
+  gboolean has_model, fits;
+  guint inhibited; /* cookie, or 0 */
+  guint plan_source, memory_source;
+};
+
+/* window.c */
+void window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second);
+void window_update_actions (TesseraWindow *self);
+void window_update_memory (TesseraWindow *self);
+
+/* window-history.c */
+void window_show_chosen (TesseraWindow *self); /* what is selected in the strip */
+void window_forget_removed (TesseraWindow *self);
+
+/* window-actions.c */
+void window_add_actions (TesseraWindow *self);
+void window_set_enabled (TesseraWindow *self, const char *action, gboolean enabled);
+
+G_END_DECLS

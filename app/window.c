@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/window.h"
+
+#include "app/window-private.h"
+
+#include <glib/gi18n.h>
+
+#define PLAN_DELAY      120  /* ms after the last change, so that typing plans once */
+#define MEMORY_INTERVAL 1000 /* ms */
+#define LONG_JOB        10   /* seconds after which its end is worth a notification */
+
+G_DEFINE_FINAL_TYPE (TesseraWindow, window, ADW_TYPE_APPLICATION_WINDOW)
+
+/* Every key of the app. The help overlay must name each; a test compares them. */
+static const WindowShortcut SHORTCUTS[] = {
+  { "win.generate", { "<Control>Return", "<Control>KP_Enter" } },
+  { "win.cancel", { "Escape" } },
+  { "win.focus-prompt", { "<Control>l" } },
+  { "win.new-seed", { "<Control>r" } },
+  { "win.view::image", { "<Alt>1" } },
+  { "win.view::side-by-side", { "<Alt>2" } },
+  { "win.view::slider", { "<Alt>3" } },
+  { "win.view::difference", { "<Alt>4" } },
+  { "win.blink", { "<Control>b" } },
+  { "win.zoom-in", { "<Control>plus", "<Control>equal" } },
+  { "win.zoom-out", { "<Control>minus" } },
+  { "win.zoom-fit", { "<Control>0" } },
+  { "win.zoom-actual", { "<Control>1" } },
+  { "win.save", { "<Control>s" } },
+  { "win.save-pair", { "<Control><Shift>s" } },
+  { "win.copy", { "<Control><Shift>c" } },
+  { "win.previous", { "<Alt>Left" } },
+  { "win.next", { "<Alt>Right" } },
+  { "win.delete", { "Delete" } },
+  { "win.history", { "F9" } },
+  { "win.menu", { "F10" } },
+  { "win.fullscreen", { "F11" } },
+  { "win.show-help-overlay", { "<Control>question" } },
+  { "window.close", { "<Control>w" } },
+  { "app.choose-model", { "<Control>o" } },
+  { "app.quit", { "<Control>q" } },
+  { NULL, { NULL } },
+};
+
+const WindowShortcut *
+window_get_shortcuts (void)
+{
+  return SHORTCUTS;
+}
+
+/* -- What is shown ------------------------------------------------------------------------------
+ */
+
+const char *
+window_get_shown (TesseraWindow *self)
+{
+  if (g_str_equal (gtk_stack_get_visible_child_name (self->pages), "message"))
+    return "message";
+  return gtk_stack_get_visible_child_name (self->content);
+}
+
+void
+window_update_actions (TesseraWindow *self)
+{
+  TesseraPicture *shown = compare_view_get_shown (self->view);
+  const gboolean main_page = !g_str_equal (window_get_shown (self), "message");
+  const gboolean picture = shown != NULL && g_str_equal (window_get_shown (self), "picture");
+  const gboolean pair = picture && compare_view_get_second (self->view) != NULL;
+  const gboolean running = queue_get_running (self->queue) != NULL;
+
+  window_set_enabled (self, "generate", main_page && self->has_model && self->fits);
+  run_bar_set_reason (self->run_bar,
+                      self->fits ? NULL : _ ("The image does not fit into the memory"));
+  window_set_enabled (self, "cancel", running);
+  window_set_enabled (self, "view", pair);
+  window_set_enabled (self, "blink", pair);
+  window_set_enabled (self, "save-pair", pair);
+  window_set_enabled (self, "save", picture);
+  window_set_enabled (self, "copy", picture);
+  window_set_enabled (self, "zoom-in", picture);
+  window_set_enabled (self, "zoom-out", picture);
+  window_set_enabled (self, "zoom-fit", picture);
+  window_set_enabled (self, "zoom-actual", picture);
+  window_set_enabled (self, "reuse-settings", picture && picture_get_request (shown) != NULL);
+  window_set_enabled (self, "delete", self->entry != NULL);
+  window_set_enabled (self, "show-in-folder", self->entry != NULL);
+}
+
+void
+window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second)
+{
+  if (first != compare_view_get_first (self->view)
+      || second != compare_view_get_second (self->view))
+    compare_view_set_pictures (self->view, first, second);
+  if (first == NULL)
+    g_clear_object (&self->entry);
+  gtk_stack_set_visible_child_name (self->content, first != NULL ? "picture" : "empty");
+  window_update_actions (self);
+}
+
+void
+window_show_message (TesseraWindow *self, MessageState state, const char *details)
+{
+  g_return_if_fail (TESSERA_IS_WINDOW (self));
+
+  self->has_model = FALSE;
+  message_page_show (self->message, state, details);
+  gtk_stack_set_visible_child_name (self->pages, "message");
+  window_update_actions (self);
+}
+
+void
+window_show_toast (TesseraWindow *self, const char *text)
+{
+  AdwToast *toast = adw_toast_new (text);
+
+  adw_toast_set_timeout (toast, 3);
+  adw_toast_overlay_add_toast (self->toasts, toast);
+}
+
+/* -- Memory -------------------------------------------------------------------------------------
+ */
+
+void
+window_update_memory (TesseraWindow *self)
+{
+  EngineMemory memory;
+  EngineDevice device;
+
+  if (worker_get_memory (self->worker, &memory, &device))
+    memory_gauge_set_memory (self->gauge, &memory, &device);
+}
+
+static gboolean
+on_memory_timeout (gpointer data)
+{
+  window_update_memory (data);
+  return G_SOURCE_CONTINUE;
+}
+
+static void
+on_planned (GObject *source, GAsyncResult *result, gpointer data)
+{
+  g_autoptr (TesseraWindow) self = data;
+  g_autoptr (GError) error = NULL;
+  EnginePlan plan;
+  const gboolean ok = worker_plan_finish (TESSERA_WORKER (source), result, &plan, &error);
+
+  /* Settings have changed again since this was asked. */
+  if (g_task_get_cancellable (G_TASK (result)) != self->planning)
+    return;
+  g_clear_object (&self->planning);
+  memory_gauge_set_plan (self->gauge, ok ? &plan : NULL);
+  self->fits = !ok || plan.fits;
+  window_update_actions (self);
+}
+
+static gboolean
+plan_now (gpointer data)
+{
+  TesseraWindow *self = data;
+  EngineRequest request;
+
+  self->plan_source = 0;
+  controls_get_request (self->controls, &request);
+  self->planning = g_cancellable_new ();
+  worker_plan_async (self->worker, &request, self->planning, on_planned, g_object_ref (self));
+  return G_SOURCE_REMOVE;
+}
+
+static void
+on_controls_changed (TesseraWindow *self)
+{
+  g_cancellable_cancel (self->planning);
+  g_clear_object (&self->planning);
+  g_clear_handle_id (&self->plan_source, g_source_remove);
+  if (self->has_model)
+    self->plan_source = g_timeout_add (PLAN_DELAY, plan_now, self);
+}
+
+void
+window_set_model (TesseraWindow *self, const ModelInfo *model)
+{
+  g_return_if_fail (TESSERA_IS_WINDOW (self));
+
+  self->has_model = TRUE;
+  self->fits = TRUE;
+  controls_set_model (self->controls, model);
+  gtk_stack_set_visible_child_name (self->pages, "main");
+  window_update_memory (self);
+  window_update_actions (self);
+  on_controls_changed (self);
+}
+
+/* -- The running job ----------------------------------------------------------------------------
+ */
+
+static void
+on_preview (TesseraWindow *self)
+{
+  if (compare_view_get_first (self->view) != NULL)
+    return;
+  compare_view_set_preview (self->view, job_get_preview (self->job));
+  gtk_stack_set_visible_child_name (self->content, "picture");
+}
+
+/* The computer must not fall asleep over a picture. */
+static void
+set_inhibited (TesseraWindow *self, gboolean inhibit)
+{
+  GtkApplication *app = gtk_window_get_application (GTK_WINDOW (self));
+
+  if (app == NULL || inhibit == (self->inhibited != 0))
+    return;
+  if (inhibit)
+    {
+      self->inhibited = gtk_application_inhibit (
+          app, GTK_WINDOW (self), GTK_APPLICATION_INHIBIT_SUSPEND | GTK_APPLICATION_INHIBIT_LOGOUT,
+          _ ("An image is being made"));
+      return;
+    }
+  gtk_application_uninhibit (app, self->inhibited);
+  self->inhibited = 0;
+}
+
+static void
+on_running_changed (TesseraWindow *self)
+{
+  TesseraJob *job = queue_get_running (self->queue);
+
+  if (self->job != NULL)
+    g_signal_handlers_disconnect_by_func (self->job, on_preview, self);
+  g_set_object (&self->job, job);
+  if (job != NULL)
+    g_signal_connect_object (job, "notify::preview", G_CALLBACK (on_preview), self,
+                             G_CONNECT_SWAPPED);
+  set_inhibited (self, job != NULL);
+  window_update_memory (self);
+  window_update_actions (self);
+}
+
+static void
+show_failure (TesseraWindow *self, const GError *error)
+{
+  if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_DEVICE_LOST))
+    {
+      window_show_message (self, MESSAGE_LOST, error->message);
+      return;
+    }
+  if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY))
+    message_page_show (self->problem, MESSAGE_MEMORY, error->message);
+  else
+    message_page_show (self->problem, MESSAGE_FAILED, error->message);
+  gtk_stack_set_visible_child_name (self->content, "problem");
+  window_update_actions (self);
+}
+
+static void
+notify_when_away (TesseraWindow *self, TesseraJob *job)
+{
+  GApplication *app = G_APPLICATION (gtk_window_get_application (GTK_WINDOW (self)));
+  g_autoptr (GNotification) notification = NULL;
+
+  if (app == NULL || gtk_window_is_active (GTK_WINDOW (self)) || job_get_seconds (job) <= LONG_JOB)
+    return;
+  notification = g_notification_new (_ ("Image Ready"));
+  g_notification_set_body (notification, job_get_request (job)->prompt);
+  g_notification_set_default_action (notification, "app.activate");
+  g_application_send_notification (app, "image-ready", notification);
+}
+
+static void
+on_active_changed (TesseraWindow *self)
+{
+  GApplication *app = G_APPLICATION (gtk_window_get_application (GTK_WINDOW (self)));
+
+  if (app != NULL && gtk_window_is_active (GTK_WINDOW (self)))
+    g_application_withdraw_notification (app, "image-ready");
+}
+
+/* The half of a pair that was made before `picture`, or NULL. */
+static TesseraPicture *
+other_half (TesseraWindow *self, TesseraPicture *picture)
+{
+  const char *pair = picture_get_facts (picture)->pair;
+
+  if (self->latest == NULL || pair == NULL
+      || g_strcmp0 (pair, picture_get_facts (self->latest)->pair) != 0)
+    return NULL;
+  return self->latest;
+}
+
+static void
+on_finished (TesseraWindow *self, TesseraJob *job, TesseraPicture *picture)
+{
+  TesseraPicture *other;
+
+  window_update_memory (self);
+  if (job_get_state (job) == JOB_FAILED)
+    show_failure (self, job_get_error (job));
+  else if (picture == NULL && compare_view_get_first (self->view) == NULL)
+    window_show_picture (self, NULL, NULL);
+  if (picture == NULL)
+    return;
+  other = other_half (self, picture);
+  g_cancellable_cancel (self->showing);
+  if (other != NULL && compare_view_get_mode (self->view) == VIEW_IMAGE)
+    g_action_group_change_action_state (G_ACTION_GROUP (self), "view",
+                                        g_variant_new_string ("slider"));
+  /* BF16 is the measure, so it comes first; of a pair it is made last. */
+  window_show_picture (self, picture, other);
+  g_set_object (&self->latest, picture);
+  notify_when_away (self, job);
+}
+
+static void
+on_not_saved (TesseraWindow *self, TesseraPicture *picture, const GError *error)
+{
+  g_autofree char *text = g_strdup_printf (_ ("The image could not be kept: %s"), error->message);
+  AdwToast *toast = adw_toast_new (text);
+
+  adw_toast_set_timeout (toast, 0);
+  adw_toast_set_button_label (toast, _ ("_Save Image…"));
+  adw_toast_set_action_name (toast, "win.save");
+  adw_toast_overlay_add_toast (self->toasts, toast);
+}
+
+static void
+on_saved (TesseraWindow *self, TesseraEntry *entry)
+{
+  history_strip_choose (self->strip, entry);
+}
+
+static gboolean
+on_drop (GtkDropTarget *target, const GValue *value, double x, double y, gpointer data)
+{
+  GSList *files = g_value_get_boxed (value);
+
+  if (files == NULL)
+    return FALSE;
+  window_restore_from (data, files->data);
+  return TRUE;
+}
+
+/* -- Type ---------------------------------------------------------------------------------------
+ */
+
+TesseraControls *
+window_get_controls (TesseraWindow *self)
+{
+  return self->controls;
+}
+
+TesseraCompareView *
+window_get_view (TesseraWindow *self)
+{
+  return self->view;
+}
+
+void
+window_save_state (TesseraWindow *self)
+{
+  int width, height;
+
+  gtk_window_get_default_size (GTK_WINDOW (self), &width, &height);
+  g_settings_set_int (self->settings, "window-width", width);
+  g_settings_set_int (self->settings, "window-height", height);
+  g_settings_set_boolean (self->settings, "window-maximized",
+                          gtk_window_is_maximized (GTK_WINDOW (self)));
+}
+
+static void
+connect_queue (TesseraWindow *self)
+{
+  run_bar_set_queue (self->run_bar, self->queue);
+  g_signal_connect_object (self->queue, "notify::running", G_CALLBACK (on_running_changed), self,
+                           G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->queue, "finished", G_CALLBACK (on_finished), self,
+                           G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->queue, "saved", G_CALLBACK (on_saved), self, G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->queue, "not-saved", G_CALLBACK (on_not_saved), self,
+                           G_CONNECT_SWAPPED);
+}
+
+static void
+restore_settings (TesseraWindow *self)
+{
+  static const char *const views[N_VIEW_MODES]
+      = { "image", "side-by-side", "slider", "difference" };
+  const int view = g_settings_get_enum (self->settings, "view");
+
+  gtk_window_set_default_size (GTK_WINDOW (self),
+                               g_settings_get_int (self->settings, "window-width"),
+                               g_settings_get_int (self->settings, "window-height"));
+  if (g_settings_get_boolean (self->settings, "window-maximized"))
+    gtk_window_maximize (GTK_WINDOW (self));
+  g_settings_bind (self->settings, "show-history", self->history_revealer, "reveal-child",
+                   G_SETTINGS_BIND_DEFAULT);
+  g_action_group_change_action_state (G_ACTION_GROUP (self), "view",
+                                      g_variant_new_string (views[view]));
+  controls_bind_settings (self->controls, self->settings);
+}
+
+TesseraWindow *
+window_new (GtkApplication *application, TesseraWorker *worker, TesseraHistory *history,
+            TesseraQueue *queue, GSettings *settings)
+{
+  TesseraWindow *self = g_object_new (TESSERA_TYPE_WINDOW, "application", application, NULL);
+  g_autoptr (GArray) devices = engine_list_devices ();
+
+  self->worker = g_object_ref (worker);
+  self->history = g_object_ref (history);
+  self->queue = g_object_ref (queue);
+  self->settings = g_object_ref (settings);
+  window_add_actions (self);
+  restore_settings (self);
+  controls_set_devices (self->controls, devices);
+  history_strip_set_history (self->strip, history, self->entry_menu);
+  connect_queue (self);
+  window_update_actions (self);
+  return self;
+}
+
+static void
+window_dispose (GObject *object)
+{
+  TesseraWindow *self = TESSERA_WINDOW (object);
+
+  g_clear_handle_id (&self->plan_source, g_source_remove);
+  g_clear_handle_id (&self->memory_source, g_source_remove);
+  g_cancellable_cancel (self->planning);
+  g_cancellable_cancel (self->showing);
+  if (self->history != NULL)
+    window_forget_removed (self);
+  g_clear_object (&self->planning);
+  g_clear_object (&self->showing);
+  g_clear_object (&self->job);
+  g_clear_object (&self->latest);
+  g_clear_object (&self->entry);
+  gtk_widget_dispose_template (GTK_WIDGET (self), TESSERA_TYPE_WINDOW);
+  g_clear_object (&self->worker);
+  g_clear_object (&self->history);
+  g_clear_object (&self->queue);
+  g_clear_object (&self->settings);
+  G_OBJECT_CLASS (window_parent_class)->dispose (object);
+}
+
+static void
+window_class_init (TesseraWindowClass *klass)
+{
+  GtkWidgetClass *widget_class = GTK_WIDGET_CLASS (klass);
+  static const struct
+  {
+    const char *name;
+    gssize offset;
+  } children[] = {
+#define CHILD(name) { #name, G_STRUCT_OFFSET (TesseraWindow, name) }
+    CHILD (toasts),           CHILD (pages),       CHILD (content),
+    CHILD (message),          CHILD (empty),       CHILD (problem),
+    CHILD (controls),         CHILD (view),        CHILD (gauge),
+    CHILD (run_bar),          CHILD (report),      CHILD (strip),
+    CHILD (history_revealer), CHILD (menu_button), CHILD (entry_menu),
+#undef CHILD
+  };
+
+  G_OBJECT_CLASS (klass)->dispose = window_dispose;
+
+  g_type_ensure (TESSERA_TYPE_COMPARE_VIEW);
+  g_type_ensure (TESSERA_TYPE_CONTROLS);
+  g_type_ensure (TESSERA_TYPE_HISTORY_STRIP);
+  g_type_ensure (TESSERA_TYPE_MEMORY_GAUGE);
+  g_type_ensure (TESSERA_TYPE_MESSAGE_PAGE);
+  g_type_ensure (TESSERA_TYPE_RESTORE_REPORT);
+  g_type_ensure (TESSERA_TYPE_RUN_BAR);
+  gtk_widget_class_set_template_from_resource (widget_class,
+                                               "/io/github/tesseraimage/Tessera/window.ui");
+  for (gsize i = 0; i < G_N_ELEMENTS (children); i++)
+    gtk_widget_class_bind_template_child_full (widget_class, children[i].name, FALSE,
+                                               children[i].offset);
+}
+
+static void
+window_init (TesseraWindow *self)
+{
+  GtkDropTarget *drop = gtk_drop_target_new (GDK_TYPE_FILE_LIST, GDK_ACTION_COPY);
+
+  gtk_widget_init_template (GTK_WIDGET (self));
+  self->fits = TRUE;
+  message_page_show (self->empty, MESSAGE_EMPTY, NULL);
+  message_page_show (self->message, MESSAGE_OPENING, NULL);
+  g_signal_connect (drop, "drop", G_CALLBACK (on_drop), self);
+  gtk_widget_add_controller (GTK_WIDGET (self), GTK_EVENT_CONTROLLER (drop));
+  g_signal_connect_swapped (self->controls, "changed", G_CALLBACK (on_controls_changed), self);
+  g_signal_connect_swapped (self->strip, "chosen", G_CALLBACK (window_show_chosen), self);
+  g_signal_connect (self, "notify::is-active", G_CALLBACK (on_active_changed), NULL);
+  self->memory_source = g_timeout_add (MEMORY_INTERVAL, on_memory_timeout, self);
+}

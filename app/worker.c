@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/worker.h"
+
+/* What both threads know. It has its own count so that neither must outlive the other. */
+typedef struct
+{
+  gatomicrefcount refs;
+  GAsyncQueue *mailbox; /* of GTask, each with an Order */
+  GMutex lock;          /* of `engine`, against worker_get_memory */
+  Engine *engine;       /* changed by the engine's thread only */
+} Shared;
+
+typedef struct _Order Order;
+struct _Order
+{
+  void (*carry_out) (Shared *shared, GTask *task, Order *order);
+  TesseraJob *job;
+  EngineRequest *request;
+  char *dir, *device;
+  EngineOptions options;
+  gboolean last;
+};
+
+struct _TesseraWorker
+{
+  GObject parent_instance;
+
+  /* Owned References */
+  Shared *shared;
+
+  gboolean stopped;
+};
+
+G_DEFINE_FINAL_TYPE (TesseraWorker, worker, G_TYPE_OBJECT)
+
+static void
+shared_unref (Shared *shared)
+{
+  if (!g_atomic_ref_count_dec (&shared->refs))
+    return;
+  g_async_queue_unref (shared->mailbox);
+  g_mutex_clear (&shared->lock);
+  g_free (shared);
+}
+
+static void
+order_free (Order *order)
+{
+  g_clear_object (&order->job);
+  engine_request_free (order->request);
+  g_free (order->dir);
+  g_free (order->device);
+  g_free (order);
+}
+
+void
+model_info_free (ModelInfo *info)
+{
+  if (info == NULL)
+    return;
+  g_free (info->path);
+  g_free (info->name);
+  g_free (info->reason[0]);
+  g_free (info->reason[1]);
+  g_free (info);
+}
+
+/* Engine's thread: puts `engine` in the place of the old one, which is freed. */
+static void
+replace_engine (Shared *shared, Engine *engine)
+{
+  Engine *old;
+
+  g_mutex_lock (&shared->lock);
+  old = shared->engine;
+  shared->engine = engine;
+  g_mutex_unlock (&shared->lock);
+  engine_free (old);
+}
+
+static void
+carry_out_open (Shared *shared, GTask *task, Order *order)
+{
+  GError *error = NULL;
+  ModelInfo *info;
+  Engine *engine;
+
+  if (g_task_return_error_if_cancelled (task))
+    return;
+  /* The old model goes first: two do not fit. */
+  replace_engine (shared, NULL);
+  engine = engine_new (order->dir, &order->options, &error);
+  if (engine == NULL)
+    {
+      g_task_return_error (task, error);
+      return;
+    }
+  replace_engine (shared, engine);
+
+  info = g_new0 (ModelInfo, 1);
+  info->path = g_strdup (order->dir);
+  info->name = g_path_get_basename (order->dir);
+  info->guidance = engine_uses_guidance (engine);
+  engine_get_device (engine, &info->device);
+  for (int i = ENGINE_PRECISION_BF16; i <= ENGINE_PRECISION_SVDQUANT; i++)
+    {
+      g_autoptr (GError) why = NULL;
+
+      info->supports[i] = engine_supports (engine, i, &why);
+      info->reason[i] = why != NULL ? g_strdup (why->message) : NULL;
+    }
+  g_task_return_pointer (task, info, (GDestroyNotify)model_info_free);
+}
+
+static void
+return_no_model (GTask *task)
+{
+  g_task_return_new_error (task, ENGINE_ERROR, ENGINE_ERROR_MODEL, "No model is open");
+}
+
+static void
+carry_out_plan (Shared *shared, GTask *task, Order *order)
+{
+  GError *error = NULL;
+  EnginePlan *plan;
+
+  if (g_task_return_error_if_cancelled (task))
+    return;
+  if (shared->engine == NULL)
+    {
+      return_no_model (task);
+      return;
+    }
+  plan = g_new0 (EnginePlan, 1);
+  if (engine_plan (shared->engine, order->request, plan, &error))
+    {
+      g_task_return_pointer (task, plan, g_free);
+      return;
+    }
+  g_free (plan);
+  g_task_return_error (task, error);
+}
+
+static void
+on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpointer data)
+{
+  job_set_progress (data, phase, step, n_steps, preview);
+}
+
+static void
+carry_out_generate (Shared *shared, GTask *task, Order *order)
+{
+  GCancellable *cancellable = g_task_get_cancellable (task);
+  GError *error = NULL;
+  Image *image;
+
+  if (g_task_return_error_if_cancelled (task))
+    return;
+  if (shared->engine == NULL)
+    {
+      return_no_model (task);
+      return;
+    }
+  image = engine_generate (shared->engine, job_get_request (order->job), on_progress, order->job,
+                           cancellable, &error);
+  if (image != NULL)
+    {
+      g_task_return_pointer (task, image, (GDestroyNotify)image_unref);
+      return;
+    }
+  /* After a fault of the device nothing but engine_free is allowed. */
+  if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_DEVICE_LOST))
+    replace_engine (shared, NULL);
+  g_task_return_error (task, error);
+}
+
+static void
+carry_out_trim (Shared *shared, GTask *task, Order *order)
+{
+  if (shared->engine != NULL)
+    engine_trim (shared->engine);
+  g_task_return_boolean (task, TRUE);
+}
+
+static void
+carry_out_stop (Shared *shared, GTask *task, Order *order)
+{
+  replace_engine (shared, NULL);
+  g_task_return_boolean (task, TRUE);
+}
+
+/* The last reference to a task is dropped where its job and widgets may be freed. */
+static void
+unref_on_main_thread (GTask *task)
+{
+  g_idle_add_once ((GSourceOnceFunc)g_object_unref, task);
+}
+
+static gpointer
+engine_thread (gpointer data)
+{
+  Shared *shared = data;
+  gboolean last = FALSE;
+
+  while (!last)
+    {
+      GTask *task = g_async_queue_pop (shared->mailbox);
+      Order *order = g_task_get_task_data (task);
+
+      last = order->last;
+      order->carry_out (shared, task, order);
+      unref_on_main_thread (task);
+    }
+  shared_unref (shared);
+  return NULL;
+}
+
+/* A task with its order, still on this side. */
+static GTask *
+compose (TesseraWorker *self, gpointer tag,
+         void (*carry_out) (Shared *shared, GTask *task, Order *order), GCancellable *cancellable,
+         GAsyncReadyCallback callback, gpointer data)
+{
+  GTask *task = g_task_new (self, cancellable, callback, data);
+  Order *order = g_new0 (Order, 1);
+
+  order->carry_out = carry_out;
+  g_task_set_source_tag (task, tag);
+  /* The result of a finished picture is kept even if Cancel came a moment too late. */
+  g_task_set_check_cancellable (task, FALSE);
+  g_task_set_task_data (task, order, (GDestroyNotify)order_free);
+  return task;
+}
+
+static void
+post (TesseraWorker *self, GTask *task)
+{
+  g_return_if_fail (!self->stopped);
+
+  g_async_queue_push (self->shared->mailbox, task);
+}
+
+void
+worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *options,
+                   GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data)
+{
+  GTask *task = compose (self, worker_open_async, carry_out_open, cancellable, callback, data);
+  Order *order = g_task_get_task_data (task);
+
+  order->dir = g_strdup (dir);
+  if (options != NULL)
+    {
+      order->options = *options;
+      order->device = g_strdup (options->device);
+      order->options.device = order->device;
+    }
+  post (self, task);
+}
+
+ModelInfo *
+worker_open_finish (TesseraWorker *self, GAsyncResult *result, GError **error)
+{
+  g_return_val_if_fail (g_task_is_valid (result, self), NULL);
+
+  return g_task_propagate_pointer (G_TASK (result), error);
+}
+
+void
+worker_plan_async (TesseraWorker *self, const EngineRequest *request, GCancellable *cancellable,
+                   GAsyncReadyCallback callback, gpointer data)
+{
+  GTask *task = compose (self, worker_plan_async, carry_out_plan, cancellable, callback, data);
+
+  ((Order *)g_task_get_task_data (task))->request = engine_request_copy (request);
+  post (self, task);
+}
+
+gboolean
+worker_plan_finish (TesseraWorker *self, GAsyncResult *result, EnginePlan *plan, GError **error)
+{
+  g_autofree EnginePlan *found = NULL;
+
+  g_return_val_if_fail (g_task_is_valid (result, self), FALSE);
+
+  found = g_task_propagate_pointer (G_TASK (result), error);
+  if (found != NULL)
+    *plan = *found;
+  return found != NULL;
+}
+
+void
+worker_generate_async (TesseraWorker *self, TesseraJob *job, GAsyncReadyCallback callback,
+                       gpointer data)
+{
+  GTask *task = compose (self, worker_generate_async, carry_out_generate, job_get_cancellable (job),
+                         callback, data);
+
+  ((Order *)g_task_get_task_data (task))->job = g_object_ref (job);
+  post (self, task);
+}
+
+Image *
+worker_generate_finish (TesseraWorker *self, GAsyncResult *result, GError **error)
+{
+  g_return_val_if_fail (g_task_is_valid (result, self), NULL);
+
+  return g_task_propagate_pointer (G_TASK (result), error);
+}
+
+void
+worker_trim (TesseraWorker *self)
+{
+  post (self, compose (self, worker_trim, carry_out_trim, NULL, NULL, NULL));
+}
+
+gboolean
+worker_get_memory (TesseraWorker *self, EngineMemory *memory, EngineDevice *device)
+{
+  gboolean open;
+
+  g_mutex_lock (&self->shared->lock);
+  open = self->shared->engine != NULL;
+  if (open)
+    {
+      engine_get_memory (self->shared->engine, memory);
+      engine_get_device (self->shared->engine, device);
+    }
+  g_mutex_unlock (&self->shared->lock);
+  return open;
+}
+
+void
+worker_stop_async (TesseraWorker *self, GAsyncReadyCallback callback, gpointer data)
+{
+  GTask *task = compose (self, worker_stop_async, carry_out_stop, NULL, callback, data);
+
+  ((Order *)g_task_get_task_data (task))->last = TRUE;
+  post (self, task);
+  self->stopped = TRUE;
+}
+
+gboolean
+worker_stop_finish (TesseraWorker *self, GAsyncResult *result, GError **error)
+{
+  g_return_val_if_fail (g_task_is_valid (result, self), FALSE);
+
+  return g_task_propagate_boolean (G_TASK (result), error);
+}
+
+TesseraWorker *
+worker_new (void)
+{
+  return g_object_new (TESSERA_TYPE_WORKER, NULL);
+}
+
+static void
+worker_finalize (GObject *object)
+{
+  TesseraWorker *self = TESSERA_WORKER (object);
+
+  /* Tasks hold the worker, so when it goes none is under way but the last. */
+  if (!self->stopped)
+    {
+      GTask *task = g_task_new (NULL, NULL, NULL, NULL);
+      Order *order = g_new0 (Order, 1);
+
+      order->carry_out = carry_out_stop;
+      order->last = TRUE;
+      g_task_set_task_data (task, order, (GDestroyNotify)order_free);
+      g_async_queue_push (self->shared->mailbox, task);
+    }
+  shared_unref (self->shared);
+  G_OBJECT_CLASS (worker_parent_class)->finalize (object);
+}
+
+static void
+worker_class_init (TesseraWorkerClass *klass)
+{
+  G_OBJECT_CLASS (klass)->finalize = worker_finalize;
+}
+
+static void
+worker_init (TesseraWorker *self)
+{
+  Shared *shared = g_new0 (Shared, 1);
+
+  g_atomic_ref_count_init (&shared->refs);
+  g_atomic_ref_count_inc (&shared->refs); /* the thread's */
+  shared->mailbox = g_async_queue_new ();
+  g_mutex_init (&shared->lock);
+  self->shared = shared;
+  g_thread_unref (g_thread_new ("engine", engine_thread, shared));
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * worker.h - the engine's thread and its mailbox
+ *
+ * All engine calls but those for any thread are made on one thread, in the order in which they
+ * were asked for. A GTask is the envelope: callback, cancellable, result, and the way back to the
+ * main thread. Functions without a note are for the main thread.
+ */
+#pragma once
+
+#include "app/job.h"
+
+G_BEGIN_DECLS
+
+/* What an opened model can do. */
+typedef struct
+{
+  char *path, *name;
+  gboolean supports[2]; /* by EnginePrecision */
+  char *reason[2];      /* the engine's words when it does not, else NULL */
+  gboolean guidance;    /* takes guidance and a negative prompt */
+  EngineDevice device;  /* what computes */
+} ModelInfo;
+
+void model_info_free (ModelInfo *info);
+
+#define TESSERA_TYPE_WORKER (worker_get_type ())
+G_DECLARE_FINAL_TYPE (TesseraWorker, worker, TESSERA, WORKER, GObject)
+
+TesseraWorker *worker_new (void);
+
+/* Opens a model in place of the one that is open. `options` may be NULL; strings are copied. */
+void worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *options,
+                        GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
+ModelInfo *worker_open_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
+
+/* What a request will take. */
+void worker_plan_async (TesseraWorker *self, const EngineRequest *request,
+                        GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
+gboolean
+worker_plan_finish (TesseraWorker *self, GAsyncResult *result, EnginePlan *plan, GError **error);
+
+/* Makes the job's picture; progress goes to the job, whose cancellable stops it. */
+void worker_generate_async (TesseraWorker *self, TesseraJob *job, GAsyncReadyCallback callback,
+                            gpointer data);
+Image *worker_generate_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
+
+/* Gives device memory back once what was asked for before is done. */
+void worker_trim (TesseraWorker *self);
+
+/* What the open engine holds and what the device has; FALSE when no model is open. */
+gboolean worker_get_memory (TesseraWorker *self, EngineMemory *memory, EngineDevice *device);
+
+/* Ends the thread after what was asked for before, and frees the engine. Nothing may be asked for
+ * afterwards. */
+void worker_stop_async (TesseraWorker *self, GAsyncReadyCallback callback, gpointer data);
+gboolean worker_stop_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
+
+G_END_DECLS

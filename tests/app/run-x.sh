@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run-x.sh COMMAND…: runs it on a private X server and a private session bus, in a home of its own
+#
+# Private even where there is a display: what a test sees must not depend on whose desktop it is.
+# Exit status of the command; 77 (skipped) where there is no X server to start.
+for tool in Xvfb dbus-run-session; do
+  if ! command -v "$tool" >/dev/null; then
+    echo "1..0 # SKIP $tool is not installed"
+    exit 77
+  fi
+done
+home=$(mktemp -d)
+Xvfb -displayfd 3 -screen 0 1280x800x24 -dpi 96 -nolisten tcp 3>"$home/display" 2>/dev/null &
+server=$!
+trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; rm -rf "$home"' EXIT
+until [ -s "$home/display" ]; do
+  kill -0 $server 2>/dev/null || { echo "Bail out! Xvfb did not start"; exit 1; }
+  sleep 0.05
+done
+DISPLAY=:$(cat "$home/display")
+export DISPLAY
+unset WAYLAND_DISPLAY
+mkdir -p "$home/config/gtk-4.0" "$home/run"
+chmod 700 "$home/run"
+cat >"$home/config/gtk-4.0/settings.ini" <<'END'
+[Settings]
+gtk-font-name=Cantarell 11
+gtk-cursor-blink=false
+gtk-enable-animations=false
+END
+export XDG_CONFIG_HOME=$home/config XDG_DATA_HOME=$home/data XDG_CACHE_HOME=$home/cache
+export XDG_RUNTIME_DIR=$home/run HOME=$home
+export GDK_BACKEND=x11 GSK_RENDERER=cairo NO_AT_BRIDGE=${NO_AT_BRIDGE:-}
+dbus-run-session -- "$@"

@@ -9,7 +9,7 @@
 #include <math.h>
 
 /* Queries and keys of a tile: the scores stay in the second-level cache. */
-#define TILE_QUERIES 128
+#define TILE_QUERIES 96
 #define TILE_KEYS    256
 
 /* What all tiles of one call share. */

@@ -20,6 +20,9 @@
 #define BAND_BYTES    ((int64_t)6 << 20)
 #define BAND_MIN_ROWS 4
 
+/* Up to this many input channels oneDNN loses less on channels-last than packing costs. */
+#define CHANNELS_LAST_MAX 32
+
 #define MAX_PHASES 4
 
 struct Conv
@@ -29,6 +32,7 @@ struct Conv
   int stride;  /* 1 or 2 */
   int zoom;    /* 1 or 2: output squares of zoom x zoom pixels have their own weights each */
   int block;   /* channels packed together; 0 = channels-last, whole picture */
+  bool rgb;    /* to 3 channels, which fill too little of oneDNN's vectors: see conv_to_rgb */
   float *bias; /* [Cout] or NULL */
   float *weights[MAX_PHASES];
   dnnl_memory_desc_t weight_layout;
@@ -186,6 +190,16 @@ reorder_weights (Stream *s, const Conv *conv, float *plain, float *out)
   return primitive_status (s, status, "the layout of a convolution's weights");
 }
 
+/* plain [Cout, Cin, 3, 3] -> [Cout, 3, 3, Cin]. */
+static void
+channels_last_weights (const Conv *conv, const float *plain, float *out)
+{
+  for (int64_t c_out = 0; c_out < conv->c_out; c_out++)
+    for (int64_t c_in = 0; c_in < conv->c_in; c_in++)
+      for (int tap = 0; tap < 9; tap++)
+        out[(c_out * 9 + tap) * conv->c_in + c_in] = plain[(c_out * conv->c_in + c_in) * 9 + tap];
+}
+
 static Status
 take_weights (Stream *s, const ConvSource *source, Conv *conv)
 {
@@ -201,20 +215,27 @@ take_weights (Stream *s, const ConvSource *source, Conv *conv)
       if (host_convert (&source->bias, &to) != STATUS_OK)
         return cpu_fail (s, STATUS_UNSUPPORTED, "the bias of a convolution does not fit it");
     }
-  CHECK (choose_layout (s, conv));
+  if (!conv->rgb)
+    CHECK (choose_layout (s, conv));
   CHECK (cpu_scratch (s, (size_t)count * sizeof (float), &plain));
   for (int phase = 0; phase < conv->zoom * conv->zoom; phase++)
     {
       Tensor to = tensor_1d (DTYPE_F32, plain, count);
 
-      CHECK (cpu_alloc (s, dnnl_memory_desc_get_size (&conv->weight_layout), &memory));
+      CHECK (cpu_alloc (s,
+                        conv->rgb ? (size_t)count * sizeof (float)
+                                  : dnnl_memory_desc_get_size (&conv->weight_layout),
+                        &memory));
       conv->weights[phase] = memory;
       if (conv->zoom == 2)
         sum_taps (conv, &source->weight, phase / 2, phase % 2, plain);
       else if (host_convert (&source->weight, &to) != STATUS_OK)
         return cpu_fail (s, STATUS_UNSUPPORTED, "no convolutions of %s",
                          dtype_name (source->weight.dtype));
-      CHECK (reorder_weights (s, conv, plain, memory));
+      if (conv->rgb)
+        channels_last_weights (conv, plain, memory);
+      else
+        CHECK (reorder_weights (s, conv, plain, memory));
     }
   return STATUS_OK;
 }
@@ -240,7 +261,9 @@ cpu_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
                   .size = source->upsample ? 2 : (int)size,
                   .stride = source->stride,
                   .zoom = source->upsample ? 2 : 1 };
-  if (source->upsample || (size == 3 && conv->c_in >= 8))
+  if (size == 3 && source->stride == 1 && !source->upsample && conv->c_out == 3)
+    conv->rgb = true;
+  else if (source->upsample || (size == 3 && conv->c_in > CHANNELS_LAST_MAX))
     conv->block = s->caps.avx512 ? 16 : 8;
   status = take_weights (s, source, conv);
   if (status != STATUS_OK)
@@ -265,6 +288,19 @@ cpu_conv_release (Stream *s, Conv *conv)
 
 /* -- running ------------------------------------------------------------------------------ */
 
+static void
+copy_rows (Stream *s, const Tensor *from, Tensor *to)
+{
+#pragma omp parallel for num_threads(s->threads) if (tensor_count(to) > PARALLEL_MIN)
+  for (int64_t row = 0; row < to->shape[0]; row++)
+    {
+      Tensor source = tensor_rows (from, row, 1);
+      Tensor target = tensor_rows (to, row, 1);
+
+      memcpy (target.data, source.data, tensor_bytes (&target));
+    }
+}
+
 static Status
 conv_whole (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
 {
@@ -280,8 +316,35 @@ conv_whole (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual
 
   CHECK (find_conv (s, conv, &shape, &primitive));
   if (residual != NULL && residual->data != out->data)
-    memcpy (out->data, residual->data, tensor_bytes (out));
+    copy_rows (s, residual, out);
   return primitive_run (s, primitive, x->data, conv->weights[0], conv->bias, out->data);
+}
+
+static Status
+conv_rgb (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
+{
+  int64_t row_in = x->shape[1] * conv->c_in;
+  int64_t row_out = out->shape[1] * 3;
+  const float *in = x->data;
+  float *to = out->data;
+  void *scratch;
+
+  /* A row on the side, since the residual may lie where the row goes. */
+  CHECK (cpu_scratch (s, (size_t)(s->threads * row_out) * sizeof (float), &scratch));
+#pragma omp parallel for num_threads(s->threads) if (tensor_count(x) > PARALLEL_MIN)
+  for (int64_t y = 0; y < x->shape[0]; y++)
+    {
+      const float *rows[] = { y > 0 ? in + (y - 1) * row_in : NULL, in + y * row_in,
+                              y + 1 < x->shape[0] ? in + (y + 1) * row_in : NULL };
+      float *row = (float *)scratch + cpu_thread () * row_out;
+
+      s->simd->conv_to_rgb (rows, x->shape[1], conv->c_in, conv->weights[0], conv->bias, row);
+      if (residual != NULL)
+        for (int64_t i = 0; i < row_out; i++)
+          row[i] += ((const float *)residual->data)[y * row_out + i];
+      memcpy (to + y * row_out, row, (size_t)row_out * sizeof (float));
+    }
+  return STATUS_OK;
 }
 
 /* Rows [first, first + rows) of one phase, where rows are the phase's own. */
@@ -333,6 +396,8 @@ cpu_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual
 
   if (!sizes_match (conv, x, residual, out))
     return cpu_fail (s, STATUS_UNSUPPORTED, "a convolution's input or output has a wrong shape");
+  if (conv->rgb)
+    return conv_rgb (s, conv, x, residual, out);
   if (conv->block == 0)
     return conv_whole (s, conv, x, residual, out);
 

@@ -284,6 +284,144 @@ channel_affine (const float *x, const float *centre, const float *factor, const 
     }
 }
 
+/* Pixels moved together: enough to fill whole cache lines in the packed array, few enough to stay
+ * in the first-level cache whatever the strides. */
+#define PIXELS 8
+
+/* `n` channels of the pixels [start, end); those up to `block` become zeros. */
+static inline __attribute__ ((always_inline)) void
+pack_block (const float *x, int64_t channels, int64_t start, int64_t end, int block, int n,
+            float *to)
+{
+  for (int64_t p = start; p < end; p++)
+    {
+#pragma omp simd
+      for (int i = 0; i < n; i++)
+        to[p * block + i] = x[p * channels + i];
+      for (int i = n; i < block; i++)
+        to[p * block + i] = 0.0f;
+    }
+}
+
+static void
+pack (const float *x, int64_t channels, int64_t width, int block, int64_t plane, float *out)
+{
+  for (int64_t start = 0; start < width; start += PIXELS)
+    {
+      int64_t end = width - start < PIXELS ? width : start + PIXELS;
+
+      for (int64_t c = 0; c < channels; c += block)
+        {
+          float *to = out + c / block * plane;
+
+          /* Constants let the compiler make whole vectors of the inner loop. */
+          if (block == 8 && channels - c >= 8)
+            pack_block (x + c, channels, start, end, 8, 8, to);
+          else if (block == 16 && channels - c >= 16)
+            pack_block (x + c, channels, start, end, 16, 16, to);
+          else
+            pack_block (x + c, channels, start, end, block,
+                        channels - c < block ? (int)(channels - c) : block, to);
+        }
+    }
+}
+
+static inline __attribute__ ((always_inline)) void
+unpack_block (const float *from, int64_t step, int64_t start, int64_t end, int block, int n,
+              const float *residual, float *out)
+{
+  for (int64_t p = start; p < end; p++)
+    if (residual != NULL)
+#pragma omp simd
+      for (int i = 0; i < n; i++)
+        out[p * step + i] = from[p * block + i] + residual[p * step + i];
+    else
+#pragma omp simd
+      for (int i = 0; i < n; i++)
+        out[p * step + i] = from[p * block + i];
+}
+
+static void
+unpack (const float *packed, int64_t channels, int64_t width, int block, int64_t plane,
+        int64_t step, const float *residual, float *out)
+{
+  for (int64_t start = 0; start < width; start += PIXELS)
+    {
+      int64_t end = width - start < PIXELS ? width : start + PIXELS;
+
+      for (int64_t c = 0; c < channels; c += block)
+        {
+          const float *from = packed + c / block * plane;
+          const float *added = residual != NULL ? residual + c : NULL;
+
+          if (block == 8 && channels - c >= 8)
+            unpack_block (from, step, start, end, 8, 8, added, out + c);
+          else if (block == 16 && channels - c >= 16)
+            unpack_block (from, step, start, end, 16, 16, added, out + c);
+          else
+            unpack_block (from, step, start, end, block,
+                          channels - c < block ? (int)(channels - c) : block, added, out + c);
+        }
+    }
+}
+
+/* What `n` taps of one row add to the 3 values of each of two pixels, which begin at x and at y;
+ * the weights of the 3 values are `step` apart. */
+static inline __attribute__ ((always_inline)) void
+add_taps (const float *x, const float *y, const float *weight, int64_t n, int64_t step, float *sums)
+{
+  float x0 = 0.0f, x1 = 0.0f, x2 = 0.0f, y0 = 0.0f, y1 = 0.0f, y2 = 0.0f;
+
+#pragma omp simd reduction(+ : x0, x1, x2, y0, y1, y2)
+  for (int64_t i = 0; i < n; i++)
+    {
+      float w0 = weight[i];
+      float w1 = weight[step + i];
+      float w2 = weight[2 * step + i];
+
+      x0 += x[i] * w0;
+      x1 += x[i] * w1;
+      x2 += x[i] * w2;
+      y0 += y[i] * w0;
+      y1 += y[i] * w1;
+      y2 += y[i] * w2;
+    }
+  sums[0] += x0;
+  sums[1] += x1;
+  sums[2] += x2;
+  sums[3] += y0;
+  sums[4] += y1;
+  sums[5] += y2;
+}
+
+static void
+conv_to_rgb (const float *const *rows, int64_t width, int64_t channels, const float *weight,
+             const float *bias, float *out)
+{
+  int64_t row_taps = 3 * channels;
+
+  for (int64_t x = 0; x < width;)
+    {
+      bool pair = x > 0 && x + 2 < width; /* both pixels have both neighbours */
+      int64_t before = x > 0 ? channels : 0;
+      int64_t after = x + 1 < width ? channels : 0;
+      float sums[6] = { 0 };
+
+      for (int ky = 0; ky < 3; ky++)
+        if (rows[ky] != NULL)
+          {
+            const float *first = rows[ky] + x * channels - before;
+
+            add_taps (first, pair ? first + channels : first,
+                      weight + ky * row_taps + channels - before, before + channels + after,
+                      3 * row_taps, sums);
+          }
+      for (int i = 0; i < (pair ? 6 : 3); i++)
+        out[x * 3 + i] = sums[i] + (bias != NULL ? bias[i % 3] : 0.0f);
+      x += pair ? 2 : 1;
+    }
+}
+
 const Simd SIMD_TABLE = {
   .name = SIMD_NAME,
   .widen_bf16 = widen_bf16,
@@ -300,4 +438,7 @@ const Simd SIMD_TABLE = {
   .scale = scale,
   .channel_sums = channel_sums,
   .channel_affine = channel_affine,
+  .pack = pack,
+  .unpack = unpack,
+  .conv_to_rgb = conv_to_rgb,
 };

@@ -51,6 +51,19 @@ typedef struct
   void (*channel_affine) (const float *x, const float *centre, const float *factor,
                           const float *offset, bool silu, int64_t pixels, int64_t channels,
                           float *out);
+
+  /* One row of `width` pixels into packed channels (conv.h) and back. plane: floats from one block
+   * of channels to the next; step: floats from one unpacked pixel to the next. `residual` is added,
+   * lies as out does and may be out; NULL: none. */
+  void (*pack) (const float *x, int64_t channels, int64_t width, int block, int64_t plane,
+                float *out);
+  void (*unpack) (const float *packed, int64_t channels, int64_t width, int block, int64_t plane,
+                  int64_t step, const float *residual, float *out);
+
+  /* One row of a 3x3 convolution to 3 channels: rows [3] of [width, channels], NULL above and below
+   * the picture; weight [3, 3, 3 channels] (out; row; column and channel in); out [width, 3]. */
+  void (*conv_to_rgb) (const float *const *rows, int64_t width, int64_t channels,
+                       const float *weight, const float *bias, float *out);
 } Simd;
 
 extern const Simd simd_sse2;

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes corpus/: small inputs from which the fuzz targets start.
+
+Run it after changing it, or when tests/data has changed, and commit what it writes. Inputs that
+libFuzzer finds may be added by hand under any other name.
+"""
+import json
+import pathlib
+import struct
+import zlib
+
+HERE = pathlib.Path(__file__).parent
+DATA = HERE.parent / "data"
+TINY = DATA / "tiny-zimage"
+
+
+def put(target, name, content):
+    folder = HERE / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def compact(path):
+    return json.dumps(json.loads(path.read_text()), separators=(",", ":"))
+
+
+def safetensors():
+    for path in (DATA / "damaged").glob("*.safetensors*"):
+        if path.stat().st_size < 1000:
+            put("safetensors", path.name.replace(".safetensors", "", 1), path.read_bytes())
+    put("safetensors", "index", '{"metadata":{},"weight_map":{"a":"a.safetensors"}}')
+
+
+def configs():
+    files = ["transformer/config.json", "text_encoder/config.json", "vae/config.json",
+             "scheduler/scheduler_config.json", "model_index.json"]
+    for i, name in enumerate(files):
+        put("config", name.split("/")[0].removesuffix(".json"), chr(i) + compact(TINY / name))
+
+
+def tokenizer():
+    root = json.loads((TINY / "tokenizer/tokenizer.json").read_text())
+    root["added_tokens"] = root["added_tokens"][1:3]
+    vocab = {symbol: i for symbol, i in root["model"]["vocab"].items() if len(symbol) == 1}
+    vocab["he"] = 300
+    root["model"].update(vocab=vocab, merges=[["h", "e"]])
+    put("tokenizer", "small", json.dumps(root, separators=(",", ":"), ensure_ascii=False))
+    rows = json.loads((DATA / "qwen3-tokenizer-golden.json").read_text())
+    for i, row in enumerate(rows[::12]):
+        put("tokenizer", f"text-{i}", row["text"][:400])
+
+
+def chunk(kind, data):
+    return (struct.pack(">I", len(data)) + kind + data
+            + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def png(depth, colour, row, *text):
+    header = struct.pack(">IIBBBBB", 2, 2, depth, colour, 0, 0, 0)
+    palette = [chunk(b"PLTE", bytes(range(12)))] if colour == 3 else []
+    pixels = zlib.compress((b"\0" + row) * 2)
+    parts = [chunk(b"IHDR", header), *palette, *text, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def requests_and_pictures():
+    a1111 = ("a lighthouse at dusk\nNegative prompt: blurry, dark\n"
+             "Steps: 8, Sampler: Euler, CFG scale: 1, Seed: 42, Size: 1024x768, "
+             'Model: z-image, Lora hashes: "a: 1, b: 2"')
+    ours = {"schema": "tessera.request/v1", "prompt": "a lighthouse", "negative": "", "precision": "svdquant",
+            "width": 1024, "height": 768, "steps": 8, "seed": "18446744073709551615",
+            "noise": "torch-cpu", "guidance": 0, "cfg_normalization": 0, "cfg_truncation": 1}
+    comfy = {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 8, "cfg": 1.0}}}
+    put("request", "a1111", a1111)
+    put("request", "ours", json.dumps(ours))
+    put("request", "empty-object", "{}")
+    text = [chunk(b"tEXt", b"parameters\0" + a1111.encode("latin-1")),
+            chunk(b"iTXt", b"tessera\0\0\0\0\0" + json.dumps({"request": ours}).encode()),
+            chunk(b"zTXt", b"prompt\0\0" + zlib.compress(json.dumps(comfy).encode()))]
+    put("png", "rgb-with-text", png(8, 2, bytes(6), *text))
+    put("png", "rgba", png(8, 6, bytes(8)))
+    put("png", "grey-alpha", png(8, 4, bytes(4)))
+    put("png", "palette", png(8, 3, bytes([0, 3])))
+    put("png", "palette-outside", png(8, 3, bytes([0, 200])))
+    put("png", "grey-1-bit", png(1, 0, b"\x40"))
+    put("png", "rgb-16-bit", png(16, 2, bytes(12)))
+
+
+if __name__ == "__main__":
+    safetensors()
+    configs()
+    tokenizer()
+    requests_and_pictures()

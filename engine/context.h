@@ -10,6 +10,14 @@
 
 G_BEGIN_DECLS
 
+/* Sees what passes through the linear layers: calibration, and where the time goes. */
+typedef struct
+{
+  void (*before) (gpointer user_data, const Linear *linear, const Tensor *x);  /* may be NULL */
+  void (*after) (gpointer user_data, const Linear *linear, const Tensor *out); /* may be NULL */
+  gpointer user_data;
+} LinearObserver;
+
 typedef struct
 {
   const Ops *ops;         /* &ops_dry while planning */
@@ -18,7 +26,8 @@ typedef struct
   Arena *arena;           /* activations of the phase that runs */
   const DeviceCaps *caps; /* of the device, also while planning */
   const StreamOptions *options;
-  GCancellable *cancellable; /* may be NULL; asked between blocks */
+  GCancellable *cancellable;      /* may be NULL; asked between blocks */
+  const LinearObserver *observer; /* NULL: nobody watches */
 } Context;
 
 /* TRUE while memory is only being counted: tensors have no data, weights are not there. */

@@ -42,9 +42,16 @@ linear_free (const Context *ctx, Linear *linear)
 Status
 linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out)
 {
+  const LinearObserver *observer = ctx->observer;
+
   if (context_is_dry (ctx))
     return STATUS_OK;
-  return linear->backend->apply (ctx->stream, linear, x, out);
+  if (observer != NULL && observer->before != NULL)
+    observer->before (observer->user_data, linear, x);
+  CHECK (linear->backend->apply (ctx->stream, linear, x, out));
+  if (observer != NULL && observer->after != NULL)
+    observer->after (observer->user_data, linear, out);
+  return STATUS_OK;
 }
 
 Status

@@ -79,12 +79,15 @@ find_quantised (Loader *self, LinearSource *source, const char *prefix, const ch
 }
 
 static Linear *
-finish_linear (Loader *self, LinearSource *source)
+finish_linear (Loader *self, LinearSource *source, const char *prefix, const char *name)
 {
+  g_autofree char *base = g_strconcat (prefix, name, NULL);
   Linear *linear = NULL;
 
   if (self->error == NULL)
     self->status = linear_new (self->ctx, source, &linear);
+  if (linear != NULL)
+    linear->name = g_intern_string (base);
   return linear;
 }
 
@@ -124,7 +127,7 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
   for (int i = 0; names[i] != NULL; i++)
     source.n += rows[i];
   if (find_quantised (self, &source, prefix, fused) || self->error != NULL)
-    return finish_linear (self, &source);
+    return finish_linear (self, &source, prefix, fused);
 
   stacked = g_new (float, (gsize)source.n);
   for (int i = 0; names[i] != NULL; i++)
@@ -139,7 +142,7 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
     }
   if (bias)
     source.bias = tensor_1d (DTYPE_F32, stacked, source.n);
-  return finish_linear (self, &source);
+  return finish_linear (self, &source, prefix, fused);
 }
 
 Conv *

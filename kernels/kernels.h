@@ -124,6 +124,7 @@ typedef struct
 struct Linear
 {
   const struct LinearBackend *backend;
+  const char *name; /* which layer it is, for observers; set and owned by who made it */
   int64_t n, k;
   uint64_t bytes; /* memory this linear holds of its own, for the gauge */
   bool swiglu;    /* `apply` writes [M, n/2] = silu(first half) * second half, in one pass */

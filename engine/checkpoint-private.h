@@ -5,6 +5,7 @@
 #pragma once
 
 #include "engine/checkpoint.h"
+#include "engine/svdquant/read.h"
 
 G_BEGIN_DECLS
 
@@ -12,6 +13,7 @@ struct _Weights
 {
   CheckpointPart part;
   Safetensors *file; /* owned */
+  SvdqReader *svdq;  /* owned; NULL when all is dense */
   char *prefix;      /* owned; what every name of this part begins with in the file, or "" */
   int n_blocks;      /* VAE: BFL's naming counts the decoder's blocks backwards */
   int n_layers;      /* text encoder: the last one is never used */
@@ -39,8 +41,8 @@ const char *checkpoint_part_name (CheckpointPart part);
  * none. */
 char *checkpoint_find_file (const char *dir, CheckpointPart part, GError **error);
 
-/* Takes over `file`. `n` is the number of blocks (VAE) or layers (text encoder). */
-Weights *weights_new (CheckpointPart part, Safetensors *file, int n);
+/* Takes over `file`, also on failure. `n` is the number of blocks (VAE) or layers (text encoder). */
+Weights *weights_new (CheckpointPart part, Safetensors *file, int n, GError **error);
 void weights_free (Weights *self); /* NULL is a no-op */
 
 /* The width of the timestep MLP; `fallback` if the file does not say. */

@@ -92,11 +92,21 @@ holds_svdquant (Safetensors *file)
   return FALSE;
 }
 
+/* FALSE also for a file that cannot be opened: whoever opens it then says why. */
+static gboolean
+is_quantised (const char *path)
+{
+  g_autoptr (Safetensors) file = safetensors_open (path, NULL);
+
+  return file != NULL && holds_svdquant (file);
+}
+
 static gboolean
 open_part (Checkpoint *self, CheckpointPart part, const char *path, GError **error)
 {
   g_autofree char *own = path == NULL ? checkpoint_find_file (self->dir, part, error) : NULL;
   g_autoptr (Safetensors) file = NULL;
+  Weights *weights;
   int n = part == CHECKPOINT_VAE ? self->vae.n_blocks : self->text_encoder.n_layers;
 
   if (path == NULL && own == NULL)
@@ -104,30 +114,51 @@ open_part (Checkpoint *self, CheckpointPart part, const char *path, GError **err
   file = safetensors_open (path != NULL ? path : own, error);
   if (file == NULL)
     return FALSE;
-  if (holds_svdquant (file))
+  if (part != CHECKPOINT_TRANSFORMER && holds_svdquant (file))
     {
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
                    "%s: SVDQuant weights, where dense ones (F32, BF16 or F16) are needed",
                    safetensors_path (file));
       return FALSE;
     }
-  self->parts[part] = weights_new (part, g_steal_pointer (&file), n);
+  weights = weights_new (part, g_steal_pointer (&file), n, error);
+  if (weights == NULL)
+    return FALSE;
+  if (weights->svdq != NULL)
+    self->svdquant = weights;
+  else
+    self->parts[part] = weights;
   return TRUE;
+}
+
+/* A quantised file replaces nothing: the folder's dense weights, if any, serve the other
+ * precision. */
+static gboolean
+open_transformer (Checkpoint *self, const char *path, GError **error)
+{
+  g_autofree char *own = NULL;
+
+  if (!open_part (self, CHECKPOINT_TRANSFORMER, path, error))
+    return FALSE;
+  if (path == NULL || self->svdquant == NULL)
+    return TRUE;
+  own = checkpoint_find_file (self->dir, CHECKPOINT_TRANSFORMER, NULL);
+  return own == NULL || is_quantised (own) || open_part (self, CHECKPOINT_TRANSFORMER, own, error);
 }
 
 Checkpoint *
 checkpoint_open (const char *dir, const char *transformer_file, GError **error)
 {
   g_autoptr (Checkpoint) self = g_new0 (Checkpoint, 1);
+  Weights *transformer;
 
   self->dir = g_strdup (dir);
-  if (!read_configs (self, error)
-      || !open_part (self, CHECKPOINT_TRANSFORMER, transformer_file, error)
+  if (!read_configs (self, error) || !open_transformer (self, transformer_file, error)
       || !open_part (self, CHECKPOINT_TEXT_ENCODER, NULL, error)
       || !open_part (self, CHECKPOINT_VAE, NULL, error))
     return NULL;
-  self->transformer.t_hidden
-      = weights_read_t_hidden (self->parts[CHECKPOINT_TRANSFORMER], self->transformer.t_hidden);
+  transformer = self->svdquant != NULL ? self->svdquant : self->parts[CHECKPOINT_TRANSFORMER];
+  self->transformer.t_hidden = weights_read_t_hidden (transformer, self->transformer.t_hidden);
   return g_steal_pointer (&self);
 }
 

@@ -3,6 +3,7 @@
 
 #include "engine/engine.h"
 #include "engine/json.h"
+#include "engine/svdquant/detect.h"
 
 #include <string.h>
 
@@ -164,6 +165,7 @@ config_read_transformer (const char *dir, TransformerConfig *out, GError **error
   demand_string (&r, "_class_name", "ZImageTransformer2DModel");
   demand_absent (&r, "siglip_feat_dim"); /* the Omni and Edit models */
   demand_bool (&r, "qk_norm", TRUE, TRUE);
+  r.good = r.good && svdq_check_config (r.root, r.path, error);
   *out = (TransformerConfig){ .t_hidden = 1024 };
   out->dim = read_int (&r, "dim", 32, MAX_DIM);
   out->n_layers = read_int (&r, "n_layers", 1, 1000);

@@ -244,10 +244,12 @@ inspect_part (Inspection *self, CheckpointPart which, Configs *configs)
   g_free (part->path);
   part->path = g_steal_pointer (&path);
   describe_tensors (part, file);
-  weights = weights_new (which, file,
-                         which == CHECKPOINT_VAE ? configs->vae.n_blocks
-                                                 : configs->text_encoder.n_layers);
-  if (configs->good[which])
+  weights = weights_new (
+      which, file, which == CHECKPOINT_VAE ? configs->vae.n_blocks : configs->text_encoder.n_layers,
+      &error);
+  if (weights == NULL)
+    add_problem (self, error);
+  else if (configs->good[which])
     check_weights (self, weights, which, configs);
   weights_free (weights);
 }

@@ -67,6 +67,30 @@ naming_comfy (const char *name, GString *out, NameSlice *slice)
 }
 
 gboolean
+naming_nunchaku (const char *name, GString *out, NameSlice *slice)
+{
+  static const struct
+  {
+    const char *ending, *stored;
+    NameSlice slice;
+  } renames[] = {
+    { "feed_forward.w1.weight", "feed_forward.net.0.proj.weight", { 1, 2 } },
+    { "feed_forward.w3.weight", "feed_forward.net.0.proj.weight", { 0, 2 } },
+    { "feed_forward.w2.weight", "feed_forward.net.2.weight", { 0, 1 } },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (renames); i++)
+    if (g_str_has_suffix (name, renames[i].ending))
+      {
+        g_string_append_len (out, name, (gssize)(strlen (name) - strlen (renames[i].ending)));
+        g_string_append (out, renames[i].stored);
+        *slice = renames[i].slice;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+gboolean
 naming_bare_text_encoder (const char *name, GString *out)
 {
   if (!g_str_has_prefix (name, "model."))

@@ -19,6 +19,8 @@ typedef struct
 
 /* Each appends the other name to `out` and returns TRUE, or returns FALSE when there is none. */
 gboolean naming_comfy (const char *name, GString *out, NameSlice *slice);
+/* Dense blocks of a Nunchaku file: net.0.proj stacks [w3; w1] (spec svdquant 2.2). */
+gboolean naming_nunchaku (const char *name, GString *out, NameSlice *slice);
 gboolean naming_bare_text_encoder (const char *name, GString *out);
 gboolean naming_bfl_vae (const char *name, int n_blocks, GString *out);
 

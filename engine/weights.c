@@ -36,9 +36,9 @@ find_prefix (Safetensors *file)
 }
 
 Weights *
-weights_new (CheckpointPart part, Safetensors *file, int n)
+weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
 {
-  Weights *self = g_new0 (Weights, 1);
+  g_autoptr (Weights) self = g_new0 (Weights, 1);
 
   self->part = part;
   self->file = file;
@@ -46,7 +46,9 @@ weights_new (CheckpointPart part, Safetensors *file, int n)
   self->n_blocks = part == CHECKPOINT_VAE ? n : 0;
   self->n_layers = part == CHECKPOINT_TEXT_ENCODER ? n : 0;
   self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  return self;
+  if (part == CHECKPOINT_TRANSFORMER && !svdq_reader_open (file, self->prefix, &self->svdq, error))
+    return NULL;
+  return g_steal_pointer (&self);
 }
 
 void
@@ -54,6 +56,7 @@ weights_free (Weights *self)
 {
   if (self == NULL)
     return;
+  svdq_reader_free (self->svdq);
   safetensors_free (self->file);
   g_hash_table_unref (self->used);
   g_free (self->prefix);
@@ -96,6 +99,8 @@ translate (Weights *self, const char *name, Place *place)
   switch (self->part)
     {
     case CHECKPOINT_TRANSFORMER:
+      if (self->svdq != NULL && svdq_reader_kind (self->svdq) == SVDQ_NUNCHAKU)
+        return naming_nunchaku (name, place->stored, &place->slice);
       return naming_comfy (name, place->stored, &place->slice);
     case CHECKPOINT_TEXT_ENCODER:
       return naming_bare_text_encoder (name, place->stored);
@@ -275,8 +280,10 @@ weights_check_all_used (Weights *self, GError **error)
   for (guint i = 0; i < safetensors_count (self->file); i++)
     {
       const char *stored = safetensors_name (self->file, i);
+      const char *base = self->svdq != NULL ? svdq_reader_base_of (self->svdq, stored) : NULL;
 
-      if (g_hash_table_contains (self->used, stored) || weights_is_known_unused (self, stored))
+      if (g_hash_table_contains (self->used, base != NULL ? base : stored)
+          || weights_is_known_unused (self, stored))
         continue;
       if (n++ < 3)
         g_string_append_printf (names, "%s%s", n > 1 ? ", " : "", stored);
@@ -295,6 +302,9 @@ gboolean
 weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k, const SvdqSource **out,
                   GError **error)
 {
-  *out = NULL; /* checkpoint_open lets no quantised file in: every layer is dense */
-  return FALSE;
+  *out = NULL;
+  if (self->svdq == NULL || !svdq_reader_get (self->svdq, base, n, k, out, error))
+    return FALSE;
+  g_hash_table_add (self->used, g_strdup (base));
+  return TRUE;
 }

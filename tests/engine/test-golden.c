@@ -14,21 +14,38 @@
 #define LIMIT_LATENTS 1e-3
 #define EQUAL_PIXELS  0.99
 
+/* With 4 bit a rounding of the last place moves a code, and through attention all tokens: the
+ * double precision reference and the CPU device lie up to 0.07 (step) and 0.09 (latents) apart, as
+ * both do from the golden traces, where 4 bit itself costs 0.34. Layers are tested to 1e-5 on their
+ * own. */
+#define LIMIT_STEP_4_BIT    0.1
+#define LIMIT_LATENTS_4_BIT 0.12
+
 typedef struct
 {
   const char *model, *golden, *name;
+  const char *file; /* of the transformer, quantised; NULL: the model's own */
 } Case;
 
+#define INT4_FILE "svdq-int4_r32-svdq-zimage.safetensors"
+#define FP4_FILE  "svdq-fp4_r32-svdq-zimage.safetensors"
+
 static const Case cases[] = {
-  { "tiny-zimage", "tiny-zimage-golden", "square" },
-  { "tiny-zimage", "tiny-zimage-golden", "wide" },
-  { "tiny-zimage", "tiny-zimage-golden", "chinese" },
-  { "tiny-zimage", "tiny-zimage-golden", "guided" },
-  { "tiny-zimage", "tiny-zimage-golden", "guided-norm-trunc" },
-  { "tiny-zimage", "tiny-zimage-golden", "long" },
-  { "svdq-zimage", "svdq-zimage-golden", "square" },
-  { "svdq-zimage", "svdq-zimage-golden", "tall" },
-  { "svdq-zimage", "svdq-zimage-golden", "pads" },
+  { "tiny-zimage", "tiny-zimage-golden", "square", NULL },
+  { "tiny-zimage", "tiny-zimage-golden", "wide", NULL },
+  { "tiny-zimage", "tiny-zimage-golden", "chinese", NULL },
+  { "tiny-zimage", "tiny-zimage-golden", "guided", NULL },
+  { "tiny-zimage", "tiny-zimage-golden", "guided-norm-trunc", NULL },
+  { "tiny-zimage", "tiny-zimage-golden", "long", NULL },
+  { "svdq-zimage", "svdq-zimage-golden", "square", NULL },
+  { "svdq-zimage", "svdq-zimage-golden", "tall", NULL },
+  { "svdq-zimage", "svdq-zimage-golden", "pads", NULL },
+  { "svdq-zimage", "svdq-zimage-golden", "int4-square", INT4_FILE },
+  { "svdq-zimage", "svdq-zimage-golden", "int4-tall", INT4_FILE },
+  { "svdq-zimage", "svdq-zimage-golden", "int4-pads", INT4_FILE },
+  { "svdq-zimage", "svdq-zimage-golden", "fp4-square", FP4_FILE },
+  { "svdq-zimage", "svdq-zimage-golden", "fp4-tall", FP4_FILE },
+  { "svdq-zimage", "svdq-zimage-golden", "fp4-pads", FP4_FILE },
 };
 
 /* A folder of tests/data, or of the shared fixtures; NULL if neither has it. */
@@ -74,8 +91,10 @@ read_request (const cJSON *root)
 }
 
 static void
-compare (Safetensors *actual, Safetensors *golden)
+compare (Safetensors *actual, Safetensors *golden, gboolean four_bit)
 {
+  double step = four_bit ? LIMIT_STEP_4_BIT : LIMIT_STEP;
+  double latents = four_bit ? LIMIT_LATENTS_4_BIT : LIMIT_LATENTS;
   Tensor t;
 
   g_assert_cmpfloat (trace_equal_share (actual, golden, "prompt.token_ids"), ==, 1.0);
@@ -85,7 +104,8 @@ compare (Safetensors *actual, Safetensors *golden)
   g_assert_cmpfloat (trace_relative_rms (actual, golden, "prompt.embeds"), <=, LIMIT_EMBEDS);
   if (safetensors_find (golden, "negative.embeds", &t))
     g_assert_cmpfloat (trace_relative_rms (actual, golden, "negative.embeds"), <=, LIMIT_EMBEDS);
-  g_assert_cmpfloat (trace_relative_rms (actual, golden, "transformer.step01"), <=, LIMIT_STEP);
+  g_test_message ("step 1: %.2e", trace_relative_rms (actual, golden, "transformer.step01"));
+  g_assert_cmpfloat (trace_relative_rms (actual, golden, "transformer.step01"), <=, step);
   for (guint i = 0; i < safetensors_count (golden); i++)
     {
       const char *name = safetensors_name (golden, i);
@@ -93,8 +113,10 @@ compare (Safetensors *actual, Safetensors *golden)
       if (!g_str_has_prefix (name, "latents.step"))
         continue;
       g_test_message ("%s: %.2e", name, trace_relative_rms (actual, golden, name));
-      g_assert_cmpfloat (trace_relative_rms (actual, golden, name), <=, LIMIT_LATENTS);
+      g_assert_cmpfloat (trace_relative_rms (actual, golden, name), <=, latents);
     }
+  if (four_bit)
+    return; /* pixels follow the latents */
   g_assert_cmpfloat (trace_equal_share (actual, golden, "image.u8"), >=, EQUAL_PIXELS);
   g_assert_cmpfloat (trace_largest_difference (actual, golden, "image.u8"), <=, 2.0);
 }
@@ -111,6 +133,7 @@ test_case (gconstpointer data)
   g_autoptr (Engine) engine = NULL;
   g_autoptr (Image) image = NULL;
   g_autoptr (Safetensors) actual = NULL, golden = NULL;
+  g_autofree char *file = NULL;
   EngineOptions options = { .device = "cpu" };
   EngineRequest request;
 
@@ -127,6 +150,11 @@ test_case (gconstpointer data)
   root = json_load (json_path, 1 << 20, &error);
   g_assert_no_error (error);
   request = read_request (root);
+  if (c->file != NULL)
+    {
+      options.transformer_file = file = g_build_filename (model, c->file, NULL);
+      request.precision = ENGINE_PRECISION_SVDQUANT;
+    }
   engine = engine_new (model, &options, &error);
   g_assert_no_error (error);
   engine_set_trace (engine, trace_path);
@@ -138,7 +166,7 @@ test_case (gconstpointer data)
   g_assert_no_error (error);
   golden = safetensors_open (golden_path, &error);
   g_assert_no_error (error);
-  compare (actual, golden);
+  compare (actual, golden, c->file != NULL);
   g_unlink (trace_path);
 }
 

@@ -159,11 +159,41 @@ set_transforms (png_structp png, png_infop info)
   return passes;
 }
 
+/* FALSE if a chunk claims more bytes than the file has left: libpng takes memory for the claim
+ * before it reads, and its own limit only warns. Leaves the file at its start. */
+static gboolean
+check_chunks (FILE *file)
+{
+  guint8 header[8]; /* length and type of a chunk; at first, the signature */
+  gint64 length, at = sizeof header;
+
+  if (fseek (file, 0, SEEK_END) != 0 || (length = ftell (file)) < 0)
+    return FALSE;
+  while (at + (gint64)sizeof header <= length)
+    {
+      if (fseek (file, (long)at, SEEK_SET) != 0
+          || fread (header, 1, sizeof header, file) != sizeof header)
+        return FALSE;
+      at += 12 + ((gint64)header[0] << 24 | header[1] << 16 | header[2] << 8 | header[3]);
+      if (at > length)
+        return FALSE;
+      if (memcmp (header + 4, "IEND", 4) == 0)
+        break;
+    }
+  rewind (file);
+  return TRUE;
+}
+
 static gboolean
 decode (Decoder *self)
 {
   Codec *codec = &self->codec;
 
+  if (!check_chunks (codec->input))
+    {
+      codec->message = g_strdup ("it is truncated or damaged");
+      return FALSE;
+    }
   codec->png = png_create_read_struct (PNG_LIBPNG_VER_STRING, codec, on_error, on_warning);
   codec->info = codec->png ? png_create_info_struct (codec->png) : NULL;
   if (codec->info == NULL)

@@ -20,6 +20,9 @@ struct _Weights
   GHashTable *used;  /* set of names as the file spells them, owned */
 };
 
+typedef struct _SyntheticMemory SyntheticMemory;    /* in synthetic.c */
+void synthetic_memory_free (SyntheticMemory *self); /* NULL is a no-op */
+
 struct _Checkpoint
 {
   char *dir;
@@ -29,6 +32,7 @@ struct _Checkpoint
   SchedulerConfig scheduler;
   Weights *parts[3]; /* by CheckpointPart; the transformer's is dense, NULL if there is none */
   Weights *svdquant; /* a second set for the transformer, or NULL */
+  SyntheticMemory *synthetic; /* what a made-up model's tensors are views of, or NULL */
 };
 
 #define CHECKPOINT_N_PARTS 3

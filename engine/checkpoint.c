@@ -170,6 +170,7 @@ checkpoint_free (Checkpoint *self)
   for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
     weights_free (self->parts[i]);
   weights_free (self->svdquant);
+  synthetic_memory_free (self->synthetic);
   g_free (self->dir);
   g_free (self);
 }

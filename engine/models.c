@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/models.h"
 
+#include "engine/synthetic.h"
+
 /* The share of all memory that a part's expanded copy may take; larger parts stay as mapped. */
 #define RESIDENT_SHARE 8
 
@@ -10,11 +12,24 @@ models_open (Models *self, const char *dir, const char *transformer_file, GError
   g_autofree char *tokenizer_dir = g_build_filename (dir, "tokenizer", NULL);
 
   *self = (Models){ 0 };
+  if (g_str_has_prefix (dir, SYNTHETIC_PREFIX))
+    {
+      self->checkpoint = synthetic_open (dir, error);
+      return self->checkpoint != NULL;
+    }
   self->checkpoint = checkpoint_open (dir, transformer_file, error);
   if (self->checkpoint == NULL)
     return FALSE;
   self->tokenizer = tokenizer_new (tokenizer_dir, error);
   return self->tokenizer != NULL;
+}
+
+GArray *
+models_tokenize (const Models *self, const char *prompt)
+{
+  if (self->tokenizer == NULL)
+    return synthetic_tokenize (self->checkpoint, prompt, TOKENIZER_MAX_PROMPT);
+  return tokenizer_encode_prompt (self->tokenizer, prompt, TOKENIZER_MAX_PROMPT);
 }
 
 static CheckpointPart

@@ -20,7 +20,7 @@ G_BEGIN_DECLS
 typedef struct
 {
   Checkpoint *checkpoint;      /* (owned) */
-  Tokenizer *tokenizer;        /* (owned) */
+  Tokenizer *tokenizer;        /* (owned) NULL for a made-up model, which has no vocabulary */
   TextEncoder *text_encoder;   /* (owned) the rest: NULL until loaded */
   Transformer *transformer[2]; /* by EnginePrecision */
   Vae *decoder;
@@ -35,8 +35,11 @@ typedef enum
   MODELS_N_PARTS,
 } ModelsPart;
 
-/* Opens the folder: configs, headers, tokenizer. */
+/* Opens the folder: configs, headers, tokenizer. `dir` may also be a synthetic model's name. */
 gboolean models_open (Models *self, const char *dir, const char *transformer_file, GError **error);
+
+/* Ids of a prompt in its template, at most TOKENIZER_MAX_PROMPT (transfer full). */
+GArray *models_tokenize (const Models *self, const char *prompt);
 
 /* The weights of a part (borrowed), or NULL with an error. */
 Weights *

@@ -52,10 +52,9 @@ pipeline_tokenize (const Models *models, PipelineRun *run)
 {
   const EngineRequest *r = run->request;
 
-  run->ids[0] = tokenizer_encode_prompt (models->tokenizer, r->prompt, TOKENIZER_MAX_PROMPT);
+  run->ids[0] = models_tokenize (models, r->prompt);
   if (r->guidance > 0)
-    run->ids[1] = tokenizer_encode_prompt (models->tokenizer, r->negative ? r->negative : "",
-                                           TOKENIZER_MAX_PROMPT);
+    run->ids[1] = models_tokenize (models, r->negative ? r->negative : "");
   trace_add (run->trace, "prompt.token_ids", DTYPE_I64, 1, (int64_t[]){ run->ids[0]->len },
              run->ids[0]->data);
 }

@@ -308,11 +308,10 @@ open_index (Safetensors *self, GError **error)
   return TRUE;
 }
 
-Safetensors *
-safetensors_open (const char *path, GError **error)
+static Safetensors *
+new_empty (const char *path)
 {
-  g_autoptr (Safetensors) self = g_new0 (Safetensors, 1);
-  gboolean opened;
+  Safetensors *self = g_new0 (Safetensors, 1);
 
   self->path = g_strdup (path);
   self->shard_paths = g_ptr_array_new_with_free_func (g_free);
@@ -322,12 +321,46 @@ safetensors_open (const char *path, GError **error)
   self->metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
   self->strings = g_string_chunk_new (16 * 1024);
   self->copies = g_ptr_array_new_with_free_func (g_free);
+  return self;
+}
+
+Safetensors *
+safetensors_open (const char *path, GError **error)
+{
+  g_autoptr (Safetensors) self = new_empty (path);
+  gboolean opened;
 
   if (g_str_has_suffix (path, ".json"))
     opened = open_index (self, error);
   else
     opened = open_shard (self, path, error);
   return opened ? g_steal_pointer (&self) : NULL;
+}
+
+Safetensors *
+safetensors_new_borrowed (const char *label)
+{
+  Safetensors *self = new_empty (label);
+
+  g_ptr_array_add (self->shard_paths, g_strdup (label));
+  return self;
+}
+
+void
+safetensors_add_borrowed (Safetensors *self, const char *name, const Tensor *tensor)
+{
+  Entry entry = { .name = g_string_chunk_insert (self->strings, name),
+                  .dtype = dtype_name (tensor->dtype),
+                  .viewable = TRUE,
+                  .kind = tensor->dtype,
+                  .rank = tensor->rank,
+                  .data = tensor->data,
+                  .bytes = tensor_bytes (tensor) };
+
+  memcpy (entry.shape, tensor->shape, (gsize)tensor->rank * sizeof *entry.shape);
+  self->bytes += entry.bytes;
+  g_array_append_val (self->entries, entry);
+  g_hash_table_insert (self->by_name, (gpointer)entry.name, GUINT_TO_POINTER (self->entries->len));
 }
 
 void

@@ -46,6 +46,11 @@ typedef struct
 gboolean safetensors_info (Safetensors *self, const char *name, SafetensorsInfo *out);
 const char *safetensors_path (Safetensors *self);
 
+/* An index without a file, for a model that is made up: `label` stands where a path would, and
+ * tensors are views of memory that outlives it. */
+Safetensors *safetensors_new_borrowed (const char *label);
+void safetensors_add_borrowed (Safetensors *self, const char *name, const Tensor *tensor);
+
 /* Writes tensors to `path` under a temporary name and renames. Metadata pairs may be NULL (keys
  * and values alternate, NULL ends). */
 typedef struct _SafetensorsWriter SafetensorsWriter;

@@ -180,29 +180,22 @@ on_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
   safetensors_add_borrowed (self->file, name, &tensor);
 }
 
-static Safetensors *
-begin_part (const char *label, SyntheticMemory *memory, Fill *fill)
+static gboolean
+fill_parts (Checkpoint *self, SyntheticMemory *memory, GError **error)
 {
-  *fill = (Fill){ safetensors_new_borrowed (label), memory, 0 };
-  return fill->file;
-}
+  Fill fills[CHECKPOINT_N_PARTS];
+  int counts[] = { 0, self->text_encoder.n_layers, self->vae.n_blocks };
 
-static void
-fill_parts (Checkpoint *self, SyntheticMemory *memory)
-{
-  Fill fill;
-  Safetensors *file = begin_part (self->dir, memory, &fill);
-
-  inventory_transformer (&self->transformer, on_tensor, &fill);
-  self->parts[CHECKPOINT_TRANSFORMER] = weights_new (CHECKPOINT_TRANSFORMER, file, 0);
-  file = begin_part (self->dir, memory, &fill);
-  inventory_text_encoder (&self->text_encoder, on_tensor, &fill);
-  self->parts[CHECKPOINT_TEXT_ENCODER]
-      = weights_new (CHECKPOINT_TEXT_ENCODER, file, self->text_encoder.n_layers);
-  file = begin_part (self->dir, memory, &fill);
-  inventory_vae_decoder (&self->vae, on_tensor, &fill);
-  inventory_vae_encoder (&self->vae, on_tensor, &fill);
-  self->parts[CHECKPOINT_VAE] = weights_new (CHECKPOINT_VAE, file, self->vae.n_blocks);
+  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
+    fills[i] = (Fill){ safetensors_new_borrowed (self->dir), memory, 0 };
+  inventory_transformer (&self->transformer, on_tensor, &fills[CHECKPOINT_TRANSFORMER]);
+  inventory_text_encoder (&self->text_encoder, on_tensor, &fills[CHECKPOINT_TEXT_ENCODER]);
+  inventory_vae_decoder (&self->vae, on_tensor, &fills[CHECKPOINT_VAE]);
+  inventory_vae_encoder (&self->vae, on_tensor, &fills[CHECKPOINT_VAE]);
+  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
+    self->parts[i] = weights_new ((CheckpointPart)i, fills[i].file, counts[i],
+                                  error != NULL && *error != NULL ? NULL : error);
+  return self->parts[0] != NULL && self->parts[1] != NULL && self->parts[2] != NULL;
 }
 
 /* "synthetic:z-image-turbo" -> 30, "synthetic:z-image-turbo:2" -> 2; 0 for anything else. */
@@ -241,9 +234,8 @@ synthetic_open (const char *name, GError **error)
   /* The embedding table is the largest tensor. */
   self->synthetic = memory_new (
       (gsize)self->text_encoder.vocab * (gsize)self->text_encoder.hidden * sizeof (guint16), error);
-  if (self->synthetic == NULL)
+  if (self->synthetic == NULL || !fill_parts (self, self->synthetic, error))
     return NULL;
-  fill_parts (self, self->synthetic);
   return g_steal_pointer (&self);
 }
 

@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include "engine/request.h"
+
 #include <cjson/cJSON.h>
 #include <gio/gio.h>
 
@@ -27,12 +29,25 @@ gboolean cli_generate (int argc, char **argv, GError **error);
 gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
+gboolean cli_bench (int argc, char **argv, GError **error);
+gboolean cli_bench_speed (int argc, char **argv, GError **error);
 
 /* Parses `entries` and answers --help. `positional` names what follows the options ("PATH", or
  * NULL for nothing) and *rest gets it, which must then be there. Text options should be
  * G_OPTION_ARG_FILENAME, which takes bytes as they are in any locale. */
 gboolean cli_parse (int argc, char **argv, const char *summary, const GOptionEntry *entries,
                     const char *positional, const char **rest, GError **error);
+
+/* G_OPTION_ERROR_BAD_VALUE; returns FALSE. */
+gboolean cli_usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+/* Values of options that several commands take; NULL text changes nothing. "1024x768"; one of
+ * `names` (NULL-terminated) as its index; "bf16" or "svdquant"; "16GiB". */
+gboolean cli_parse_size (const char *text, EngineRequest *r, GError **error);
+gboolean cli_parse_choice (const char *option, const char *text, const char *const *names, int *out,
+                           GError **error);
+gboolean cli_parse_precision (const char *text, EngineRequest *r, GError **error);
+gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
 
 /* Prints a JSON value and a newline on standard output. */
 void cli_print_json (const cJSON *json);

@@ -36,78 +36,11 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
 /* -- options to a request ------------------------------------------------------------------------
  */
 
-static gboolean usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
-
-static gboolean
-usage_error (GError **error, const char *format, ...)
-{
-  g_autofree char *message = NULL;
-  va_list arguments;
-
-  va_start (arguments, format);
-  message = g_strdup_vprintf (format, arguments);
-  va_end (arguments);
-  g_set_error_literal (error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, message);
-  return FALSE;
-}
-
-static gboolean
-parse_size (const char *text, EngineRequest *r, GError **error)
-{
-  g_auto (GStrv) sides = g_strsplit (text, "x", 2);
-  guint64 width, height;
-
-  if (g_strv_length (sides) != 2
-      || !g_ascii_string_to_unsigned (sides[0], 10, 1, 65536, &width, NULL)
-      || !g_ascii_string_to_unsigned (sides[1], 10, 1, 65536, &height, NULL))
-    return usage_error (error, "--size is \"%s\"; it must be WIDTHxHEIGHT, such as 1024x768", text);
-  r->width = (int)width;
-  r->height = (int)height;
-  return TRUE;
-}
-
-/* Index of `text` in the names, or -1 with an error. */
-static int
-parse_choice (const char *option, const char *text, const char *const *names, GError **error)
-{
-  g_autofree char *list = g_strjoinv (" or ", (char **)names);
-
-  for (int i = 0; names[i] != NULL; i++)
-    if (g_str_equal (text, names[i]))
-      return i;
-  usage_error (error, "%s is \"%s\"; it must be %s", option, text, list);
-  return -1;
-}
-
-/* "16GiB", "8000MB", "12345" -> bytes. */
-static gboolean
-parse_bytes (const char *text, guint64 *out, GError **error)
-{
-  static const struct
-  {
-    const char *suffix;
-    double factor;
-  } units[] = { { "", 1 },     { "GiB", 0x1p30 }, { "MiB", 0x1p20 }, { "KiB", 0x1p10 },
-                { "GB", 1e9 }, { "MB", 1e6 },     { "G", 0x1p30 },   { "M", 0x1p20 } };
-  char *end;
-  double value = g_ascii_strtod (text, &end);
-
-  for (guint i = 0; i < G_N_ELEMENTS (units); i++)
-    if (end != text && g_str_equal (end, units[i].suffix) && value > 0
-        && value * units[i].factor < 0x1p60)
-      {
-        *out = (guint64)(value * units[i].factor);
-        return TRUE;
-      }
-  return usage_error (error, "\"%s\" is not an amount of memory, such as 16GiB", text);
-}
-
 static gboolean
 fill_request (const Options *o, EngineRequest *r, GError **error)
 {
-  static const char *const precisions[] = { "bf16", "svdquant", NULL };
   static const char *const noises[] = { "torch-cpu", "torch-cuda", NULL };
-  int choice;
+  int noise = (int)r->noise;
 
   r->prompt = o->prompt;
   r->negative = o->negative;
@@ -117,39 +50,29 @@ fill_request (const Options *o, EngineRequest *r, GError **error)
   r->cfg_truncation = o->cfg_truncation;
   r->latents_file = o->latents;
   if (o->seed != NULL && !g_ascii_string_to_unsigned (o->seed, 10, 0, G_MAXUINT64, &r->seed, NULL))
-    return usage_error (error, "--seed is \"%s\"; it must be a number from 0 to 2^64 - 1", o->seed);
-  if (o->size != NULL && !parse_size (o->size, r, error))
+    return cli_usage_error (error, "--seed is \"%s\"; it must be a number from 0 to 2^64 - 1",
+                            o->seed);
+  if (!cli_parse_size (o->size, r, error) || !cli_parse_precision (o->precision, r, error)
+      || !cli_parse_choice ("--noise", o->noise, noises, &noise, error))
     return FALSE;
-  if (o->precision != NULL)
-    {
-      choice = parse_choice ("--precision", o->precision, precisions, error);
-      if (choice < 0)
-        return FALSE;
-      r->precision = (EnginePrecision)choice;
-    }
-  if (o->noise != NULL)
-    {
-      choice = parse_choice ("--noise", o->noise, noises, error);
-      if (choice < 0)
-        return FALSE;
-      r->noise = (EngineNoise)choice;
-    }
-  return TRUE;
+  r->noise = (EngineNoise)noise;
+  return engine_request_validate (r, error);
 }
 
 static gboolean
 fill_engine_options (const Options *o, EngineOptions *e, GError **error)
 {
   static const char *const maths[] = { "fp32", "bf16", NULL };
-  int math = o->cpu_math != NULL ? parse_choice ("--cpu-math", o->cpu_math, maths, error) : 0;
+  int math = 0;
 
-  if (math < 0)
+  if (!cli_parse_choice ("--cpu-math", o->cpu_math, maths, &math, error)
+      || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error))
     return FALSE;
   e->device = o->device;
   e->transformer_file = o->transformer;
   e->bf16_math = math == 1;
   e->threads = o->threads;
-  return o->memory_budget == NULL || parse_bytes (o->memory_budget, &e->memory_budget, error);
+  return TRUE;
 }
 
 static gboolean
@@ -372,7 +295,7 @@ cli_generate (int argc, char **argv, GError **error)
   if (!parse (argc, argv, &options, error))
     return FALSE;
   if (options.model == NULL || options.prompt == NULL)
-    return usage_error (error, "--model and --prompt are needed");
+    return cli_usage_error (error, "--model and --prompt are needed");
   return fill_request (&options, &request, error) && engine_request_validate (&request, error)
          && fill_engine_options (&options, &engine_options, error)
          && generate (&options, &request, &engine_options, error);

@@ -16,6 +16,7 @@ static const struct
   { "generate", cli_generate, "draw a picture from a prompt" },
   { "inspect", cli_inspect, "say what a file or a model folder is, and what it lacks" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
+  { "bench", cli_bench, "measure speed" },
   { "devices", cli_devices, "list what can compute on this machine" },
 };
 

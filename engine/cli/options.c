@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Options that several commands take. A NULL text is an option that was not given: nothing changes.
+ */
+#include "engine/cli/cli.h"
+
+gboolean
+cli_usage_error (GError **error, const char *format, ...)
+{
+  g_autofree char *message = NULL;
+  va_list arguments;
+
+  va_start (arguments, format);
+  message = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  g_set_error_literal (error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, message);
+  return FALSE;
+}
+
+gboolean
+cli_parse_size (const char *text, EngineRequest *r, GError **error)
+{
+  g_auto (GStrv) sides = NULL;
+  guint64 width, height;
+
+  if (text == NULL)
+    return TRUE;
+  sides = g_strsplit (text, "x", 2);
+  if (g_strv_length (sides) != 2
+      || !g_ascii_string_to_unsigned (sides[0], 10, 1, 65536, &width, NULL)
+      || !g_ascii_string_to_unsigned (sides[1], 10, 1, 65536, &height, NULL))
+    return cli_usage_error (error, "--size is \"%s\"; it must be WIDTHxHEIGHT, such as 1024x768",
+                            text);
+  r->width = (int)width;
+  r->height = (int)height;
+  return TRUE;
+}
+
+gboolean
+cli_parse_choice (const char *option, const char *text, const char *const *names, int *out,
+                  GError **error)
+{
+  g_autofree char *list = g_strjoinv (" or ", (char **)names);
+
+  if (text == NULL)
+    return TRUE;
+  for (int i = 0; names[i] != NULL; i++)
+    if (g_str_equal (text, names[i]))
+      {
+        *out = i;
+        return TRUE;
+      }
+  return cli_usage_error (error, "%s is \"%s\"; it must be %s", option, text, list);
+}
+
+gboolean
+cli_parse_precision (const char *text, EngineRequest *r, GError **error)
+{
+  static const char *const names[] = { "bf16", "svdquant", NULL };
+  int choice = (int)r->precision;
+
+  if (!cli_parse_choice ("--precision", text, names, &choice, error))
+    return FALSE;
+  r->precision = (EnginePrecision)choice;
+  return TRUE;
+}
+
+gboolean
+cli_parse_bytes (const char *text, guint64 *out, GError **error)
+{
+  static const struct
+  {
+    const char *suffix;
+    double factor;
+  } units[] = { { "", 1 },     { "GiB", 0x1p30 }, { "MiB", 0x1p20 }, { "KiB", 0x1p10 },
+                { "GB", 1e9 }, { "MB", 1e6 },     { "G", 0x1p30 },   { "M", 0x1p20 } };
+  double value;
+  char *end;
+
+  if (text == NULL)
+    return TRUE;
+  value = g_ascii_strtod (text, &end);
+  for (guint i = 0; i < G_N_ELEMENTS (units); i++)
+    if (end != text && g_str_equal (end, units[i].suffix) && value > 0
+        && value * units[i].factor < 0x1p60)
+      {
+        *out = (guint64)(value * units[i].factor);
+        return TRUE;
+      }
+  return cli_usage_error (error, "\"%s\" is not an amount of memory, such as 16GiB", text);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matrix products for up to 16 rows of x, at the speed of reading w once.
+ *
+ * A block takes 16 rows of w, its warps share k. The rows of w are the first operand of
+ * mma.m16n8k16 and the rows of x the second, both straight from memory: a sum does not care for
+ * the order of k, so a thread reads 16 bytes, 8 neighbouring k, and uses them as its 4 + 4
+ * numbers of two mma steps. No shared memory, no rearranging.
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/mma.cuh"
+
+#define BLOCK_ROWS 16 /* of w */
+#define N_WARPS    8
+#define CHUNK      8  /* k that a thread reads at once */
+#define STEP_K     32 /* k that a warp reads at once: four threads a row */
+#define UNROLL     4  /* reads in flight, times two rows of w */
+
+struct FewRows
+{
+  const bf16 *x, *w;
+  const float *bias;
+  bf16 *y;
+  int m, n, k;
+};
+
+static __device__ __forceinline__ uint4
+read_chunk (const bf16 *matrix, int row, int rows, int k0, int k)
+{
+  return row < rows && k0 < k
+             ? __ldg (reinterpret_cast<const uint4 *> (matrix + (size_t)row * k + k0))
+             : make_uint4 (0, 0, 0, 0);
+}
+
+/* HALVES: groups of 8 rows of x. d[half] is the mma tile [16 rows of w, 8 rows of x]. */
+template <int HALVES>
+static __device__ __forceinline__ void
+multiply (const FewRows &p, int first, float (&d)[HALVES][4])
+{
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int line = lane / 4, offset = lane % 4 * CHUNK;
+  for (int k0 = warp * STEP_K + offset; k0 - offset < p.k; k0 += N_WARPS * STEP_K * UNROLL)
+    {
+      uint4 low[UNROLL], high[UNROLL];
+#pragma unroll
+      for (int u = 0; u < UNROLL; u++)
+        {
+          const int k = k0 + u * N_WARPS * STEP_K;
+          low[u] = read_chunk (p.w, first + line, p.n, k, p.k);
+          high[u] = read_chunk (p.w, first + line + 8, p.n, k, p.k);
+        }
+#pragma unroll
+      for (int u = 0; u < UNROLL; u++)
+        {
+          const uint32_t a0[4] = { low[u].x, high[u].x, low[u].y, high[u].y };
+          const uint32_t a1[4] = { low[u].z, high[u].z, low[u].w, high[u].w };
+#pragma unroll
+          for (int half = 0; half < HALVES; half++)
+            {
+              const uint4 b
+                  = read_chunk (p.x, half * 8 + line, p.m, k0 + u * N_WARPS * STEP_K, p.k);
+              mma_bf16 (d[half], a0, b.x, b.y);
+              mma_bf16 (d[half], a1, b.z, b.w);
+            }
+        }
+    }
+}
+
+/* Output of the sums for rows c (and c + 8 of w with swiglu) of this block and row r of x. */
+template <bool SWIGLU, int HALVES>
+static __device__ __forceinline__ void
+write_output (const FewRows &p, const float (&sums)[BLOCK_ROWS][HALVES * 8], int first, int c,
+              int r)
+{
+  if (r >= p.m || first + c >= p.n)
+    return;
+  float value = sums[c][r] + (p.bias ? p.bias[first + c] : 0.0f);
+  if (SWIGLU)
+    value = silu_of (value) * (sums[c + 8][r] + (p.bias ? p.bias[first + c + 8] : 0.0f));
+  const size_t at = SWIGLU ? (size_t)r * (p.n / 2) + first / 2 + c : (size_t)r * p.n + first + c;
+  p.y[at] = __float2bfloat16_rn (value);
+}
+
+template <int HALVES, bool SWIGLU>
+static __global__ void
+__launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (FewRows p)
+{
+  __shared__ float partial[N_WARPS][BLOCK_ROWS][HALVES * 8];
+  __shared__ float sums[BLOCK_ROWS][HALVES * 8];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first = blockIdx.x * BLOCK_ROWS;
+
+  float d[HALVES][4] = {};
+  multiply<HALVES> (p, first, d);
+#pragma unroll
+  for (int half = 0; half < HALVES; half++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      partial[warp][lane / 4 + i / 2 * 8][half * 8 + lane % 4 * 2 + i % 2] = d[half][i];
+  __syncthreads ();
+
+  constexpr int OUTPUTS = BLOCK_ROWS * HALVES * 8;
+  if (threadIdx.x < OUTPUTS)
+    {
+      const int c = threadIdx.x % BLOCK_ROWS, r = threadIdx.x / BLOCK_ROWS;
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < N_WARPS; i++)
+        sum += partial[i][c][r];
+      sums[c][r] = sum;
+    }
+  __syncthreads ();
+  if (threadIdx.x < OUTPUTS)
+    {
+      const int c = threadIdx.x % BLOCK_ROWS, r = threadIdx.x / BLOCK_ROWS;
+      if (!SWIGLU || c < 8)
+        write_output<SWIGLU, HALVES> (p, sums, first, c, r);
+    }
+}
+
+template <int HALVES>
+static void
+launch (Stream *s, const FewRows &p, bool swiglu)
+{
+  const int blocks = CEIL_DIV (p.n, BLOCK_ROWS);
+  if (swiglu)
+    gemm_few_rows_kernel<HALVES, true><<<blocks, N_WARPS * 32, 0, s->compute>>> (p);
+  else
+    gemm_few_rows_kernel<HALVES, false><<<blocks, N_WARPS * 32, 0, s->compute>>> (p);
+}
+
+Status
+gemm_few_rows (Stream *s, const Gemm *g)
+{
+  REQUIRE (s, s->caps.sm >= 80);
+  REQUIRE (s, g->m >= 1 && g->m <= GEMM_FEW_ROWS);
+  REQUIRE (s, g->n >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->n <= INT32_MAX / 2);
+  REQUIRE (s, g->k >= 8 && g->k % 8 == 0 && g->k <= INT32_MAX / 2);
+  const FewRows p = { (const bf16 *)g->x, (const bf16 *)g->w, g->bias,  (bf16 *)g->y,
+                      (int)g->m,          (int)g->n,          (int)g->k };
+  if (g->m <= 8)
+    launch<1> (s, p, g->swiglu);
+  else
+    launch<2> (s, p, g->swiglu);
+  return LAUNCHED (s);
+}

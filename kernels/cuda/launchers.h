@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * launchers.h - the heavy kernels of the CUDA backend, as its other files call them
+ *
+ * Launchers: device pointers and sizes in, work queued on the stream's compute queue. All sums
+ * are FP32, all results BF16. Pointers are aligned to 16 bytes and rows are dense.
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+
+KERNELS_BEGIN_DECLS
+
+/* y [m, n] = x [m, k] w^T + bias, w [n, k]; x, w, y BF16, bias [n] F32 or NULL. n and k are
+ * multiples of 8, m >= 1.
+ * With swiglu, w is interleaved (gemm_interleave) and y [m, n / 2] = silu(x w1^T) * (x w3^T);
+ * n is then a multiple of 16. */
+typedef struct
+{
+  const void *x, *w;
+  const float *bias;
+  void *y;
+  int64_t m, n, k;
+  bool swiglu;
+} Gemm;
+
+/* The best product for the stream's device: all that a caller needs. */
+Status gemm (Stream *s, const Gemm *g);
+
+/* The products there are. wgmma: sm_90 only; `variant` -1 picks a tile, others name one, for the
+ * benchmark (gemm_sm90_variant_name gives NULL behind the last). mma: sm_80 up. few_rows: m up to
+ * GEMM_FEW_ROWS, at the speed of reading w. */
+#define GEMM_FEW_ROWS 16
+Status gemm_sm90 (Stream *s, const Gemm *g, int variant);
+const char *gemm_sm90_variant_name (int variant);
+bool gemm_sm90_variant_has_swiglu (int variant);
+Status gemm_sm80 (Stream *s, const Gemm *g);
+Status gemm_few_rows (Stream *s, const Gemm *g);
+
+/* Rows [w1; w3] of `from` [2 f, k] -> `to`, in turn 8 rows of w1 and 8 rows of w3: the order
+ * that lets one thread hold both factors of an output. f and k are multiples of 8. */
+Status gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k);
+
+/* softmax(q k^T / sqrt(d)) v on qkv [m, n_q + 2 n_kv, d] -> out [m, n_q d]: Ops.attention. */
+typedef struct
+{
+  const void *qkv;
+  void *out;
+  int64_t m;
+  int n_q, n_kv, d;
+  bool causal;
+} Attention;
+
+/* wgmma: sm_90, d 64 or 128; variants as above. mma: sm_80 up, d up to 128. wide: d up to 512. */
+Status attention_sm90 (Stream *s, const Attention *a, int variant);
+const char *attention_sm90_variant_name (int variant);
+int attention_sm90_variant_dim (int variant);
+Status attention_mma (Stream *s, const Attention *a);
+Status attention_wide (Stream *s, const Attention *a);
+
+/* The best of them: the entry of Ops. */
+Status cuda_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out);
+
+KERNELS_END_DECLS

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Linear layers in BF16: weights row by row as the file has them, but BF16 whatever the file's
+ * type, and with swiglu the rows of w1 and w3 interleaved by eight.
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+
+#include <stdlib.h>
+
+#define INTERLEAVE_ROWS 8 /* the columns of an mma tile */
+
+typedef struct
+{
+  Linear base;
+  void *weight; /* BF16 [n, k], device */
+  float *bias;  /* F32 [n], device; NULL = none */
+} DenseLinear;
+
+/* -- the order of rows for swiglu ----------------------------------------------------------------
+ */
+
+/* T is a row's unit: 16 bytes of weights, or one number of a bias. Row r of w1 goes to
+ * 16 (r / 8) + r % 8, of w3 to 8 below. */
+template <typename T>
+static __global__ void
+interleave_kernel (const T *__restrict__ from, T *__restrict__ to, int64_t f, int64_t units)
+{
+  const int64_t count = 2 * f * units, stride = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count; i += stride)
+    {
+      const int64_t row = i / units, up = row / f, r = row % f;
+      const int64_t target
+          = 2 * (r - r % INTERLEAVE_ROWS) + r % INTERLEAVE_ROWS + up * INTERLEAVE_ROWS;
+      to[target * units + i % units] = from[i];
+    }
+}
+
+static unsigned
+blocks_for (const Stream *s, int64_t count)
+{
+  const int64_t most = s->caps.multiprocessors * 8;
+  return (unsigned)(CEIL_DIV (count, 256) < most ? CEIL_DIV (count, 256) : most);
+}
+
+Status
+gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k)
+{
+  REQUIRE (s, f >= 8 && f % INTERLEAVE_ROWS == 0 && k >= 8 && k % 8 == 0);
+  interleave_kernel<<<blocks_for (s, f * k / 4), 256, 0, s->compute>>> ((const uint4 *)from,
+                                                                        (uint4 *)to, f, k / 8);
+  return LAUNCHED (s);
+}
+
+static Status
+interleave_bias (Stream *s, const float *from, float *to, int64_t f)
+{
+  interleave_kernel<<<blocks_for (s, 2 * f), 256, 0, s->compute>>> (from, to, f, 1);
+  return LAUNCHED (s);
+}
+
+/* -- loading ------------------------------------------------------------------------------------
+ */
+
+static void
+release (Stream *s, Linear *linear)
+{
+  if (linear == NULL)
+    return;
+  DenseLinear *l = (DenseLinear *)linear;
+  stream_free (s, l->weight);
+  stream_free (s, l->bias);
+  free (l);
+}
+
+static Status
+check_source (Stream *s, const LinearSource *source)
+{
+  REQUIRE (s, source->svdq == NULL);
+  REQUIRE (s, source->k >= 8 && source->k % 8 == 0 && source->k <= INT32_MAX / 2);
+  REQUIRE (s, source->n >= 8 && source->n % 8 == 0 && source->n <= INT32_MAX / 2);
+  REQUIRE (s, !source->swiglu || source->n % (2 * INTERLEAVE_ROWS) == 0);
+  REQUIRE (s, source->n_parts >= 1 && source->n_parts <= LINEAR_MAX_PARTS);
+  int64_t rows = 0;
+  for (int i = 0; i < source->n_parts; i++)
+    {
+      REQUIRE (s, source->parts[i].rank == 2 && source->parts[i].shape[1] == source->k);
+      rows += source->parts[i].shape[0];
+    }
+  REQUIRE (s, rows == source->n);
+  REQUIRE (s, source->bias.data == NULL || tensor_count (&source->bias) == source->n);
+  return STATUS_OK;
+}
+
+/* The parts, one below the other, to `device` [n, k]. */
+static Status
+upload_parts (Stream *s, const LinearSource *source, void *device)
+{
+  size_t offset = 0;
+  for (int i = 0; i < source->n_parts; i++)
+    {
+      CHECK (stream_upload_weights (s, &source->parts[i], DTYPE_BF16, (char *)device + offset));
+      offset += (size_t)tensor_count (&source->parts[i]) * sizeof (bf16);
+    }
+  return STATUS_OK;
+}
+
+/* Both kinds of rows pass through memory of their own, given back at once. */
+static Status
+upload_interleaved (Stream *s, const LinearSource *source, DenseLinear *l)
+{
+  const int64_t f = source->n / 2;
+  void *rows = NULL;
+  CHECK (stream_alloc (s, (size_t)source->n * source->k * sizeof (bf16), &rows));
+  Status status = upload_parts (s, source, rows);
+  if (status == STATUS_OK)
+    status = gemm_interleave (s, rows, l->weight, f, source->k);
+  if (status == STATUS_OK && l->bias != NULL)
+    status = cuda_wait (s); /* the same memory, again */
+  if (status == STATUS_OK && l->bias != NULL)
+    status = stream_upload_weights (s, &source->bias, DTYPE_F32, rows);
+  if (status == STATUS_OK && l->bias != NULL)
+    status = interleave_bias (s, (const float *)rows, l->bias, f);
+  if (status == STATUS_OK)
+    status = cuda_wait (s);
+  stream_free (s, rows);
+  return status;
+}
+
+static Status
+fill (Stream *s, const LinearSource *source, DenseLinear *l)
+{
+  const size_t weight_bytes = (size_t)source->n * source->k * sizeof (bf16);
+  CHECK (stream_alloc (s, weight_bytes, &l->weight));
+  l->base.bytes = weight_bytes;
+  if (source->bias.data != NULL)
+    {
+      CHECK (stream_alloc (s, (size_t)source->n * sizeof (float), (void **)&l->bias));
+      l->base.bytes += (size_t)source->n * sizeof (float);
+    }
+  if (source->swiglu)
+    return upload_interleaved (s, source, l);
+  CHECK (upload_parts (s, source, l->weight));
+  if (l->bias != NULL)
+    CHECK (stream_upload_weights (s, &source->bias, DTYPE_F32, l->bias));
+  return STATUS_OK;
+}
+
+static Status
+prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, Linear **out)
+{
+  *out = NULL;
+  CHECK (check_source (s, source));
+  DenseLinear *l = (DenseLinear *)calloc (1, sizeof *l);
+  if (l == NULL)
+    return STATUS_NO_MEMORY;
+  l->base.backend = backend;
+  l->base.n = source->n;
+  l->base.k = source->k;
+  l->base.swiglu = source->swiglu;
+  const Status status = fill (s, source, l);
+  if (status != STATUS_OK)
+    release (s, &l->base);
+  else
+    *out = &l->base;
+  return status;
+}
+
+/* -- running ------------------------------------------------------------------------------------
+ */
+
+static Status
+as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Gemm *g)
+{
+  const DenseLinear *l = (const DenseLinear *)linear;
+  const int64_t m = tensor_count (x) / linear->k;
+  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
+  REQUIRE (s, tensor_count (out) == m * (linear->swiglu ? linear->n / 2 : linear->n));
+  const Gemm product
+      = { x->data, l->weight, l->bias, out->data, m, linear->n, linear->k, linear->swiglu };
+  *g = product;
+  return STATUS_OK;
+}
+
+Status
+gemm (Stream *s, const Gemm *g)
+{
+  if (g->m <= GEMM_FEW_ROWS)
+    return gemm_few_rows (s, g);
+  return s->caps.sm == 90 ? gemm_sm90 (s, g, -1) : gemm_sm80 (s, g);
+}
+
+static Status
+apply_sm90 (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  Gemm g;
+  CHECK (as_gemm (s, linear, x, out, &g));
+  return gemm (s, &g);
+}
+
+static Status
+apply_sm80 (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  Gemm g;
+  CHECK (as_gemm (s, linear, x, out, &g));
+  return g.m <= GEMM_FEW_ROWS ? gemm_few_rows (s, &g) : gemm_sm80 (s, &g);
+}
+
+static bool
+supports_sm90 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CUDA && caps->sm == 90 && svdq == NULL;
+}
+
+static bool
+supports_sm80 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CUDA && caps->sm >= 80 && svdq == NULL;
+}
+
+static Status
+prepare_sm90 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return prepare (s, source, &linear_cuda_bf16_sm90, out);
+}
+
+static Status
+prepare_sm80 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return prepare (s, source, &linear_cuda_bf16, out);
+}
+
+const LinearBackend linear_cuda_bf16_sm90 = {
+  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release,
+};
+
+const LinearBackend linear_cuda_bf16 = {
+  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release,
+};

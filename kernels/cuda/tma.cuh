@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tma.cuh - bulk tensor copies and the barriers that count them (sm_90 up)
+ *
+ * One thread starts a copy of a box of a two-dimensional tensor; the copy engine computes the
+ * addresses from a tensor map, fills what lies outside with zeros (and does not write it), and
+ * reports the bytes to an mbarrier. A ring of stages is a pair of barriers a stage: `full`, which
+ * the copies complete, and `empty`, at which the readers arrive.
+ */
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mma.cuh"
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+/* -- host: tensor maps --------------------------------------------------------------------------
+ */
+
+typedef PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder;
+
+/* The driver's encoder, found through the runtime: no link to libcuda. */
+static inline Status
+tensor_map_encoder (Stream *s, TensorMapEncoder *out)
+{
+  void *function = NULL;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  CUDA_CHECK (s, cudaGetDriverEntryPointByVersion ("cuTensorMapEncodeTiled", &function, 12000,
+                                                   cudaEnableDefault, &found));
+  REQUIRE (s, found == cudaDriverEntryPointSuccess && function != NULL);
+  *out = (TensorMapEncoder)function;
+  return STATUS_OK;
+}
+
+/* A map of BF16 `data` [rows, columns], read or written in boxes of box_rows x box_columns;
+ * columns a multiple of 8, data aligned to 16 bytes. With `swizzle`, box_columns is 64 and rows
+ * land in the layout that wgmma reads; without, they land dense. */
+static inline Status
+tensor_map (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows, int64_t columns,
+            int box_rows, int box_columns, bool swizzle, CUtensorMap *out)
+{
+  const cuuint64_t extent[2] = { (cuuint64_t)columns, (cuuint64_t)rows };
+  const cuuint64_t pitch[1] = { (cuuint64_t)columns * sizeof (bf16) };
+  const cuuint32_t box[2] = { (cuuint32_t)box_columns, (cuuint32_t)box_rows };
+  const cuuint32_t step[2] = { 1, 1 };
+  const CUresult result
+      = encode (out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, extent, pitch, box, step,
+                CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  REQUIRE (s, result == CUDA_SUCCESS);
+  return STATUS_OK;
+}
+
+/* -- device: barriers ---------------------------------------------------------------------------
+ */
+
+static __device__ __forceinline__ void
+barrier_init (uint32_t barrier, uint32_t arrivals)
+{
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/* Makes initialised barriers visible to the copy engine and to the cluster. */
+static __device__ __forceinline__ void
+barrier_init_fence ()
+{
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* Arrives, and announces `bytes` of copies to come. */
+static __device__ __forceinline__ void
+barrier_expect (uint32_t barrier, uint32_t bytes)
+{
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+static __device__ __forceinline__ void
+barrier_arrive (uint32_t barrier)
+{
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Arrives at the barrier at the same place in block `rank` of the cluster. Says only that this
+ * thread's wgmma have read a stage; a release at cluster scope would order ordinary memory too,
+ * at the price of a membar.gpu for each stage. */
+static __device__ __forceinline__ void
+barrier_arrive_at (uint32_t barrier, uint32_t rank)
+{
+  asm volatile("{.reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
+               "mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(barrier),
+               "r"(rank)
+               : "memory");
+}
+
+/* Waits for the end of the phase of this parity. */
+static __device__ __forceinline__ void
+barrier_wait (uint32_t barrier, uint32_t parity)
+{
+  asm volatile("{.reg .pred done;\n"
+               "WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+               "@done bra DONE;\n"
+               "bra WAIT;\n"
+               "DONE: }" ::"r"(barrier),
+               "r"(parity)
+               : "memory");
+}
+
+/* A barrier of `threads` threads of the block, one of the hardware's sixteen (0 is
+ * __syncthreads). */
+static __device__ __forceinline__ void
+named_barrier (int id, int threads)
+{
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+static __device__ __forceinline__ void
+named_barrier_arrive (int id, int threads)
+{
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+static __device__ __forceinline__ void
+cluster_sync ()
+{
+  asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ uint32_t
+cluster_rank ()
+{
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/* -- device: copies -----------------------------------------------------------------------------
+ */
+
+/* One thread: the box at (row, column) to shared memory, its bytes to `barrier`. */
+static __device__ __forceinline__ void
+tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t barrier)
+{
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
+               "l"(map), "r"(column), "r"(row), "r"(barrier)
+               : "memory");
+}
+
+/* The same to that place in every block of `mask`, each with its own barrier. */
+static __device__ __forceinline__ void
+tma_load_multicast (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t barrier,
+                    uint16_t mask)
+{
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+               "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(mask)
+               : "memory");
+}
+
+/* One thread: shared memory to the box at (row, column). Others' writes to it need
+ * tma_store_fence () in the writer and a barrier before. */
+static __device__ __forceinline__ void
+tma_store (const CUtensorMap *map, int column, int row, uint32_t shared)
+{
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+      "r"(column), "r"(row), "r"(shared)
+      : "memory");
+}
+
+static __device__ __forceinline__ void
+tma_store_fence ()
+{
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+static __device__ __forceinline__ void
+tma_store_commit ()
+{
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Waits until the shared memory of all but the last PENDING stores may be written again. */
+template <int PENDING>
+static __device__ __forceinline__ void
+tma_store_wait_read ()
+{
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Waits until all stores are done: before the block ends. */
+static __device__ __forceinline__ void
+tma_store_wait_all ()
+{
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+static __device__ __forceinline__ void
+tma_prefetch_map (const CUtensorMap *map)
+{
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* -- device: fragments to shared memory ----------------------------------------------------------
+ */
+
+/* Four 8x8 matrices of 16-bit numbers; thread t gives the address of row t % 8 of matrix t / 8. */
+static __device__ __forceinline__ void
+stmatrix_x4 (uint32_t shared, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+               "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+/* Two; the addresses of threads 0 to 15 count. */
+static __device__ __forceinline__ void
+stmatrix_x2 (uint32_t shared, uint32_t a, uint32_t b)
+{
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(shared), "r"(a),
+               "r"(b)
+               : "memory");
+}
+
+/* -- device: registers ---------------------------------------------------------------------------
+ */
+
+/* Hands registers from one warpgroup to others; every warp of the group runs it. */
+template <int COUNT>
+static __device__ __forceinline__ void
+registers_shrink ()
+{
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+template <int COUNT>
+static __device__ __forceinline__ void
+registers_grow ()
+{
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}

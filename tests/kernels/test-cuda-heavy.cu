@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matrix products and attention of the CUDA backend against plain FP32 references.
+ *
+ * Every kernel and every tile shape that can take a size is run on it, whatever the backend would
+ * pick: fresh random inputs, poisoned outputs, odd sizes. `test-cuda-heavy FIRST` begins with
+ * kernel number FIRST: for finding the one that hangs.
+ */
+#include "tests/kernels/cuda-reference.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define SKIPPED 77
+/* Half a unit in BF16's last place is 2^-9 of a number at most, 1.1e-3 of it on average; products
+ * add FP32 rounding only, attention also rounds probabilities. */
+#define GEMM_LIMIT      2.5e-3
+#define ATTENTION_LIMIT 4.0e-3
+#define WORST_LIMIT     0.02 /* a single number over its size + the RMS: wrong ones differ by 1 */
+#define LARGEST_NUMBERS ((size_t)4224 * 20480)
+
+typedef struct
+{
+  int m, n, k;
+  bool swiglu, bias;
+} GemmSize;
+
+static const GemmSize gemm_sizes[] = {
+  { 1, 8, 8, false, true },
+  { 5, 48, 72, false, false },
+  { 16, 144, 1000, true, true },
+  { 17, 24, 40, false, true },
+  { 33, 136, 72, false, false },
+  { 65, 32, 64, true, false },
+  { 100, 264, 200, false, true },
+  { 130, 528, 264, true, true },
+  { 129, 512, 64, false, false },
+  { 257, 1032, 1000, false, true },
+  { 77, 2560, 2560, false, false },
+  { 600, 4096, 256, true, false },
+  { 4224, 3840, 10240, false, false },
+  { 4160, 20480, 3840, true, false },
+  { 4224, 11520, 3840, false, true },
+};
+
+typedef struct
+{
+  int m, n_q, n_kv, d;
+  bool causal;
+} AttentionSize;
+
+static const AttentionSize attention_sizes[] = {
+  { 1, 1, 1, 64, false },       { 7, 2, 1, 16, true },      { 65, 4, 2, 32, false },
+  { 100, 3, 3, 48, true },      { 77, 4, 4, 64, true },     { 200, 4, 1, 128, false },
+  { 129, 2, 2, 128, true },     { 383, 6, 2, 64, false },   { 512, 32, 8, 128, true },
+  { 1000, 3, 3, 128, false },   { 100, 2, 1, 160, true },   { 333, 1, 1, 256, false },
+  { 65, 2, 2, 512, true },      { 1030, 1, 1, 512, false }, { 4160, 30, 30, 128, false },
+  { 4224, 30, 30, 128, false },
+};
+
+typedef struct
+{
+  Stream *s;
+  uint64_t seed;
+  bf16 *inputs[2], *out;
+  float *bias, *reference, *full;
+  Difference *difference;
+  int failures;
+} Test;
+
+static bool
+report (Test *t, const char *name, const char *size, Status status, Error e, double limit)
+{
+  const bool ok = status == STATUS_OK && e.bad == 0 && e.relative < limit && e.worst < WORST_LIMIT;
+  if (!ok)
+    t->failures++;
+  printf ("%-6s %-36s %-28s error %.2e worst %.1e unwritten %u %s %s\n", ok ? "ok" : "FAILED", name,
+          size, e.relative, e.worst, e.bad, status_name (status),
+          status == STATUS_OK ? "" : cuda_detail (t->s));
+  fflush (stdout);
+  return ok;
+}
+
+/* -- products -----------------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  const char *name;
+  int variant; /* of gemm_sm90; or one of these */
+} GemmKernel;
+
+enum
+{
+  KERNEL_FEW_ROWS = -3,
+  KERNEL_SM80 = -2,
+  KERNEL_CHOSEN = -1,
+};
+
+static Status
+run_gemm (Stream *s, const Gemm *g, int variant)
+{
+  switch (variant)
+    {
+    case KERNEL_FEW_ROWS:
+      return gemm_few_rows (s, g);
+    case KERNEL_SM80:
+      return gemm_sm80 (s, g);
+    case KERNEL_CHOSEN:
+      return gemm (s, g);
+    default:
+      return gemm_sm90 (s, g, variant);
+    }
+}
+
+static Status
+test_gemm_size (Test *t, const char *name, int variant, const GemmSize *size)
+{
+  const size_t outputs = (size_t)size->m * (size->swiglu ? size->n / 2 : size->n);
+  const Gemm g
+      = { t->inputs[0], t->inputs[1], size->bias ? t->bias : NULL, t->out, size->m, size->n,
+          size->k,      size->swiglu };
+  Stream *s = t->s;
+  char text[64];
+  snprintf (text, sizeof text, "%dx%dx%d%s%s", size->m, size->n, size->k,
+            size->swiglu ? " swiglu" : "", size->bias ? " bias" : "");
+  CHECK (random_bf16 (s, t->inputs[0], (size_t)size->m * size->k, t->seed++, 1.0f));
+  CHECK (random_bf16 (s, t->inputs[1], (size_t)size->n * size->k, t->seed++,
+                      1.0f / sqrtf ((float)size->k)));
+  CHECK (random_f32 (s, t->bias, size->n, t->seed++, 1.0f));
+  CHECK (reference_gemm (s, &g, t->full, t->reference));
+  CUDA_CHECK (s, cudaMemsetAsync (t->out, POISON, outputs * sizeof (bf16), s->compute));
+  Error e = { 1.0, 1.0, 0 };
+  Status status = run_gemm (s, &g, variant);
+  if (status == STATUS_OK)
+    status = compare (s, t->out, t->reference, outputs, t->difference, &e);
+  report (t, name, text, status, e, GEMM_LIMIT);
+  return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
+}
+
+static Status
+test_gemm (Test *t, const char *name, int variant)
+{
+  for (size_t i = 0; i < sizeof gemm_sizes / sizeof gemm_sizes[0]; i++)
+    {
+      const GemmSize *size = &gemm_sizes[i];
+      if (variant == KERNEL_FEW_ROWS && size->m > GEMM_FEW_ROWS)
+        continue;
+      /* A shape without a swiglu form says so in its name by taking no such size. */
+      if (variant >= 0 && size->swiglu && !gemm_sm90_variant_has_swiglu (variant))
+        continue;
+      CHECK (test_gemm_size (t, name, variant, size));
+    }
+  return STATUS_OK;
+}
+
+/* -- attention ----------------------------------------------------------------------------------
+ */
+
+enum
+{
+  KERNEL_WIDE = -3,
+  KERNEL_MMA = -2,
+};
+
+static Status
+run_attention (Stream *s, const Attention *a, int variant)
+{
+  if (variant == KERNEL_WIDE)
+    return attention_wide (s, a);
+  return variant == KERNEL_MMA ? attention_mma (s, a) : attention_sm90 (s, a, variant);
+}
+
+static bool
+takes (int variant, int d)
+{
+  if (variant == KERNEL_WIDE)
+    return true;
+  return variant == KERNEL_MMA ? d <= 128 : attention_sm90_variant_dim (variant) == d;
+}
+
+static Status
+test_attention_size (Test *t, const char *name, int variant, const AttentionSize *size)
+{
+  Stream *s = t->s;
+  const size_t outputs = (size_t)size->m * size->n_q * size->d;
+  const size_t inputs = (size_t)size->m * (size->n_q + 2 * size->n_kv) * size->d;
+  const Attention a
+      = { t->inputs[0], t->out, size->m, size->n_q, size->n_kv, size->d, size->causal };
+  char text[64];
+  snprintf (text, sizeof text, "%d/%d heads x%d x%d%s", size->n_q, size->n_kv, size->m, size->d,
+            size->causal ? " causal" : "");
+  /* Twice the usual spread: sharper maxima, so rows do rescale. */
+  CHECK (random_bf16 (s, t->inputs[0], inputs, t->seed++, 2.0f));
+  CHECK (reference_attention (s, &a, t->reference));
+  CUDA_CHECK (s, cudaMemsetAsync (t->out, POISON, outputs * sizeof (bf16), s->compute));
+  Error e = { 1.0, 1.0, 0 };
+  Status status = run_attention (s, &a, variant);
+  if (status == STATUS_OK)
+    status = compare (s, t->out, t->reference, outputs, t->difference, &e);
+  report (t, name, text, status, e, ATTENTION_LIMIT);
+  return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
+}
+
+static Status
+test_attention (Test *t, const char *name, int variant)
+{
+  for (size_t i = 0; i < sizeof attention_sizes / sizeof attention_sizes[0]; i++)
+    if (takes (variant, attention_sizes[i].d))
+      CHECK (test_attention_size (t, name, variant, &attention_sizes[i]));
+  return STATUS_OK;
+}
+
+/* -- a whole linear layer, from host weights ------------------------------------------------------
+ */
+
+#define LINEAR_M 50
+#define LINEAR_F 72
+#define LINEAR_K 136
+
+/* w1 in F32, w3 in BF16: the device's answer against a sum in double. */
+static Status
+test_linear (Test *t, const char *name, const LinearBackend *backend)
+{
+  static float w1[LINEAR_F][LINEAR_K], bias[2 * LINEAR_F];
+  static uint16_t w3[LINEAR_F][LINEAR_K], x[LINEAR_M][LINEAR_K];
+  static float want[LINEAR_M][LINEAR_F];
+  Stream *s = t->s;
+  srand ((unsigned)t->seed);
+  for (int i = 0; i < LINEAR_F * LINEAR_K; i++)
+    {
+      (&w1[0][0])[i] = bf16_to_float (bf16_from_float (rand () / (float)RAND_MAX - 0.5f));
+      (&w3[0][0])[i] = bf16_from_float (rand () / (float)RAND_MAX - 0.5f);
+    }
+  for (int i = 0; i < LINEAR_M * LINEAR_K; i++)
+    (&x[0][0])[i] = bf16_from_float (rand () / (float)RAND_MAX - 0.5f);
+  for (int i = 0; i < 2 * LINEAR_F; i++)
+    bias[i] = rand () / (float)RAND_MAX - 0.5f;
+  for (int r = 0; r < LINEAR_M; r++)
+    for (int c = 0; c < LINEAR_F; c++)
+      {
+        double gate = bias[c], up = bias[LINEAR_F + c];
+        for (int i = 0; i < LINEAR_K; i++)
+          {
+            gate += (double)bf16_to_float (x[r][i]) * w1[c][i];
+            up += (double)bf16_to_float (x[r][i]) * bf16_to_float (w3[c][i]);
+          }
+        want[r][c] = (float)(gate / (1.0 + exp (-gate)) * up);
+      }
+
+  LinearSource source = {};
+  source.n = 2 * LINEAR_F, source.k = LINEAR_K, source.n_parts = 2, source.swiglu = true;
+  source.parts[0] = tensor_2d (DTYPE_F32, w1, LINEAR_F, LINEAR_K);
+  source.parts[1] = tensor_2d (DTYPE_BF16, w3, LINEAR_F, LINEAR_K);
+  source.bias = tensor_1d (DTYPE_F32, bias, 2 * LINEAR_F);
+  Tensor host_x = tensor_2d (DTYPE_BF16, x, LINEAR_M, LINEAR_K);
+  Tensor device_x = tensor_2d (DTYPE_BF16, t->inputs[0], LINEAR_M, LINEAR_K);
+  Tensor out = tensor_2d (DTYPE_BF16, t->out, LINEAR_M, LINEAR_F);
+  Tensor host_want = tensor_2d (DTYPE_F32, want, LINEAR_M, LINEAR_F);
+  Tensor device_want = tensor_2d (DTYPE_F32, t->reference, LINEAR_M, LINEAR_F);
+  CHECK (cuda_upload (s, &host_x, &device_x));
+  CHECK (cuda_upload (s, &host_want, &device_want));
+  CUDA_CHECK (s, cudaMemsetAsync (t->out, POISON, tensor_bytes (&out), s->compute));
+
+  Linear *linear = NULL;
+  Error e = { 1.0, 1.0, 0 };
+  Status status = backend->prepare_weights (s, &source, &linear);
+  if (status == STATUS_OK)
+    status = backend->apply (s, linear, &device_x, &out);
+  if (status == STATUS_OK)
+    status = compare (s, t->out, t->reference, LINEAR_M * LINEAR_F, t->difference, &e);
+  backend->release (s, linear);
+  report (t, name, "linear, swiglu, bias", status, e, GEMM_LIMIT);
+  return status;
+}
+
+/* -- all of it ----------------------------------------------------------------------------------
+ */
+
+static Status
+test_all (Test *t, int first)
+{
+  const bool hopper = t->s->caps.sm == 90;
+  int number = 0;
+#define RUN(what, name, ...)                                                                       \
+  do                                                                                               \
+    if (number++ >= first)                                                                         \
+      {                                                                                            \
+        printf ("kernel %d %s\n", number - 1, name);                                               \
+        fflush (stdout);                                                                           \
+        CHECK (what (t, name, __VA_ARGS__));                                                       \
+      }                                                                                            \
+  while (0)
+  RUN (test_gemm, "few rows", KERNEL_FEW_ROWS);
+  RUN (test_gemm, "sm80", KERNEL_SM80);
+  RUN (test_gemm, "chosen", KERNEL_CHOSEN);
+  RUN (test_attention, "wide", KERNEL_WIDE);
+  RUN (test_attention, "mma", KERNEL_MMA);
+  RUN (test_linear, linear_cuda_bf16.name, &linear_cuda_bf16);
+  if (hopper)
+    RUN (test_linear, linear_cuda_bf16_sm90.name, &linear_cuda_bf16_sm90);
+  for (int i = 0; hopper && gemm_sm90_variant_name (i) != NULL; i++)
+    RUN (test_gemm, gemm_sm90_variant_name (i), i);
+  for (int i = 0; hopper && attention_sm90_variant_name (i) != NULL; i++)
+    RUN (test_attention, attention_sm90_variant_name (i), i);
+  return STATUS_OK;
+}
+
+static Status
+allocate (Test *t)
+{
+  Stream *s = t->s;
+  for (int i = 0; i < 2; i++)
+    CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->inputs[i]));
+  CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->out));
+  CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (float), (void **)&t->reference));
+  CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (float), (void **)&t->full));
+  CHECK (stream_alloc (s, 65536 * sizeof (float), (void **)&t->bias));
+  return stream_alloc (s, sizeof (Difference), (void **)&t->difference);
+}
+
+int
+main (int argc, char **argv)
+{
+  Test t = {};
+  Status status = cuda_open (0, NULL, &t.s);
+  if (status != STATUS_OK)
+    {
+      printf ("no usable device: %s\n", status_name (status));
+      return SKIPPED;
+    }
+  t.seed = (uint64_t)time (NULL) * 1000;
+  printf ("seed %llu\n", (unsigned long long)t.seed);
+  status = allocate (&t);
+  if (status == STATUS_OK)
+    status = test_all (&t, argc > 1 ? atoi (argv[1]) : 0);
+  printf ("%s: %d failures; %s %s\n", t.failures || status ? "FAILED" : "passed", t.failures,
+          status_name (status), cuda_detail (t.s));
+  cuda_close (t.s);
+  return t.failures || status ? 1 : 0;
+}

@@ -45,6 +45,9 @@ const char *checkpoint_part_name (CheckpointPart part);
  * none. */
 char *checkpoint_find_file (const char *dir, CheckpointPart part, GError **error);
 
+/* What the names of a transformer begin with in this file, "" for most (transfer full). */
+char *weights_find_prefix (Safetensors *file);
+
 /* Takes over `file`, also on failure. `n` is the number of blocks (VAE) or layers (text encoder). */
 Weights *weights_new (CheckpointPart part, Safetensors *file, int n, GError **error);
 void weights_free (Weights *self); /* NULL is a no-op */

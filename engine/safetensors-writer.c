@@ -13,8 +13,11 @@ typedef struct
   DType dtype;
   int rank;
   int64_t shape[MAX_RANK];
-  const void *data; /* borrowed */
+  const void *data; /* borrowed; NULL when `produce` makes it */
   guint64 bytes;
+  SafetensorsProduce produce;
+  guint index;
+  gpointer user_data;
 } Item;
 
 struct _SafetensorsWriter
@@ -64,6 +67,20 @@ safetensors_writer_add (SafetensorsWriter *self, const char *name, DType dtype, 
     }
   item.name = g_strdup (name);
   g_array_append_val (self->items, item);
+}
+
+void
+safetensors_writer_add_later (SafetensorsWriter *self, const char *name, DType dtype, int rank,
+                              const int64_t *shape, SafetensorsProduce produce, guint index,
+                              gpointer user_data)
+{
+  Item *item;
+
+  safetensors_writer_add (self, name, dtype, rank, shape, NULL);
+  item = &g_array_index (self->items, Item, self->items->len - 1);
+  item->produce = produce;
+  item->index = index;
+  item->user_data = user_data;
 }
 
 void
@@ -148,8 +165,11 @@ safetensors_writer_write (SafetensorsWriter *self, const char *path, GError **er
   for (guint i = 0; i < self->items->len; i++)
     {
       const Item *item = &g_array_index (self->items, Item, i);
+      const void *data = item->data;
 
-      if (!atomic_file_write (file, item->data, item->bytes, error))
+      if (item->produce != NULL)
+        data = item->produce (item->index, item->user_data, error);
+      if ((data == NULL && item->bytes > 0) || !atomic_file_write (file, data, item->bytes, error))
         return FALSE;
     }
   return atomic_file_commit (file, error);

@@ -58,6 +58,13 @@ SafetensorsWriter *safetensors_writer_new (void);
 /* Adds a tensor; the data is borrowed until _write returns. rank 0..8 by `shape`. */
 void safetensors_writer_add (SafetensorsWriter *self, const char *name, DType dtype, int rank,
                              const int64_t *shape, const void *data);
+/* As _add, for data that need not be in memory all at once: `produce` is called while the file is
+ * written, in any order of `index`; what it returns must live until its next call. NULL with an
+ * error stops the writing. */
+typedef const void *(*SafetensorsProduce) (guint index, gpointer user_data, GError **error);
+void safetensors_writer_add_later (SafetensorsWriter *self, const char *name, DType dtype, int rank,
+                                   const int64_t *shape, SafetensorsProduce produce, guint index,
+                                   gpointer user_data);
 void safetensors_writer_metadata (SafetensorsWriter *self, const char *key, const char *value);
 gboolean safetensors_writer_write (SafetensorsWriter *self, const char *path, GError **error);
 void safetensors_writer_free (SafetensorsWriter *self);

@@ -23,8 +23,8 @@ place_clear (Place *self)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Place, place_clear)
 
-static char *
-find_prefix (Safetensors *file)
+char *
+weights_find_prefix (Safetensors *file)
 {
   static const char *const prefixes[] = { "model.diffusion_model.", "diffusion_model." };
 
@@ -42,7 +42,7 @@ weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
 
   self->part = part;
   self->file = file;
-  self->prefix = part == CHECKPOINT_TRANSFORMER ? find_prefix (file) : g_strdup ("");
+  self->prefix = part == CHECKPOINT_TRANSFORMER ? weights_find_prefix (file) : g_strdup ("");
   self->n_blocks = part == CHECKPOINT_VAE ? n : 0;
   self->n_layers = part == CHECKPOINT_TEXT_ENCODER ? n : 0;
   self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
@@ -99,8 +99,8 @@ translate (Weights *self, const char *name, Place *place)
   switch (self->part)
     {
     case CHECKPOINT_TRANSFORMER:
-      if (self->svdq != NULL && svdq_reader_kind (self->svdq) == SVDQ_NUNCHAKU)
-        return naming_nunchaku (name, place->stored, &place->slice);
+      if (self->svdq != NULL && naming_nunchaku (name, place->stored, &place->slice))
+        return TRUE;
       return naming_comfy (name, place->stored, &place->slice);
     case CHECKPOINT_TEXT_ENCODER:
       return naming_bare_text_encoder (name, place->stored);

@@ -28,6 +28,7 @@ typedef gboolean (*CliCommand) (int argc, char **argv, GError **error);
 gboolean cli_generate (int argc, char **argv, GError **error);
 gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
+gboolean cli_convert (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
 gboolean cli_bench (int argc, char **argv, GError **error);
 gboolean cli_bench_speed (int argc, char **argv, GError **error);

@@ -17,6 +17,7 @@ static const struct
   { "inspect", cli_inspect, "say what a file or a model folder is, and what it lacks" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
   { "bench", cli_bench, "measure speed" },
+  { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },
   { "devices", cli_devices, "list what can compute on this machine" },
 };
 

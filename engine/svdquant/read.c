@@ -352,6 +352,12 @@ read_part (SvdqReader *self, const SvdqEntry *entry, SvdqPart part, Tensor *out,
   return check_numbers (self, entry, part, out, error);
 }
 
+Tensor
+svdq_reader_shape (const SvdqReader *self, guint index, SvdqPart part)
+{
+  return svdq_entry_logical (g_ptr_array_index (self->entries, index), part);
+}
+
 gboolean
 svdq_reader_part (SvdqReader *self, guint index, SvdqPart part, Tensor *out, GError **error)
 {

@@ -52,6 +52,9 @@ SvdqLinearInfo svdq_reader_info (const SvdqReader *self, guint index);
 /* The linear that `stored`, a name in the file, is a tensor of: its base, or NULL. */
 const char *svdq_reader_base_of (const SvdqReader *self, const char *stored);
 
+/* Type and shape of a part in logical order; no data. */
+Tensor svdq_reader_shape (const SvdqReader *self, guint index, SvdqPart part);
+
 /* A tensor of linear `index` in logical order, valid until the next call. Absent wtscale and
  * wcscales are ones. Errors as above: NaN, smoothing that is not positive, no memory. */
 gboolean

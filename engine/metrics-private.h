@@ -30,5 +30,8 @@ void metrics_filter_column (const MetricsFilter *filter, const float *in, gsize 
 /* Both leave their results undefined when the cancellable fires; the caller looks. */
 void metrics_ssim (Image *a, Image *b, GCancellable *cancellable, double *ssim, double *ms_ssim);
 double metrics_flip (Image *a, Image *b, double pixels_per_degree, GCancellable *cancellable);
+/* FALSE with G_IO_ERROR_CANCELLED or ENGINE_ERROR_MEMORY. */
+gboolean metrics_lpips (MetricsLpips *self, Image *a, Image *b, GCancellable *cancellable,
+                        double *out, GError **error);
 
 G_END_DECLS

@@ -94,7 +94,10 @@ metrics_compare (Image *a, Image *b, const MetricsOptions *options, GCancellable
     metrics_ssim (a, b, cancellable, &out->ssim, &out->ms_ssim);
   if (!g_cancellable_is_cancelled (cancellable))
     out->flip = metrics_flip (a, b, pixels_per_degree, cancellable);
-  return !g_cancellable_set_error_if_cancelled (cancellable, error);
+  if (g_cancellable_set_error_if_cancelled (cancellable, error))
+    return FALSE;
+  return options == NULL || options->lpips == NULL
+         || metrics_lpips (options->lpips, a, b, cancellable, &out->lpips, error);
 }
 
 /* -- the map -------------------------------------------------------------------------------------

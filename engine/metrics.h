@@ -39,13 +39,30 @@ typedef struct
   guint64 pixels_changed;
 } Metrics;
 
+/* LPIPS' network, AlexNet, and its five linear layers. */
+typedef struct _MetricsLpips MetricsLpips;
+
+/* Opens weights in safetensors: the network as `net.slice1.0.weight` ... or `features.0.weight`
+ * ..., the linear layers as `lin0.model.1.weight` ... . The program brings none; the authors'
+ * Python package makes the file:
+ *   import lpips, safetensors.torch as s
+ *   s.save_model (lpips.LPIPS (net="alex"), "lpips-alex.safetensors")
+ * Errors: as safetensors_open, and ENGINE_ERROR_MODEL naming the tensor that is missing, of another
+ * shape or not finite. */
+MetricsLpips *metrics_lpips_open (const char *path, GError **error);
+void metrics_lpips_free (MetricsLpips *self); /* NULL is a no-op */
+/* TRUE if the linear layers are the published ones, v0.1: only then is the number LPIPS. */
+gboolean metrics_lpips_is_published (MetricsLpips *self);
+
 /* NULL where it is taken means all zero. */
 typedef struct
 {
   double pixels_per_degree; /* for FLIP; 0 = the standard */
+  MetricsLpips *lpips;      /* borrowed; NULL = LPIPS is not computed. It takes seconds. */
 } MetricsOptions;
 
-/* Compares two pictures of one size. 1024x1024 takes a few tenths of a second on two cores. Errors:
+/* Compares two pictures of one size. 1024x1024 takes a few tenths of a second on two cores,
+ * without LPIPS. Errors:
  * ENGINE_ERROR_REQUEST for pictures of different sizes, G_IO_ERROR_CANCELLED. */
 gboolean metrics_compare (Image *a, Image *b, const MetricsOptions *options,
                           GCancellable *cancellable, Metrics *out, GError **error);
@@ -65,5 +82,7 @@ GBytes *metrics_difference_raw (Image *a, Image *b);
 /* The map's colour for a difference of 0 to 255: dark violet to pale yellow, in steps that look
  * equal (straight lines in OKLab, Ottosson 2020). For legends. */
 void metrics_difference_colour (int difference, guint8 rgb[3]);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (MetricsLpips, metrics_lpips_free)
 
 G_END_DECLS

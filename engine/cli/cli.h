@@ -26,6 +26,7 @@ typedef enum
 typedef gboolean (*CliCommand) (int argc, char **argv, GError **error);
 
 gboolean cli_generate (int argc, char **argv, GError **error);
+gboolean cli_compare (int argc, char **argv, GError **error);
 gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);

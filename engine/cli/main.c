@@ -15,6 +15,7 @@ static const struct
 } commands[] = {
   { "generate", cli_generate, "draw a picture from a prompt" },
   { "inspect", cli_inspect, "say what a file or a model folder is, and what it lacks" },
+  { "compare", cli_compare, "say how much two pictures differ" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
   { "bench", cli_bench, "measure speed" },
   { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },

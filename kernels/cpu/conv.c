@@ -16,9 +16,10 @@
 
 #include <string.h>
 
-/* Input and output of a band together. They must stay in the last-level cache. */
-#define BAND_BYTES    ((int64_t)6 << 20)
-#define BAND_MIN_ROWS 4
+/* Input and output of a band together, for each thread: they must stay in the last-level cache. */
+#define BAND_BYTES       ((int64_t)3 << 20)
+#define BAND_MAX_THREADS 8
+#define BAND_MIN_ROWS    4
 
 /* Up to this many input channels oneDNN loses less on channels-last than packing costs. */
 #define CHANNELS_LAST_MAX 32
@@ -404,7 +405,7 @@ cpu_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual
   phase_rows = out->shape[0] / conv->zoom;
   row_bytes = (conv->stride * x->shape[1] * conv->c_in + out->shape[1] / conv->zoom * conv->c_out)
               * (int64_t)sizeof (float);
-  band = BAND_BYTES / row_bytes;
+  band = BAND_BYTES * (s->threads < BAND_MAX_THREADS ? s->threads : BAND_MAX_THREADS) / row_bytes;
   band = band < BAND_MIN_ROWS ? BAND_MIN_ROWS : band;
   for (int64_t first = 0; first < phase_rows; first += band)
     for (int phase = 0; phase < conv->zoom * conv->zoom; phase++)

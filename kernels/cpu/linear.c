@@ -11,13 +11,15 @@
 
 #include <string.h>
 
-/* Bytes of a widened panel of weights. It must share the last-level cache with activations. */
-#define PANEL_BYTES    ((int64_t)4 << 20)
-#define PANEL_MIN_ROWS 64
+/* Bytes of a widened panel of weights for each thread, near the size of a second-level cache; and
+ * what its rows are a multiple of, so that oneDNN's inner kernel has no remainder. */
+#define PANEL_BYTES       ((int64_t)1 << 20)
+#define PANEL_MAX_THREADS 16
+#define PANEL_ROWS        32
 
 /* With swiglu, both halves of this many columns and rows are kept before they are multiplied. */
 #define SWIGLU_COLUMNS 512
-#define SWIGLU_ROWS    1024
+#define SWIGLU_ROWS    1536
 
 typedef struct
 {
@@ -175,8 +177,8 @@ typedef struct
   const void *x; /* [M, K], of the products' type */
   int64_t m;
   char *panel;  /* [panel_rows, K], of the products' type; twice with swiglu */
-  float *pairs; /* [SWIGLU_ROWS, 2 panel_rows], only with swiglu */
-  int64_t panel_rows;
+  float *pairs; /* [block_rows, 2 panel_rows], only with swiglu */
+  int64_t panel_rows, block_rows;
 } Work;
 
 /* The rows [first, first + *count) of the stacked weights as the products' type. Lowers *count at
@@ -229,9 +231,9 @@ swiglu_columns (Stream *s, const Work *work, int64_t first, int64_t count, const
   int64_t f = self->base.n / 2;
   size_t x_row = (size_t)self->base.k * dtype_size (self->type);
 
-  for (int64_t row = 0; row < work->m; row += SWIGLU_ROWS)
+  for (int64_t row = 0; row < work->m; row += work->block_rows)
     {
-      int64_t rows = work->m - row < SWIGLU_ROWS ? work->m - row : SWIGLU_ROWS;
+      int64_t rows = work->m - row < work->block_rows ? work->m - row : work->block_rows;
       Product product = { rows, count, self->base.k, 2 * count, self->type == DTYPE_BF16 };
       const char *x = (const char *)work->x + (size_t)row * x_row;
       const float *bias = self->bias;
@@ -270,31 +272,43 @@ apply_swiglu (Stream *s, const Work *work, float *out)
   return STATUS_OK;
 }
 
+/* How many rows of weights are taken at a time, and with swiglu how many of x. */
+static void
+choose_blocks (const Stream *s, Work *work)
+{
+  const Linear *linear = &work->linear->base;
+  int64_t threads = s->threads < PANEL_MAX_THREADS ? s->threads : PANEL_MAX_THREADS;
+  int64_t row_bytes = linear->k * (int64_t)dtype_size (work->linear->type);
+  int64_t n_blocks = (work->m + SWIGLU_ROWS - 1) / SWIGLU_ROWS;
+
+  work->panel_rows = PANEL_BYTES * threads / row_bytes / PANEL_ROWS * PANEL_ROWS;
+  if (work->panel_rows < 2 * PANEL_ROWS)
+    work->panel_rows = 2 * PANEL_ROWS;
+  if (linear->swiglu)
+    work->panel_rows = SWIGLU_COLUMNS;
+  if (work->panel_rows > linear->n)
+    work->panel_rows = linear->n;
+  work->block_rows = (work->m + n_blocks - 1) / n_blocks;
+}
+
 /* Divides the scratch memory; fills x, panel, pairs. */
 static Status
-plan_work (Stream *s, const Tensor *x, Work *work)
+divide_scratch (Stream *s, const Tensor *x, Work *work)
 {
   const DenseLinear *self = work->linear;
   int64_t k = self->base.k;
-  int64_t item = (int64_t)dtype_size (self->type);
-  int64_t row_limit = self->base.swiglu ? SWIGLU_COLUMNS : PANEL_BYTES / (k * item);
-  int64_t swiglu_rows = work->m < SWIGLU_ROWS ? work->m : SWIGLU_ROWS;
-  size_t x_bytes = self->type == DTYPE_BF16 ? (size_t)(work->m * k) * sizeof (uint16_t) : 0;
+  size_t item = dtype_size (self->type);
+  size_t x_bytes = self->type == DTYPE_BF16 ? (size_t)(work->m * k) * item : 0;
   size_t panel_bytes = 0;
   size_t pair_bytes = 0;
-  bool convert = false;
   char *scratch;
   void *memory;
 
   for (int i = 0; i < self->n_parts; i++)
-    convert |= self->parts[i].dtype != self->type;
-  work->panel_rows = row_limit < PANEL_MIN_ROWS ? PANEL_MIN_ROWS : row_limit;
-  if (work->panel_rows > self->base.n)
-    work->panel_rows = self->base.n;
-  if (convert)
-    panel_bytes = (size_t)(work->panel_rows * k * item) * (self->base.swiglu ? 2 : 1);
+    if (self->parts[i].dtype != self->type)
+      panel_bytes = (size_t)(work->panel_rows * k) * item * (self->base.swiglu ? 2 : 1);
   if (self->base.swiglu)
-    pair_bytes = (size_t)(swiglu_rows * 2 * work->panel_rows) * sizeof (float);
+    pair_bytes = (size_t)(work->block_rows * 2 * work->panel_rows) * sizeof (float);
 
   x_bytes = (x_bytes + 255) & ~(size_t)255;
   panel_bytes = (panel_bytes + 255) & ~(size_t)255;
@@ -325,7 +339,8 @@ dense_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
   if (work.m == 0)
     return STATUS_OK;
-  CHECK (plan_work (s, x, &work));
+  choose_blocks (s, &work);
+  CHECK (divide_scratch (s, x, &work));
   return linear->swiglu ? apply_swiglu (s, &work, out->data) : apply_plain (s, &work, out->data);
 }
 

@@ -4,9 +4,6 @@
  */
 #include "kernels/cpu/stream.h"
 
-#include <math.h>
-#include <string.h>
-
 static const float *
 vector_data (const Tensor *vector)
 {
@@ -105,114 +102,5 @@ cpu_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_wei
         s->simd->rms_norm (x, head < n_q ? q_weight->data : k_weight->data, NULL, eps, x, d);
         rotate (x, (const float *)table->data + row * d, d);
       }
-  return STATUS_OK;
-}
-
-/* -- group norm --------------------------------------------------------------------------- */
-
-/* Pixels summed in FP32 before the sums go on in double. */
-#define GROUP_NORM_PIXELS 128
-
-/* Per channel: sums of the differences to the picture's first pixel, and of their squares. Far
- * from zero, where sums of plain squares cancel, the differences stay small. */
-static void
-channel_moments (Stream *s, const float *x, int64_t pixels, int64_t channels, double *sum,
-                 double *squares, float *scratch)
-{
-  memset (sum, 0, (size_t)channels * sizeof *sum);
-  memset (squares, 0, (size_t)channels * sizeof *squares);
-#pragma omp parallel num_threads(s->threads) if (pixels * channels > PARALLEL_MIN)
-  {
-    float *part = scratch + cpu_thread () * 2 * channels;
-
-#pragma omp for ordered schedule(static, 1)
-    for (int64_t first = 0; first < pixels; first += GROUP_NORM_PIXELS)
-      {
-        int64_t n = pixels - first < GROUP_NORM_PIXELS ? pixels - first : GROUP_NORM_PIXELS;
-
-        memset (part, 0, (size_t)(2 * channels) * sizeof *part);
-        s->simd->channel_sums (x + first * channels, x, n, channels, part, part + channels);
-        /* In order, so that the picture does not depend on the number of threads. */
-#pragma omp ordered
-        for (int64_t c = 0; c < channels; c++)
-          {
-            sum[c] += part[c];
-            squares[c] += part[channels + c];
-          }
-      }
-  }
-}
-
-/* By channel: out = (x - centre) * factor + offset. */
-typedef struct
-{
-  float *centre, *factor, *offset;
-} Affine;
-
-/* The affine maps of one group's channels, the first of which is `first`, from their moments. */
-static void
-group_affine (const float *pivot, const double *sum, const double *squares, int64_t pixels,
-              int64_t first, int64_t per_group, float eps, const Affine *out)
-{
-  double count = (double)(pixels * per_group);
-  double mean = 0.0;
-  double variance = 0.0;
-
-  for (int64_t c = first; c < first + per_group; c++)
-    mean += (sum[c] + (double)pixels * pivot[c]) / count;
-  for (int64_t c = first; c < first + per_group; c++)
-    {
-      double distance = pivot[c] - mean;
-
-      variance
-          += (squares[c] + 2.0 * distance * sum[c] + (double)pixels * distance * distance) / count;
-    }
-  for (int64_t c = first; c < first + per_group; c++)
-    {
-      double scale = out->factor[c] / sqrt (variance + eps);
-
-      out->centre[c] = (float)mean;
-      out->factor[c] = (float)scale;
-      out->offset[c] = (float)(out->offset[c] + (out->centre[c] - mean) * scale);
-    }
-}
-
-Status
-cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
-                float eps, bool silu, Tensor *out)
-{
-  int64_t channels = x->shape[2];
-  int64_t pixels = x->shape[0] * x->shape[1];
-  int64_t per_group = groups > 0 ? channels / groups : 0;
-  size_t parts = 3 + 2 * (size_t)s->threads; /* an Affine, and sums for each thread */
-  const float *in = x->data;
-  double *sum, *squares;
-  Affine affine;
-  void *scratch;
-
-  if (x->rank != 3 || x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32
-      || !tensor_same_shape (x, out) || per_group * groups != channels
-      || tensor_count (weight) != channels || tensor_count (bias) != channels)
-    return cpu_fail (s, STATUS_UNSUPPORTED, "group norm of mismatched shapes");
-  CHECK (
-      cpu_scratch (s, (size_t)channels * (2 * sizeof (double) + parts * sizeof (float)), &scratch));
-  sum = scratch;
-  squares = sum + channels;
-  affine.centre = (float *)(squares + channels);
-  affine.factor = affine.centre + channels;
-  affine.offset = affine.factor + channels;
-  channel_moments (s, in, pixels, channels, sum, squares, affine.offset + channels);
-  memcpy (affine.factor, weight->data, (size_t)channels * sizeof (float));
-  memcpy (affine.offset, bias->data, (size_t)channels * sizeof (float));
-  for (int64_t c = 0; c < channels; c += per_group)
-    group_affine (in, sum, squares, pixels, c, per_group, eps, &affine);
-#pragma omp parallel for num_threads(s->threads) if (pixels * channels > PARALLEL_MIN)
-  for (int64_t first = 0; first < pixels; first += GROUP_NORM_PIXELS)
-    {
-      int64_t n = pixels - first < GROUP_NORM_PIXELS ? pixels - first : GROUP_NORM_PIXELS;
-
-      s->simd->channel_affine (in + first * channels, affine.centre, affine.factor, affine.offset,
-                               silu, n, channels, (float *)out->data + first * channels);
-    }
   return STATUS_OK;
 }

@@ -2,9 +2,9 @@
  *
  * How fast the CPU's layers are, beside oneDNN alone on the same shape in the same run.
  *
- * bench [--threads N] [--only TEXT] [--json FILE]: ours and the bare primitive take turns, and the best time of
- * each counts, so that other programs on the machine disturb both alike. With one thread its own
- * clock is read, which does not run while others have the core.
+ * bench [--threads N] [--only TEXT] [--json FILE]: ours and the bare primitive take turns, and the
+ * best time of each counts, so that other programs on the machine disturb both alike. With one
+ * thread its own clock is read, which does not run while others have the core.
  */
 #include "kernels/kernels.h"
 #include "tests/kernels/bench-bare.h"

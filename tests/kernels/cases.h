@@ -8,5 +8,6 @@
 
 #include "tests/kernels/harness.h"
 
-/* Runs all cases on the open harness and reports each; `label` ends their names. */
-void cases_run (Harness *harness, const char *label);
+/* Runs the cases whose names begin with `prefix` ("" = all) on the open harness and reports each;
+ * `label` ends their names. */
+void cases_run (Harness *harness, const char *prefix, const char *label);

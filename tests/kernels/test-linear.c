@@ -44,7 +44,7 @@ static const Case cases[] = {
   { 65, 48, { 31, 17, 5 }, { F, B, H }, true, true, false },
   { 33, 384, { 500 }, { B }, false, true, false },
   { 288, 384, { 1152 }, { F }, false, false, false },
-  { 3, 16384, { 200 }, { B }, false, false, false }, /* several panels */
+  { 3, 65536, { 200 }, { B }, false, false, false }, /* several panels */
   { 3, 16384, { 70, 71 }, { H, B }, true, false, false },
   { 20, 128, { 256 }, { F }, false, false, true },
   { 20, 128, { 128, 128 }, { F, F }, true, false, true },
@@ -52,7 +52,7 @@ static const Case cases[] = {
   { 5, 64, { 700, 700 }, { B, B }, false, false, true },
   { 5, 64, { 300, 1100 }, { B, F }, true, false, true }, /* parts that are not the halves */
   { 1, 64, { 96, 96 }, { H, H }, true, true, true },
-  { 1030, 16, { 600, 600 }, { F, F }, false, false, true }, /* several blocks of rows */
+  { 1600, 16, { 600, 600 }, { F, F }, false, false, true }, /* several blocks of rows */
 };
 
 /* The source of a case, with its own memory. */

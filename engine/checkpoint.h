@@ -31,8 +31,11 @@ typedef struct /* text_encoder/config.json */
   gboolean rope_bf16; /* inverse frequencies rounded to BF16: see config.c */
 } TextEncoderConfig;
 
+#define VAE_MAX_LAYERS 16
+
 typedef struct /* vae/config.json */
 {
+  int sample_size;           /* pixels a side that the model was made for */
   int n_blocks, channels[8]; /* block_out_channels */
   int layers_per_block, latent_channels, groups;
   gboolean mid_attention;

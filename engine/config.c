@@ -245,7 +245,10 @@ config_read_vae (const char *dir, VaeConfig *out, GError **error)
   r.good = r.good
            && json_get_ints (r.root, "block_out_channels", 1, 8192, 1, 8, r.path, out->channels,
                              &out->n_blocks, error);
-  out->layers_per_block = read_int (&r, "layers_per_block", 1, 16);
+  out->layers_per_block = read_int (&r, "layers_per_block", 1, VAE_MAX_LAYERS);
+  r.good = r.good
+           && json_get_int_or (r.root, "sample_size", 64, 8192, 1024, r.path, &out->sample_size,
+                               error);
   out->latent_channels = read_int (&r, "latent_channels", 1, 1024);
   out->groups = read_int (&r, "norm_num_groups", 1, 1024);
   read_int (&r, "in_channels", 3, 3);
@@ -255,6 +258,10 @@ config_read_vae (const char *dir, VaeConfig *out, GError **error)
                                 &out->mid_attention, error);
   out->scaling_factor = read_double (&r, "scaling_factor", 1e-6, 1e6);
   out->shift_factor = read_double (&r, "shift_factor", -1e6, 1e6);
+  if (r.good && out->n_blocks != 4)
+    refuse (&r,
+            "\"block_out_channels\" has %d entries; only 4, eight pixels a latent, is supported",
+            out->n_blocks);
   for (int i = 0; r.good && i < out->n_blocks; i++)
     if (out->channels[i] % out->groups != 0)
       refuse (&r, "\"block_out_channels\" %d is not a multiple of \"norm_num_groups\"",

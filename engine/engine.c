@@ -28,6 +28,30 @@ engine_init_process (char **argv)
     execv ("/proc/self/exe", argv); /* comes back only on failure; then things are just slower */
 }
 
+/* From the program's own folder upwards: an installed tree has it in share, a source tree in data.
+ */
+char *
+engine_find_builtin_model (void)
+{
+  static const char *const places[] = { "share/tessera/models/sketch", "data/models/sketch" };
+  g_autofree char *folder = g_file_read_link ("/proc/self/exe", NULL);
+
+  for (int level = 0; folder != NULL && level < 5; level++)
+    {
+      g_autofree char *below = folder;
+
+      folder = g_path_get_dirname (below);
+      for (guint i = 0; i < G_N_ELEMENTS (places); i++)
+        {
+          g_autofree char *index = g_build_filename (folder, places[i], "model_index.json", NULL);
+
+          if (g_file_test (index, G_FILE_TEST_IS_REGULAR))
+            return g_path_get_dirname (index);
+        }
+    }
+  return NULL;
+}
+
 /* -- life ---------------------------------------------------------------------------------------
  */
 
@@ -82,6 +106,14 @@ gboolean
 engine_uses_guidance (Engine *self)
 {
   return !checkpoint_is_distilled (self->models.checkpoint);
+}
+
+int
+engine_get_native_size (Engine *self)
+{
+  int size = checkpoint_vae (self->models.checkpoint)->sample_size / 16 * 16;
+
+  return CLAMP (size, ENGINE_REQUEST_MIN_SIZE, ENGINE_REQUEST_MAX_SIZE);
 }
 
 void

@@ -99,6 +99,10 @@ GQuark engine_error_quark (void);
  * environment before main. Starts the program anew with it, once. */
 void engine_init_process (char **argv);
 
+/* The folder of the model that comes with the program (transfer full: g_free), or NULL if it is not
+ * there: beside the installed program, or in the source tree it was built in. (any thread) */
+char *engine_find_builtin_model (void);
+
 /* Opens a model folder: reads configs and headers only. Errors: ENGINE_ERROR_MODEL names the file
  * and what is wrong with it; ENGINE_ERROR_NO_DEVICE, _UNSUPPORTED. */
 Engine *engine_new (const char *model_dir, const EngineOptions *options, GError **error);
@@ -124,6 +128,9 @@ gboolean engine_supports (Engine *self, EnginePrecision precision, GError **erro
 
 /* TRUE if the model wants guidance and a negative prompt (the undistilled Z-Image). */
 gboolean engine_uses_guidance (Engine *self);
+
+/* Pixels a side that the model draws best, a size that requests may have. (any thread) */
+int engine_get_native_size (Engine *self);
 
 void engine_get_memory (Engine *self, EngineMemory *memory); /* (any thread) */
 void engine_get_device (Engine *self, EngineDevice *device); /* (any thread) */

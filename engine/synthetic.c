@@ -146,6 +146,7 @@ fill_configs (Checkpoint *self, int n_layers)
     .rope_theta = 1e6,
   };
   self->vae = (VaeConfig){
+    .sample_size = 1024,
     .n_blocks = 4,
     .channels = { 128, 256, 512, 512 },
     .layers_per_block = 2,

@@ -27,8 +27,8 @@ typedef struct
 typedef struct
 {
   int n_resnets;
-  Resnet resnets[8];
-  Conv *sampler; /* up or down; NULL on the last level */
+  Resnet resnets[VAE_MAX_LAYERS + 1]; /* the decoder has one more a level */
+  Conv *sampler;                      /* up or down; NULL on the last level */
 } Level;
 
 struct _Vae

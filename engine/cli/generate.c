@@ -79,7 +79,8 @@ static gboolean
 parse (int argc, char **argv, Options *o, GError **error)
 {
   const GOptionEntry entries[] = {
-    { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o->model, "Model folder", "DIR" },
+    { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o->model,
+      "Model folder (default: the built-in sketch model)", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o->transformer,
       "Transformer file to use instead of the folder's own", "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o->prompt, "What to draw", "TEXT" },
@@ -93,7 +94,8 @@ parse (int argc, char **argv, Options *o, GError **error)
       "Time above which guidance is off, 1 = never", "F" },
     { "seed", 's', 0, G_OPTION_ARG_STRING, &o->seed, "Seed of the noise", "N" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
-    { "size", 0, 0, G_OPTION_ARG_STRING, &o->size, "Multiples of 16 from 64 to 2048", "WxH" },
+    { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
+      "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16 or svdquant", "P" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
     { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
@@ -263,7 +265,7 @@ save (Engine *engine, const Options *o, const EngineRequest *request, Image *ima
 }
 
 static gboolean
-generate (const Options *o, const EngineRequest *request, const EngineOptions *engine_options,
+generate (const Options *o, EngineRequest *request, const EngineOptions *engine_options,
           GError **error)
 {
   g_autoptr (Engine) engine = NULL;
@@ -275,6 +277,8 @@ generate (const Options *o, const EngineRequest *request, const EngineOptions *e
   engine = engine_new (o->model, engine_options, error);
   if (engine == NULL)
     return FALSE;
+  if (o->size == NULL)
+    request->width = request->height = engine_get_native_size (engine);
   if (o->trace != NULL)
     engine_set_trace (engine, o->trace);
   interrupt_start (&interrupt);
@@ -294,6 +298,8 @@ cli_generate (int argc, char **argv, GError **error)
 
   if (!parse (argc, argv, &options, error))
     return FALSE;
+  if (options.model == NULL)
+    options.model = engine_find_builtin_model ();
   if (options.model == NULL || options.prompt == NULL)
     return cli_usage_error (error, "--model and --prompt are needed");
   return fill_request (&options, &request, error) && engine_request_validate (&request, error)

@@ -31,6 +31,9 @@ typedef struct
 #define FP4_FILE  "svdq-fp4_r32-svdq-zimage.safetensors"
 
 static const Case cases[] = {
+  { "sketch", "sketch-golden", "apple", NULL },
+  { "sketch", "sketch-golden", "cat-chair", NULL },
+  { "sketch", "sketch-golden", "stars", NULL },
   { "tiny-zimage", "tiny-zimage-golden", "square", NULL },
   { "tiny-zimage", "tiny-zimage-golden", "wide", NULL },
   { "tiny-zimage", "tiny-zimage-golden", "chinese", NULL },
@@ -48,11 +51,11 @@ static const Case cases[] = {
   { "svdq-zimage", "svdq-zimage-golden", "fp4-pads", FP4_FILE },
 };
 
-/* A folder of tests/data, or of the shared fixtures; NULL if neither has it. */
+/* A folder of tests/data, of the shared fixtures or of data/models; NULL if none has it. */
 static char *
 find_data (const char *name)
 {
-  static const char *const roots[] = { "TESSERA_TEST_DATA", "TESSERA_FIXTURES" };
+  static const char *const roots[] = { "TESSERA_TEST_DATA", "TESSERA_FIXTURES", "TESSERA_MODELS" };
 
   for (guint i = 0; i < G_N_ELEMENTS (roots); i++)
     {

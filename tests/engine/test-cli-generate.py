@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""tessera-cli generate where it must fail: exit status, one line, and nothing half-written.
+
+Usage: test-cli-generate.py TESSERA_CLI   (with TESSERA_TEST_DATA in the environment)
+"""
+import json
+import pathlib
+import resource
+import signal
+import subprocess
+import tempfile
+
+from cli_test import CLI, DAMAGED, TINY, TRANSFORMER, check, copy_model, expect, finish
+
+
+def arguments(model, *more, size="64x64", steps=1):
+    return ("generate", "--model", model, "--prompt", "a cat", "--size", size, "--steps", steps,
+            "--device", "cpu", *more)
+
+
+def is_empty(folder):
+    return not list(folder.iterdir())
+
+
+def draw(folder):
+    path = folder / "cat.png"
+    result = expect("a picture", 0, *arguments(TINY, "--json", "--output", path))
+    check("is told as JSON", isinstance(json.loads(result.stdout), dict), result.stdout)
+    expect("and says how it was made", 0, "inspect", path, output="a cat")
+    check("and nothing else is written", list(folder.iterdir()) == [path])
+    path.unlink()
+
+
+def wrong_usage(folder):
+    cases = [
+        ("--size", "65x64", "width"),
+        ("--size", "big", "big"),
+        ("--steps", "0", "steps"),
+        ("--seed", "-1", "--seed"),
+        ("--precision", "fp1", "fp1"),
+        ("--noise", "white", "white"),
+        ("--guidance", "nan", "guidance"),
+    ]
+    for option, value, cause in cases:
+        expect(f"{option} {value}", 2, *arguments(TINY, option, value, "--output",
+                                                   folder / "cat.png"), error=cause)
+    expect("no prompt", 2, "generate", "--model", TINY, error="--prompt")
+    check("wrong usage writes nothing", is_empty(folder))
+
+
+def damaged(folder, output):
+    cases = [
+        ("transformer/config.json", "config-wrong-type.json", '"dim" is "192"'),
+        ("transformer/config.json", None, "transformer/config.json"),
+        (TRANSFORMER, "truncated.safetensors", "truncated or damaged"),
+        (TRANSFORMER, "offset-outside.safetensors", "tensor a lies at bytes 4096"),
+        (TRANSFORMER, "header-100mb.safetensors", "claims 100000000 bytes"),
+        (TRANSFORMER, "good.safetensors", "is missing"),
+        ("vae/diffusion_pytorch_model.safetensors", None, "vae: no weights here"),
+        ("tokenizer/tokenizer.json", "tokenizer-unknown-model.json", "WordPiece"),
+        ("tokenizer/tokenizer.json", None, "tokenizer.json"),
+    ]
+    for i, (name, by, cause) in enumerate(cases):
+        model = copy_model(folder / str(i), **{name: by and DAMAGED / by})
+        expect(f"model with {by or 'no'} {name}", 1,
+               *arguments(model, "--output", output / "cat.png"), error=cause)
+    expect("no such model", 1, *arguments("/nowhere", "--output", output / "cat.png"),
+           error="/nowhere: no such model folder")
+    expect("damaged latents", 1, *arguments(TINY, "--latents", DAMAGED / "truncated.safetensors",
+                                            "--output", output / "cat.png"), error="truncated")
+    check("damaged models leave no picture", is_empty(output))
+
+
+def limit_files():
+    """A file of at most 4 kB stands for a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def unwritable(folder):
+    path = folder / "cat.png"
+    expect("no folder for the picture", 1, *arguments(TINY, "--output", "/nowhere/cat.png"),
+           error="/nowhere/cat.png")
+    expect("a folder in its place", 1, *arguments(TINY, "--output", folder), error=str(folder))
+    expect("full disk", 1, *arguments(TINY, "--output", path), error=str(path),
+           preexec_fn=limit_files)
+    check("a full disk leaves nothing", is_empty(folder), list(folder.iterdir()))
+    expect("full disk for the trace", 1,
+           *arguments(TINY, "--output", path, "--trace", folder / "trace.safetensors"),
+           error=str(folder), preexec_fn=limit_files)
+    check("nor does the trace", is_empty(folder), list(folder.iterdir()))
+
+
+def catches_interrupt(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    return False
+
+
+def interrupted(folder):
+    """Ctrl+C as soon as the program listens; the picture would take it minutes."""
+    command = [CLI, *map(str, arguments(TINY, "--output", folder / "cat.png", size="1024x1024",
+                                        steps=100))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not catches_interrupt(process.pid):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    check("interrupt", process.returncode == 130 and errors.count("\n") == 1, process.returncode,
+          errors)
+    check("an interrupt leaves nothing", is_empty(folder), list(folder.iterdir()))
+
+
+with tempfile.TemporaryDirectory() as name:
+    base = pathlib.Path(name)
+    pictures = base / "pictures"
+    pictures.mkdir()
+    draw(pictures)
+    wrong_usage(pictures)
+    damaged(base / "models", pictures)
+    unwritable(pictures)
+    interrupted(pictures)
+finish()

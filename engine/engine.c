@@ -157,28 +157,37 @@ all_weights (const Engine *self, EnginePrecision precision)
   return sum;
 }
 
+static gboolean
+count_arenas (Engine *self, PipelineRun *run, PlanArenas *arenas, GError **error)
+{
+  guint64 weights = all_weights (self, run->request->precision);
+  Status status
+      = plan_arenas (&self->models, &self->device, run, activation_limit (self, weights), arenas);
+
+  if (status == STATUS_OK)
+    return TRUE;
+  device_set_error (&self->device, status, "planning", error);
+  return FALSE;
+}
+
 gboolean
 engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GError **error)
 {
   PipelineRun run = { .request = request };
   PlanArenas arenas;
-  Status status;
+  gboolean counted;
 
   *plan = (EnginePlan){ 0 };
   if (!engine_request_validate (request, error)
       || !engine_supports (self, request->precision, error))
     return FALSE;
+  pipeline_tokenize (&self->models, &run);
+  counted = count_arenas (self, &run, &arenas, error);
+  pipeline_run_clear (&run);
+  if (!counted)
+    return FALSE;
 
   plan->weights = all_weights (self, request->precision);
-  pipeline_tokenize (&self->models, &run);
-  status = plan_arenas (&self->models, &self->device, &run, activation_limit (self, plan->weights),
-                        &arenas);
-  pipeline_run_clear (&run);
-  if (status != STATUS_OK)
-    {
-      device_set_error (&self->device, status, "planning", error);
-      return FALSE;
-    }
   plan->phase_peak[ENGINE_PHASE_LOAD] = plan->weights;
   plan->phase_peak[ENGINE_PHASE_ENCODE] = plan->weights + arenas.encode;
   plan->phase_peak[ENGINE_PHASE_DENOISE] = plan->weights + arenas.denoise;
@@ -249,18 +258,10 @@ static gboolean
 run_all (Engine *self, PipelineRun *run, GCancellable *cancellable, GError **error)
 {
   PlanArenas arenas;
-  Status status;
 
   pipeline_tokenize (&self->models, run);
-  status
-      = plan_arenas (&self->models, &self->device, run,
-                     activation_limit (self, all_weights (self, run->request->precision)), &arenas);
-  if (status != STATUS_OK)
-    {
-      device_set_error (&self->device, status, "planning", error);
-      return FALSE;
-    }
   return pipeline_start (&self->models, run, error) && load_all (self, run, cancellable, error)
+         && count_arenas (self, run, &arenas, error)
          && run_phase (self, pipeline_encode, arenas.encode, run, "reading the prompt", cancellable,
                        error)
          && run_phase (self, pipeline_denoise, arenas.denoise, run, "denoising", cancellable, error)

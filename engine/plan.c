@@ -35,16 +35,13 @@ count_phases (const Context *dry, const Models *models, PipelineRun *run, guint6
   return STATUS_OK;
 }
 
-Status
-plan_arenas (const Models *models, const Device *device, PipelineRun *run, guint64 limit,
-             PlanArenas *arenas)
+/* Counts with parts that have no weights, for a model that is not loaded. Whether a backend fuses
+ * what is not known then: the plan allows for the unfused way. */
+static Status
+count_unloaded (const Context *dry, Checkpoint *c, PipelineRun *run, guint64 limit,
+                PlanArenas *arenas)
 {
-  Checkpoint *c = models->checkpoint;
-  Context dry = { .ops = &ops_dry,
-                  .activation = device->ops->activation,
-                  .caps = &device->caps,
-                  .options = &device->options };
-  Loader loader = { .ctx = &dry };
+  Loader loader = { .ctx = dry };
   Models empty = { .checkpoint = c };
   EnginePrecision precision = run->request->precision;
   Status status;
@@ -52,11 +49,26 @@ plan_arenas (const Models *models, const Device *device, PipelineRun *run, guint
   empty.text_encoder = text_encoder_new (&loader, checkpoint_text_encoder (c));
   empty.transformer[precision] = transformer_new (&loader, checkpoint_transformer (c));
   empty.decoder = vae_new_decoder (&loader, checkpoint_vae (c));
-  status = count_phases (&dry, &empty, run, limit, arenas);
-  text_encoder_free (&dry, empty.text_encoder);
-  transformer_free (&dry, empty.transformer[precision]);
-  vae_free (&dry, empty.decoder);
+  status = count_phases (dry, &empty, run, limit, arenas);
+  text_encoder_free (dry, empty.text_encoder);
+  transformer_free (dry, empty.transformer[precision]);
+  vae_free (dry, empty.decoder);
   return status;
+}
+
+Status
+plan_arenas (const Models *models, const Device *device, PipelineRun *run, guint64 limit,
+             PlanArenas *arenas)
+{
+  Context dry = { .ops = &ops_dry,
+                  .activation = device->ops->activation,
+                  .caps = &device->caps,
+                  .options = &device->options };
+
+  if (models->text_encoder != NULL && models->transformer[run->request->precision] != NULL
+      && models->decoder != NULL)
+    return count_phases (&dry, models, run, limit, arenas);
+  return count_unloaded (&dry, models->checkpoint, run, limit, arenas);
 }
 
 guint64

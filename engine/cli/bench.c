@@ -10,6 +10,7 @@ static const struct
   CliCommand run;
 } kinds[] = {
   { "speed", cli_bench_speed },
+  { "quality", cli_bench_quality },
 };
 
 gboolean

@@ -32,6 +32,7 @@ gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
 gboolean cli_bench (int argc, char **argv, GError **error);
+gboolean cli_bench_quality (int argc, char **argv, GError **error);
 gboolean cli_bench_speed (int argc, char **argv, GError **error);
 
 /* Parses `entries` and answers --help. `positional` names what follows the options ("PATH", or
@@ -51,10 +52,19 @@ gboolean cli_parse_choice (const char *option, const char *text, const char *con
 gboolean cli_parse_precision (const char *text, EngineRequest *r, GError **error);
 gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
 
+/* While one exists, SIGINT and SIGTERM cancel its cancellable (borrowed) instead of ending the
+ * program. */
+typedef struct _CliInterrupt CliInterrupt;
+CliInterrupt *cli_interrupt_new (void);
+GCancellable *cli_interrupt_cancellable (CliInterrupt *self);
+void cli_interrupt_free (CliInterrupt *self);
+
 /* Prints a JSON value and a newline on standard output. */
 void cli_print_json (const cJSON *json);
 /* "1,234,567", and "24.6 GB" (transfer full). */
 char *cli_format_count (guint64 n);
 char *cli_format_bytes (guint64 bytes);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (CliInterrupt, cli_interrupt_free)
 
 G_END_DECLS

@@ -7,8 +7,6 @@
 #include "engine/engine.h"
 #include "engine/json.h"
 
-#include <glib-unix.h>
-#include <signal.h>
 #include <unistd.h>
 
 typedef struct
@@ -155,63 +153,6 @@ phase_seconds (const Progress *self, EnginePhase phase, gint64 end)
   return self->started[phase] != 0 ? (double)(ended - self->started[phase]) / 1e6 : 0.0;
 }
 
-/* Ctrl+C asks the engine to stop. The engine runs on this thread, so the signal is watched from
- * another one. */
-typedef struct
-{
-  GMainContext *context;
-  GMainLoop *loop;
-  GCancellable *cancellable;
-  GThread *thread;
-} Interrupt;
-
-static gboolean
-on_signal (gpointer user_data)
-{
-  g_cancellable_cancel (user_data);
-  return G_SOURCE_CONTINUE;
-}
-
-static gpointer
-watch (gpointer user_data)
-{
-  Interrupt *self = user_data;
-
-  g_main_context_push_thread_default (self->context);
-  g_main_loop_run (self->loop);
-  g_main_context_pop_thread_default (self->context);
-  return NULL;
-}
-
-static void
-interrupt_start (Interrupt *self)
-{
-  static const int signals[] = { SIGINT, SIGTERM };
-
-  self->context = g_main_context_new ();
-  self->loop = g_main_loop_new (self->context, FALSE);
-  self->cancellable = g_cancellable_new ();
-  for (guint i = 0; i < G_N_ELEMENTS (signals); i++)
-    {
-      g_autoptr (GSource) source = g_unix_signal_source_new (signals[i]);
-
-      g_source_set_callback (source, on_signal, self->cancellable, NULL);
-      g_source_attach (source, self->context);
-    }
-  self->thread = g_thread_new ("signals", watch, self);
-}
-
-static void
-interrupt_stop (Interrupt *self)
-{
-  /* The loop may not have begun to run yet: quit from within it. */
-  g_main_context_invoke (self->context, (GSourceFunc)(void (*) (void))g_main_loop_quit, self->loop);
-  g_thread_join (self->thread);
-  g_main_loop_unref (self->loop);
-  g_main_context_unref (self->context);
-  g_object_unref (self->cancellable);
-}
-
 /* -- the result ---------------------------------------------------------------------------------
  */
 
@@ -270,7 +211,7 @@ generate (const Options *o, EngineRequest *request, const EngineOptions *engine_
 {
   g_autoptr (Engine) engine = NULL;
   g_autoptr (Image) image = NULL;
-  Interrupt interrupt;
+  g_autoptr (CliInterrupt) interrupt = NULL;
   Progress progress = { .shown = isatty (STDERR_FILENO) && !o->json };
   gint64 started = g_get_monotonic_time ();
 
@@ -281,9 +222,9 @@ generate (const Options *o, EngineRequest *request, const EngineOptions *engine_
     request->width = request->height = engine_get_native_size (engine);
   if (o->trace != NULL)
     engine_set_trace (engine, o->trace);
-  interrupt_start (&interrupt);
-  image = engine_generate (engine, request, on_progress, &progress, interrupt.cancellable, error);
-  interrupt_stop (&interrupt);
+  interrupt = cli_interrupt_new ();
+  image = engine_generate (engine, request, on_progress, &progress,
+                           cli_interrupt_cancellable (interrupt), error);
   if (progress.shown)
     g_printerr ("\r\033[K");
   return image != NULL && save (engine, o, request, image, &progress, started, error);

@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""tessera-cli bench quality: the reports, and that a run that was killed ends in the same ones.
+
+Usage: test-bench-quality.py TESSERA_CLI   (with TESSERA_TEST_DATA, TESSERA_FIXTURES set)
+
+Without the 4-bit fixtures the tiny model is compared with itself.
+"""
+import base64
+import html.parser
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+CLI = sys.argv[1]
+TINY = pathlib.Path(os.environ["TESSERA_TEST_DATA"]) / "tiny-zimage"
+QUANTISED = pathlib.Path(os.environ["TESSERA_FIXTURES"]) / "svdq-zimage"
+PROMPTS = ["[apple] a red apple on a <table> & \"more\"", "# a comment", "", "two | pipes",
+           "[sea] the sea at night", "[four] 四只猫"]
+NAMES = ["apple", "prompt 2", "sea", "four"]
+# What a second run of the same work may change.
+MEASURED = {"seconds", "load_seconds", "step_seconds", "speedup", "system_peak",
+            "system_reduction"}
+count = 0
+
+
+def check(title, good, *details):
+    global count
+    count += 1
+    print(f"{'ok' if good else 'not ok'} {count} {title}")
+    for detail in details if not good else ():
+        print(f"# {detail!r}")
+
+
+def arguments(prompts, output, *more):
+    if QUANTISED.is_dir():
+        files = sorted(QUANTISED.glob("svdq-*.safetensors"), reverse=True)
+        which = ["--model", QUANTISED]
+        for file in files:
+            which += ["--transformer", file]
+    else:
+        which = ["--model", TINY, "--baseline-model", TINY]
+    return [str(v) for v in (CLI, "bench", "quality", *which, "--prompts", prompts, "--size",
+                             "176x192", "--steps", "2", "--device", "cpu", "-o", output, *more)]
+
+
+def run(command):
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in MEASURED}
+    if isinstance(value, list):
+        return [without_times(v) for v in value]
+    return value
+
+
+def report(folder):
+    return without_times(json.loads((folder / "report.json").read_text()))
+
+
+class Page(html.parser.HTMLParser):
+    """Counts what matters, and sees that every element that is opened is closed."""
+
+    VOID = {"meta", "img", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.counts, self.addresses, self.unbalanced = [], {}, [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        kind = f"{tag} {attrs['type']}" if tag == "input" else tag
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.addresses += [attrs[name] for name in ("src", "href") if name in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+
+def check_report(folder, label):
+    rows = json.loads((folder / "report.json").read_text())["configurations"]
+    compared = rows[1:]
+    check(f"{label}: each prompt has a row", all(
+        [row["name"] for row in c["prompts"]] == NAMES for c in rows), rows)
+    check(f"{label}: all was drawn and compared", all(
+        c["summary"]["drawn"] == 4 for c in rows) and all(
+        0 <= row["flip"] < 1 and row["ms_ssim"] is not None and row["lpips"] is None
+        for c in compared for row in c["prompts"]))
+    if len(compared) == 2:
+        check("4 bits change pictures and save memory", all(
+            c["summary"]["equal"] == 0 and 0.5 < c["summary"]["ssim"] < 1
+            and c["summary"]["reduction"] > 0.2 and c["label"].startswith("SVDQuant")
+            for c in compared), [c["summary"] for c in compared])
+    else:
+        check("a model is equal to itself", compared[0]["summary"]["equal"] == 4
+              and compared[0]["summary"]["psnr"] is None, compared)
+    return len(compared)
+
+
+def check_page(folder, n_compared):
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    check("the page is balanced", not page.unbalanced and not page.open,
+          page.unbalanced, page.open)
+    check("a slider for each pair", page.counts.get("input range") == 4 * n_compared
+          and page.counts.get("img") == 4 * n_compared and page.counts.get("table") == 3,
+          page.counts)
+    check("nothing comes from elsewhere", "http:" not in text and "https:" not in text
+          and all(a.startswith("data:image/png;base64,") for a in page.addresses))
+    files = sorted(f.read_bytes() for f in folder.glob("[1-9]*/*.png"))
+    inside = sorted(base64.b64decode(a.split(",", 1)[1]) for a in page.addresses)
+    check("the pictures are in the page, byte for byte", files == inside)
+    check("the baseline's pictures are there once", text.count("background-image:url(data:") == 4)
+    check("prompts are text, not markup", "on a &lt;table&gt; &amp; " in text)
+    markdown = (folder / "report.md").read_text()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    check("Markdown has a row for each", len(lines) == 3 * 2 + 2 * (n_compared + 1)
+          + 4 * n_compared, lines)
+
+
+def kill_after(command, folder, records):
+    """Kills the command as soon as so many pictures are done; returns them."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(folder.glob("*/*.json"))) < records:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return {f: f.read_bytes() for f in folder.glob("*/*.json")}
+
+
+def check_resume(prompts, whole, folder):
+    command = arguments(prompts, folder)
+    for records in (1, 4):
+        kept = kill_after(command, folder, records)
+        check(f"killed with {records} or more done", len(kept) >= records, len(kept))
+    result = run(command)
+    check("taken up again", result.returncode == 0, result.stderr)
+    check("what was done is kept", all(f.read_bytes() == b for f, b in kept.items()))
+    check("the same report as in one go", report(folder) == report(whole))
+
+    before = {f: f.read_bytes() for f in folder.glob("*/*.json")}
+    written = (folder / "report.json").read_bytes()
+    run(command)
+    check("once more: nothing is drawn again", written == (folder / "report.json").read_bytes())
+
+    damaged, missing, lost = sorted(before)[:3]
+    damaged.write_text('{"seconds": ')
+    missing.unlink()
+    lost.with_suffix(".png").unlink()
+    result = run(command)
+    check("damaged, missing and lost rows are drawn again",
+          result.returncode == 0 and report(folder) == report(whole), result.stderr)
+    check("and only those", all(f.read_bytes() == b for f, b in before.items()
+                                if f not in (damaged, missing, lost)))
+
+
+def check_failures(prompts, whole, folder):
+    shutil.copytree(whole, folder)
+    command = arguments(prompts, folder)
+    bad = sorted(folder.glob("1*/002.png"))[0]
+    bad.write_bytes(b"not a picture")
+    result = run(command)
+    rows = json.loads((folder / "report.json").read_text())["configurations"]
+    check("a picture that cannot be read is a row that says so", result.returncode == 0
+          and "002.png" in rows[1]["prompts"][1].get("error", "")
+          and all("error" not in rows[1]["prompts"][i] for i in (0, 2, 3)), rows[1]["prompts"])
+    check("and no pair", "there is no pair" in (folder / "report.html").read_text())
+
+    result = run(arguments(prompts, folder, "--seed", "43"))
+    check("a folder of another run is refused", result.returncode == 2
+          and "other models, prompts or settings" in result.stderr, result.stderr)
+
+
+def check_nothing_fits(prompts, folder):
+    result = run(arguments(prompts, folder, "--memory-budget", "1MB"))
+    summaries = [c["summary"] for c in
+                 json.loads((folder / "report.json").read_text())["configurations"]]
+    check("without any picture it fails, with a report", result.returncode == 1
+          and all(s["failed"] == 4 and s["seconds"] is None and s["reduction"] is None
+                  and s["speedup"] is None for s in summaries), result.stderr, summaries)
+
+
+def check_usage(prompts, folder):
+    empty = folder / "empty.txt"
+    empty.write_text("# nothing\n")
+    nameless = folder / "nameless.txt"
+    nameless.write_text("one\n[two]\n")
+    for title, error, more in (
+            ("no prompt", "no prompt", ("--baseline-model", TINY, "--prompts", empty)),
+            ("a name without a prompt", "line 2", ("--baseline-model", TINY, "--prompts",
+                                                   nameless)),
+            ("nothing to compare", "nothing to compare", ("--prompts", prompts))):
+        result = run([str(v) for v in (CLI, "bench", "quality", "--model", TINY, "-o",
+                                       folder / "never", *more)])
+        check(f"refused: {title}", result.returncode == 2 and error in result.stderr
+              and not (folder / "never").exists(), result.stderr)
+
+
+def main(folder):
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    whole = folder / "whole"
+    result = run(arguments(prompts, whole))
+    check("a run", result.returncode == 0, result.stdout, result.stderr)
+    check_page(whole, check_report(whole, "in one go"))
+    check_resume(prompts, whole, folder / "killed")
+    check_failures(prompts, whole, folder / "failed")
+    check_nothing_fits(prompts, folder / "small")
+    check_usage(prompts, folder)
+
+
+with tempfile.TemporaryDirectory() as name:
+    main(pathlib.Path(name))
+print(f"1..{count}")

@@ -31,6 +31,7 @@ gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
+gboolean cli_doctor (int argc, char **argv, GError **error);
 gboolean cli_bench (int argc, char **argv, GError **error);
 gboolean cli_bench_quality (int argc, char **argv, GError **error);
 gboolean cli_bench_speed (int argc, char **argv, GError **error);

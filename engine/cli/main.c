@@ -20,6 +20,7 @@ static const struct
   { "bench", cli_bench, "measure speed" },
   { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },
   { "devices", cli_devices, "list what can compute on this machine" },
+  { "doctor", cli_doctor, "say what is wrong with this machine, and what mends it" },
 };
 
 gboolean

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Group norm (and SiLU) of a picture [H, W, C]. Three launches: sums by block, sums by group,
+ * then the picture. A thread stays with 8 channels, so all that belongs to them is in registers.
+ * Sums are of x - x0, x0 the group's first number, which keeps a large mean from eating the
+ * variance; their order is fixed, so the same picture gives the same bytes.
+ */
+#include "kernels/cuda/ops.cuh"
+
+/* -- kernels ------------------------------------------------------------------------------------
+ */
+
+#define THREADS      256
+#define MAX_CHANNELS 2048
+#define MAX_BLOCKS   1056 /* 8 for each SM of the largest card: enough to fill it */
+#define BATCH        4    /* pixels a thread has in flight */
+
+/* Which pixels and channels a thread has: `lanes` threads side by side cover the C channels. */
+typedef struct
+{
+  int channel;           /* first of 8 */
+  int64_t pixel, stride; /* first pixel, distance to the next */
+  bool active;
+} Share;
+
+static __device__ __forceinline__ Share
+share_of (int channels)
+{
+  const int lanes = channels / 8, rows = THREADS / lanes, row = threadIdx.x / lanes;
+  Share share;
+  share.channel = threadIdx.x % lanes * 8;
+  share.active = row < rows;
+  share.pixel = (int64_t)blockIdx.x * rows + row;
+  share.stride = (int64_t)gridDim.x * rows;
+  return share;
+}
+
+/* partial [blocks, groups] = (sum, sum of squares) of x - x0. */
+static __global__ void
+__launch_bounds__ (THREADS)
+    statistics_kernel (const bf16 *__restrict__ x, int64_t pixels, int channels, int groups,
+                       float2 *__restrict__ partial)
+{
+  __shared__ float2 sums[THREADS][8];
+  const Share me = share_of (channels);
+  const int width = channels / groups;
+  float first[8], sum[8] = {}, squares[8] = {};
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+    first[j] = __bfloat162float (x[(me.channel + j) / width * width]);
+
+  for (int64_t p = me.active ? me.pixel : pixels; p < pixels; p += BATCH * me.stride)
+    {
+      uint4 bits[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          bits[i]
+              = *reinterpret_cast<const uint4 *> (x + (p + i * me.stride) * channels + me.channel);
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          {
+            float v[8];
+            unpack8 (bits[i], v);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+              {
+                const float difference = v[j] - first[j];
+                sum[j] += difference;
+                squares[j] += difference * difference;
+              }
+          }
+    }
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+    sums[threadIdx.x][j] = make_float2 (sum[j], squares[j]);
+  __syncthreads ();
+
+  /* Over the rows for each channel, then over the channels of each group. */
+  const int lanes = channels / 8, rows = THREADS / lanes;
+  for (int c = threadIdx.x; c < channels; c += THREADS)
+    for (int row = 1; row < rows; row++)
+      {
+        const float2 part = sums[row * lanes + c / 8][c % 8];
+        sums[c / 8][c % 8].x += part.x;
+        sums[c / 8][c % 8].y += part.y;
+      }
+  __syncthreads ();
+  for (int group = threadIdx.x; group < groups; group += THREADS)
+    {
+      float2 total = make_float2 (0, 0);
+      for (int c = group * width; c < (group + 1) * width; c++)
+        {
+          total.x += sums[c / 8][c % 8].x;
+          total.y += sums[c / 8][c % 8].y;
+        }
+      partial[(int64_t)blockIdx.x * groups + group] = total;
+    }
+}
+
+/* One block a group: statistics [groups] = (mean, 1 / sqrt(variance + eps)). */
+static __global__ void
+__launch_bounds__ (THREADS)
+    moments_kernel (const float2 *__restrict__ partial, int blocks, const bf16 *__restrict__ x,
+                    int width, double count, float eps, float2 *__restrict__ statistics)
+{
+  __shared__ double sums[2][THREADS];
+  double sum = 0, squares = 0;
+  for (int i = threadIdx.x; i < blocks; i += THREADS)
+    {
+      const float2 part = partial[(int64_t)i * gridDim.x + blockIdx.x];
+      sum += part.x;
+      squares += part.y;
+    }
+  sums[0][threadIdx.x] = sum;
+  sums[1][threadIdx.x] = squares;
+  for (int half = THREADS / 2; half > 0; half /= 2)
+    {
+      __syncthreads ();
+      if (threadIdx.x < half)
+        {
+          sums[0][threadIdx.x] += sums[0][threadIdx.x + half];
+          sums[1][threadIdx.x] += sums[1][threadIdx.x + half];
+        }
+    }
+  if (threadIdx.x == 0)
+    {
+      const double shift = __bfloat162float (x[blockIdx.x * width]);
+      const double mean = sums[0][0] / count;
+      const double variance = fmax (sums[1][0] / count - mean * mean, 0.0);
+      statistics[blockIdx.x] = make_float2 ((float)(shift + mean), rsqrtf ((float)variance + eps));
+    }
+}
+
+template <bool SILU>
+static __global__ void
+__launch_bounds__ (THREADS)
+    normalize_kernel (const bf16 *x, int64_t pixels, int channels, int width,
+                      const float2 *__restrict__ statistics, const float *__restrict__ weight,
+                      const float *__restrict__ bias, bf16 *out)
+{
+  const Share me = share_of (channels);
+  if (!me.active)
+    return;
+  float factor[8], offset[8];
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+    {
+      const float2 moments = statistics[(me.channel + j) / width];
+      factor[j] = weight[me.channel + j] * moments.y;
+      offset[j] = bias[me.channel + j] - moments.x * factor[j];
+    }
+  for (int64_t p = me.pixel; p < pixels; p += BATCH * me.stride)
+    {
+      uint4 bits[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          bits[i]
+              = *reinterpret_cast<const uint4 *> (x + (p + i * me.stride) * channels + me.channel);
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          {
+            float v[8];
+            unpack8 (bits[i], v);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+              {
+                v[j] = v[j] * factor[j] + offset[j];
+                if (SILU)
+                  v[j] = silu_of (v[j]);
+              }
+            store8 (out + (p + i * me.stride) * channels + me.channel, v);
+          }
+    }
+}
+
+/* -- launchers ----------------------------------------------------------------------------------
+ */
+
+Status
+cuda_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
+                 float eps, bool silu, Tensor *out)
+{
+  REQUIRE (s, x->dtype == DTYPE_BF16 && x->rank == 3);
+  REQUIRE (s, out->dtype == DTYPE_BF16 && tensor_same_shape (x, out));
+  const int64_t pixels = x->shape[0] * x->shape[1], c = x->shape[2];
+  REQUIRE (s, c % 8 == 0 && c <= MAX_CHANNELS && groups > 0 && c % groups == 0);
+  REQUIRE (s, weight->dtype == DTYPE_F32 && tensor_count (weight) == c);
+  REQUIRE (s, bias->dtype == DTYPE_F32 && tensor_count (bias) == c);
+
+  const int channels = (int)c, width = channels / groups, rows = THREADS / (channels / 8);
+  const int64_t wanted = CEIL_DIV (pixels, (int64_t)rows * BATCH);
+  const int blocks = (int)(wanted < MAX_BLOCKS ? wanted : MAX_BLOCKS);
+  float2 *statistics = (float2 *)s->scratch, *partial = statistics + MAX_CHANNELS;
+  REQUIRE (s, sizeof (float2) * (MAX_CHANNELS + (size_t)groups * blocks) <= SCRATCH_BYTES);
+
+  const bf16 *from = (const bf16 *)x->data;
+  statistics_kernel<<<blocks, THREADS, 0, s->compute>>> (from, pixels, channels, groups, partial);
+  moments_kernel<<<groups, THREADS, 0, s->compute>>> (partial, blocks, from, width,
+                                                      (double)pixels * width, eps, statistics);
+  auto kernel = silu ? normalize_kernel<true> : normalize_kernel<false>;
+  kernel<<<blocks, THREADS, 0, s->compute>>> (from, pixels, channels, width, statistics,
+                                              (const float *)weight->data,
+                                              (const float *)bias->data, (bf16 *)out->data);
+  return LAUNCHED (s);
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * RMS norm of each q and k head and its rotation, in place on qkv. A block takes one token, so
+ * its rotations are read once and stay in registers for all heads; d / 8 lanes share a head.
+ */
+#include "kernels/cuda/ops.cuh"
+
+/* -- kernels ------------------------------------------------------------------------------------
+ */
+
+#define THREADS 256
+#define BATCH   4 /* heads whose loads a thread has in flight */
+
+/* The sum over LANES neighbouring lanes. */
+template <int LANES>
+static __device__ __forceinline__ float
+lanes_sum (float v)
+{
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset >>= 1)
+    v += __shfl_xor_sync (0xffffffffu, v, offset);
+  return v;
+}
+
+/* Rotates the 8 numbers v that begin at element 8 * lane of a head. `turn` holds (cos, sin): of 4
+ * pairs when INTERLEAVED, else of the 8 pairs that v's numbers belong to. */
+template <int LANES, bool INTERLEAVED>
+static __device__ __forceinline__ void
+rotate8 (float v[8], const float *turn, int lane)
+{
+  if (INTERLEAVED)
+    {
+#pragma unroll
+      for (int j = 0; j < 8; j += 2)
+        {
+          const float a = v[j], b = v[j + 1], c = turn[j], s = turn[j + 1];
+          v[j] = a * c - b * s;
+          v[j + 1] = a * s + b * c;
+        }
+      return;
+    }
+  /* The partner i + d/2 lies LANES / 2 lanes on; the lower half subtracts, the upper adds. */
+  const float sign = lane < LANES / 2 ? -1.0f : 1.0f;
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+    {
+      const float other = __shfl_xor_sync (0xffffffffu, v[j], LANES / 2);
+      v[j] = v[j] * turn[2 * j] + sign * other * turn[2 * j + 1];
+    }
+}
+
+template <int LANES, bool INTERLEAVED>
+static __global__ void
+__launch_bounds__ (THREADS)
+    qk_norm_rope_kernel (bf16 *qkv, int n_q, int n_kv, const float *q_weight, const float *k_weight,
+                         float eps, const float *table)
+{
+  constexpr int D = 8 * LANES, TURNS = INTERLEAVED ? 8 : 16, STEP = THREADS / LANES;
+  const int lane = threadIdx.x % LANES, heads = n_q + n_kv;
+  bf16 *row = qkv + (size_t)blockIdx.x * (n_q + 2 * n_kv) * D + 8 * lane;
+  const float *turns = table + (size_t)blockIdx.x * D;
+
+  float turn[TURNS], wq[8], wk[8];
+#pragma unroll
+  for (int i = 0; i < TURNS; i += 8)
+    load8 (turns + (INTERLEAVED ? 8 * lane : 16 * (lane % (LANES / 2)) + i), turn + i);
+  load8 (q_weight + 8 * lane, wq);
+  load8 (k_weight + 8 * lane, wk);
+
+  for (int first = threadIdx.x / LANES; first - (int)(threadIdx.x / LANES) < heads;
+       first += BATCH * STEP)
+    {
+      uint4 bits[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        {
+          const int head = first + i * STEP;
+          bits[i] = make_uint4 (0, 0, 0, 0);
+          if (head < heads)
+            bits[i] = *reinterpret_cast<const uint4 *> (row + (size_t)head * D);
+        }
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        {
+          const int head = first + i * STEP;
+          float v[8], squares = 0;
+          unpack8 (bits[i], v);
+#pragma unroll
+          for (int j = 0; j < 8; j++)
+            squares += v[j] * v[j];
+          const float factor = rsqrtf (lanes_sum<LANES> (squares) / D + eps);
+#pragma unroll
+          for (int j = 0; j < 8; j++)
+            v[j] *= factor * (head < n_q ? wq[j] : wk[j]);
+          rotate8<LANES, INTERLEAVED> (v, turn, lane);
+          if (head < heads)
+            store8 (row + (size_t)head * D, v);
+        }
+    }
+}
+
+/* -- launchers ----------------------------------------------------------------------------------
+ */
+
+template <int LANES>
+static Status
+launch (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight, const Tensor *k_weight,
+        float eps, const Tensor *table, RopePairing pairing)
+{
+  const unsigned blocks = (unsigned)qkv->shape[0];
+  auto kernel = pairing == ROPE_INTERLEAVED ? qk_norm_rope_kernel<LANES, true>
+                                            : qk_norm_rope_kernel<LANES, false>;
+  kernel<<<blocks, THREADS, 0, s->compute>>> (
+      (bf16 *)qkv->data, n_q, n_kv, (const float *)q_weight->data, (const float *)k_weight->data,
+      eps, (const float *)table->data);
+  return LAUNCHED (s);
+}
+
+Status
+cuda_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight,
+                   const Tensor *k_weight, float eps, const Tensor *table, RopePairing pairing)
+{
+  const int64_t m = qkv->shape[0];
+  REQUIRE (s, n_q > 0 && n_kv > 0 && n_q <= 4096 && n_kv <= 4096);
+  REQUIRE (s, m > 0 && m <= INT32_MAX && tensor_count (qkv) % (m * (n_q + 2 * n_kv)) == 0);
+  const int64_t d = tensor_count (qkv) / (m * (n_q + 2 * n_kv));
+  REQUIRE (s, qkv->dtype == DTYPE_BF16 && table->dtype == DTYPE_F32);
+  REQUIRE (s, q_weight->dtype == DTYPE_F32 && k_weight->dtype == DTYPE_F32);
+  REQUIRE (s, tensor_count (q_weight) == d && tensor_count (k_weight) == d);
+  REQUIRE (s, tensor_count (table) == m * d);
+  switch (d)
+    {
+    case 16:
+      return launch<2> (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
+    case 32:
+      return launch<4> (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
+    case 64:
+      return launch<8> (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
+    case 128:
+      return launch<16> (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
+    case 256:
+      return launch<32> (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
+    default:
+      return stream_refuse (s, __func__, "heads of 16, 32, 64, 128 or 256");
+    }
+}

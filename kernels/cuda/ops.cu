@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The CUDA device as the engine sees it: one table, filled from the files beside this one.
+ */
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/ops.cuh"
+
+/* Tables are read from C, where the order of their entries is the header's business; C++17 has no
+ * designated initialisers, so the table is filled by a function that runs at compile time. */
+static constexpr Ops
+make_ops ()
+{
+  Ops ops = {};
+  ops.name = "cuda";
+  ops.activation = DTYPE_BF16;
+
+  ops.query = cuda_query;
+  ops.open = cuda_open;
+  ops.close = cuda_close;
+  ops.wait = cuda_wait;
+  ops.alloc = stream_alloc;
+  ops.free = stream_free;
+  ops.allocated = cuda_allocated;
+  ops.upload = cuda_upload;
+  ops.download = cuda_download;
+  ops.copy = cuda_copy;
+  ops.detail = cuda_detail;
+
+  ops.record = cuda_record;
+  ops.record_end = cuda_record_end;
+  ops.replay = cuda_replay;
+  ops.recording_free = cuda_recording_free;
+
+  ops.rms_norm = cuda_rms_norm;
+  ops.residual_norm = cuda_residual_norm;
+  ops.layer_norm = cuda_layer_norm;
+  ops.qk_norm_rope = cuda_qk_norm_rope;
+  ops.attention = cuda_attention;
+  ops.silu_mul = cuda_silu_mul;
+  ops.silu = cuda_silu;
+  ops.modulation = cuda_modulation;
+  ops.one_plus = cuda_one_plus;
+  ops.fill_rows = cuda_fill_rows;
+
+  ops.group_norm = cuda_group_norm;
+  ops.conv_prepare = cuda_conv_prepare;
+  ops.conv2d = cuda_conv2d;
+  ops.conv_release = cuda_conv_release;
+  return ops;
+}
+
+extern "C" const Ops ops_cuda = make_ops ();

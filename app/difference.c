@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/difference.h"
 
+#include "engine/metrics.h"
+
 #include <glib/gi18n.h>
 #include <math.h>
-
-#define SCALE_END 64 /* largest difference of a channel that the map tells apart */
 
 typedef struct
 {
@@ -14,8 +14,7 @@ typedef struct
 typedef struct /* from the pool thread */
 {
   Image *map;
-  double mean; /* of absolute differences, 0 to 1 */
-  double psnr; /* dB; infinite for equal pictures */
+  Metrics metrics;
 } Measured;
 
 void
@@ -43,52 +42,20 @@ measured_free (Measured *measured)
   g_free (measured);
 }
 
-/* The colour of a difference: dark to bright in even steps, so that it also reads in grey. */
-static void
-colour_of (int difference, guint8 rgb[3])
-{
-  static const guint8 stops[][3] = {
-    { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 },
-  };
-  const int n = G_N_ELEMENTS (stops) - 1;
-  const int position = MIN (difference, SCALE_END) * n;
-  const int stop = MIN (position / SCALE_END, n - 1), rest = position - stop * SCALE_END;
-
-  for (int c = 0; c < 3; c++)
-    rgb[c] = stops[stop][c] + (stops[stop + 1][c] - stops[stop][c]) * rest / SCALE_END;
-}
-
 static void
 measure_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
 {
   Pair *pair = data;
-  const int width = image_get_width (pair->first), height = image_get_height (pair->first);
-  const gsize n_pixels = (gsize)width * height;
-  const guint8 *a = g_bytes_get_data (image_get_bytes (pair->first), NULL);
-  const guint8 *b = g_bytes_get_data (image_get_bytes (pair->second), NULL);
   Measured *measured = g_new0 (Measured, 1);
-  guint8 *map = g_malloc (3 * n_pixels);
-  g_autoptr (GBytes) bytes = NULL;
-  guint64 sum = 0, squares = 0;
+  GError *error = NULL;
 
-  for (gsize i = 0; i < n_pixels; i++)
+  if (!metrics_compare (pair->first, pair->second, NULL, cancellable, &measured->metrics, &error))
     {
-      int largest = 0;
-
-      for (gsize c = 3 * i; c < 3 * i + 3; c++)
-        {
-          const int d = ABS (a[c] - b[c]);
-
-          largest = MAX (largest, d);
-          sum += d;
-          squares += (guint64)d * d;
-        }
-      colour_of (largest, map + 3 * i);
+      measured_free (measured);
+      g_task_return_error (task, error);
+      return;
     }
-  bytes = g_bytes_new_take (map, 3 * n_pixels);
-  measured->map = image_new (width, height, bytes);
-  measured->mean = sum / (255.0 * 3 * n_pixels);
-  measured->psnr = 10 * log10 (255.0 * 255.0 * 3 * n_pixels / squares);
+  measured->map = metrics_difference (pair->first, pair->second);
   g_task_return_pointer (task, measured, (GDestroyNotify)measured_free);
 }
 
@@ -105,6 +72,20 @@ difference_measure_async (TesseraPicture *first, TesseraPicture *second, GCancel
   g_task_run_in_thread (task, measure_in_thread);
 }
 
+static char *
+describe (const Metrics *metrics)
+{
+  const double difference = 100 * metrics->mean_difference / 255;
+
+  if (isinf (metrics->psnr))
+    return g_strdup (_ ("The pictures are equal"));
+  if (isnan (metrics->ssim))
+    return g_strdup_printf (_ ("difference %.1f %%, PSNR %.1f dB, FLIP %.3f"), difference,
+                            metrics->psnr, metrics->flip);
+  return g_strdup_printf (_ ("difference %.1f %%, PSNR %.1f dB, SSIM %.3f, FLIP %.3f"), difference,
+                          metrics->psnr, metrics->ssim, metrics->flip);
+}
+
 Difference *
 difference_measure_finish (GAsyncResult *result, GError **error)
 {
@@ -115,11 +96,7 @@ difference_measure_finish (GAsyncResult *result, GError **error)
     return NULL;
   self = g_new (Difference, 1);
   self->map = texture_from_image (measured->map);
-  if (isinf (measured->psnr))
-    self->text = g_strdup (_ ("The pictures are equal"));
-  else
-    self->text = g_strdup_printf (_ ("difference %.1f %%, PSNR %.1f dB"), 100 * measured->mean,
-                                  measured->psnr);
+  self->text = describe (&measured->metrics);
   measured_free (measured);
   return self;
 }
@@ -127,11 +104,12 @@ difference_measure_finish (GAsyncResult *result, GError **error)
 GdkTexture *
 difference_ramp (void)
 {
+  const int width = 3 * (METRICS_DIFFERENCE_FULL + 1), height = 10;
+  guint8 *pixels = g_malloc (3 * width * height);
   g_autoptr (GBytes) bytes = NULL;
-  guint8 *pixels = g_malloc (3 * (SCALE_END + 1));
 
-  for (int i = 0; i <= SCALE_END; i++)
-    colour_of (i, pixels + 3 * i);
-  bytes = g_bytes_new_take (pixels, 3 * (SCALE_END + 1));
-  return gdk_memory_texture_new (SCALE_END + 1, 1, GDK_MEMORY_R8G8B8, bytes, 3 * (SCALE_END + 1));
+  for (int i = 0; i < width * height; i++)
+    metrics_difference_colour (i % width / 3, pixels + 3 * i);
+  bytes = g_bytes_new_take (pixels, 3 * width * height);
+  return gdk_memory_texture_new (width, height, GDK_MEMORY_R8G8B8, bytes, 3 * width);
 }

@@ -398,9 +398,8 @@ window_add_actions (TesseraWindow *self)
     { "delete", delete_entry, NULL, NULL, NULL, { 0 } },
     { "undo-delete", undo_delete, NULL, NULL, NULL, { 0 } },
   };
-  g_autoptr (GPropertyAction) history = NULL;
+  g_autoptr (GAction) history = g_settings_create_action (self->settings, "show-history");
 
   g_action_map_add_action_entries (G_ACTION_MAP (self), entries, G_N_ELEMENTS (entries), self);
-  history = g_property_action_new ("history", self->history_revealer, "reveal-child");
-  g_action_map_add_action (G_ACTION_MAP (self), G_ACTION (history));
+  g_action_map_add_action (G_ACTION_MAP (self), history);
 }

@@ -47,7 +47,6 @@ struct _TesseraWindow
 };
 
 /* window.c */
-void window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second);
 void window_update_actions (TesseraWindow *self);
 void window_update_memory (TesseraWindow *self);
 

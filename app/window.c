@@ -32,7 +32,7 @@ static const WindowShortcut SHORTCUTS[] = {
   { "win.previous", { "<Alt>Left" } },
   { "win.next", { "<Alt>Right" } },
   { "win.delete", { "Delete" } },
-  { "win.history", { "F9" } },
+  { "win.show-history", { "F9" } },
   { "win.menu", { "F10" } },
   { "win.fullscreen", { "F11" } },
   { "win.show-help-overlay", { "<Control>question" } },

@@ -34,6 +34,9 @@ void window_set_model (TesseraWindow *self, const ModelInfo *model);
 /* There is none, and why. */
 void window_show_message (TesseraWindow *self, MessageState state, const char *details);
 
+/* Shows one picture, or two to be compared; NULL, NULL: the empty page. */
+void window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second);
+
 /* Takes the settings of a PNG over and reports what was and was not. */
 void window_restore_from (TesseraWindow *self, GFile *file);
 void window_show_toast (TesseraWindow *self, const char *text);

@@ -244,6 +244,27 @@ check_shot (GtkWidget *widget, const char *name)
     }
 }
 
+GtkApplication *
+test_application (void)
+{
+  static const char *const names[]
+      = { "choose-model", "reopen-model", "use-processor", "restart", "about", "quit" };
+  GtkApplication *app = g_object_new (ADW_TYPE_APPLICATION, "application-id", APP_ID ".Test",
+                                      "flags", G_APPLICATION_NON_UNIQUE, "resource-base-path",
+                                      "/io/github/tesseraimage/Tessera", NULL);
+  g_autoptr (GError) error = NULL;
+
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autoptr (GSimpleAction) action = g_simple_action_new (names[i], NULL);
+
+      g_action_map_add_action (G_ACTION_MAP (app), G_ACTION (action));
+    }
+  g_application_register (G_APPLICATION (app), NULL, &error);
+  g_assert_no_error (error);
+  return app;
+}
+
 void
 init_display (int *argc, char ***argv)
 {

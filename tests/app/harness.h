@@ -72,4 +72,8 @@ void settle (GtkWidget *widget);
  * with 77 where there is no display. */
 void init_display (int *argc, char ***argv);
 
+/* An application that is registered and has the app's style, icons and names of actions, but does
+ * nothing (transfer full). */
+GtkApplication *test_application (void);
+
 G_END_DECLS

@@ -36,7 +36,7 @@ set_up (Fixture *f, gconstpointer data)
 
   f->folder = make_folder ();
   history = g_build_filename (f->folder, "history", NULL);
-  f->app = test_application ();
+  f->app = (GtkApplication *)data;
   f->settings = g_settings_new (APP_ID);
   f->worker = worker_new ();
   f->history = history_new (history);
@@ -83,7 +83,6 @@ tear_down (Fixture *f, gconstpointer data)
   WAIT_FOR_END_OF (f->worker);
   reset_settings (f->settings);
   g_object_unref (f->settings);
-  g_object_unref (f->app);
   remove_folder (f->folder);
   g_free (f->folder);
 }
@@ -428,8 +427,11 @@ test_shot_pictures (Fixture *f, gconstpointer data)
 int
 main (int argc, char *argv[])
 {
+  g_autoptr (GtkApplication) app = NULL;
+
   init_display (&argc, &argv);
-#define ADD(name, function) g_test_add ("/window/" name, Fixture, NULL, set_up, function, tear_down)
+  app = test_application ();
+#define ADD(name, function) g_test_add ("/window/" name, Fixture, app, set_up, function, tear_down)
   ADD ("generate", test_generate);
   ADD ("cancel", test_cancel);
   ADD ("batch", test_batch);

@@ -15,18 +15,19 @@
 
 static const char style[]
     = ":root{color-scheme:light dark;--line:#8886}\n"
-      "body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}\n"
+      "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}\n"
       "pre{white-space:pre-wrap;padding:.75rem 1rem;border:1px solid var(--line);"
       "border-radius:.5rem}\n"
       ".scroll{overflow-x:auto}\n"
       "table{border-collapse:collapse;font-variant-numeric:tabular-nums}\n"
-      "th,td{padding:.3rem .75rem;border-bottom:1px solid var(--line);text-align:right;"
+      "th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;"
       "white-space:nowrap}\n"
       "th:first-child,td:first-child{text-align:left}\n"
-      "td:last-child{white-space:normal;text-align:left}\n"
-      ".pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));"
+      ".prompts :is(th,td):nth-child(2){text-align:left}\n"
+      ".prompts td:last-child{white-space:normal;text-align:left}\n"
+      ".pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));"
       "gap:1.5rem}\n"
-      "figure{margin:0;--cut:50%}\n"
+      "figure{margin:0;max-width:48rem;--cut:50%}\n"
       ".pair{position:relative;overflow:hidden;border-radius:.5rem;background-size:100% 100%}\n"
       ".pair img{display:block;width:100%;height:auto;clip-path:inset(0 0 0 var(--cut))}\n"
       ".pair::after{content:\"\";position:absolute;inset:0 auto 0 var(--cut);width:2px;"
@@ -104,7 +105,10 @@ append_picture (GString *html, const QualityRun *run, const QualityConfiguration
 static void
 append_table (GString *html, const QualityTable *table)
 {
-  g_string_append_printf (html, "<h2>%s</h2>\n<div class=\"scroll\"><table>\n", table->title);
+  g_autofree char *name = g_ascii_strdown (table->title, -1);
+
+  g_string_append_printf (html, "<h2>%s</h2>\n<div class=\"scroll\"><table class=\"%s\">\n",
+                          table->title, name);
   for (guint i = 0; i < table->cells->len; i++)
     {
       const char *tag = i < table->columns ? "th" : "td";

@@ -57,34 +57,70 @@ add_configuration (QualityRun *run, const char *model, const char *transformer, 
                    GError **error)
 {
   g_autofree char *precision = quality_precision_of (model, transformer, error);
-  g_autofree char *base = g_path_get_basename (transformer != NULL ? transformer : model);
+  const EnginePrecision found = precision != NULL && g_str_has_prefix (precision, "SVDQuant")
+                                    ? ENGINE_PRECISION_SVDQUANT
+                                    : ENGINE_PRECISION_BF16;
+  EngineRequest request = { .precision = found };
   QualityConfiguration *c;
-  EngineRequest request = ENGINE_REQUEST_INIT;
 
-  if (precision == NULL)
-    return FALSE;
-  request.precision = g_str_has_prefix (precision, "SVDQuant") ? ENGINE_PRECISION_SVDQUANT
-                                                               : ENGINE_PRECISION_BF16;
-  if (!cli_parse_precision (told, &request, error))
+  if (precision == NULL || !cli_parse_precision (told, &request, error))
     return FALSE;
   c = g_new0 (QualityConfiguration, 1);
   g_ptr_array_add (run->configurations, c);
   c->model = g_strdup (model);
   c->transformer = g_strdup (transformer);
   c->precision = request.precision;
-  if (g_str_has_suffix (base, ".safetensors"))
-    base[strlen (base) - strlen (".safetensors")] = '\0';
-  c->label = run->configurations->len == 1 ? g_strdup (precision)
-             : told != NULL                ? g_strdup_printf ("%s run as %s", precision, told)
-                                           : g_strdup_printf ("%s (%s)", precision, base);
-  c->folder = folder_name (run->configurations->len - 1, c->label);
+  c->label = request.precision != found ? g_strdup_printf ("%s run as %s", precision, told)
+                                        : g_steal_pointer (&precision);
   return TRUE;
 }
 
-static gboolean
-add_configurations (QualityRun *run, const Options *o, GError **error)
+static QualityConfiguration *
+configuration_at (const QualityRun *run, guint index)
 {
-  const char *baseline = o->baseline != NULL ? o->baseline : o->model;
+  return g_ptr_array_index (run->configurations, index);
+}
+
+/* "SVDQuant INT4 (file)" (transfer full). */
+static char *
+long_label (const QualityConfiguration *c)
+{
+  g_autofree char *base = g_path_get_basename (c->transformer != NULL ? c->transformer : c->model);
+
+  if (g_str_has_suffix (base, ".safetensors"))
+    base[strlen (base) - strlen (".safetensors")] = '\0';
+  return g_strdup_printf ("%s (%s)", c->label, base);
+}
+
+/* A label that the baseline or another has too gets the name of the file or folder. */
+static void
+name_configurations (QualityRun *run)
+{
+  const guint n = run->configurations->len;
+  char *longer[QUALITY_MAX_CONFIGURATIONS + 1] = { NULL };
+
+  for (guint i = 1; i < n; i++)
+    for (guint j = 0; j < n; j++)
+      if (i != j && longer[i] == NULL
+          && g_str_equal (configuration_at (run, i)->label, configuration_at (run, j)->label))
+        longer[i] = long_label (configuration_at (run, i));
+  for (guint i = 0; i < n; i++)
+    {
+      QualityConfiguration *c = configuration_at (run, i);
+
+      if (longer[i] != NULL)
+        {
+          g_free (c->label);
+          c->label = longer[i];
+        }
+      c->folder = folder_name (i, c->label);
+    }
+}
+
+static gboolean
+add_configurations (QualityRun *run, const char *model, const Options *o, GError **error)
+{
+  const char *baseline = o->baseline != NULL ? o->baseline : model;
 
   if (!add_configuration (run, baseline, NULL, NULL, error))
     return FALSE;
@@ -92,18 +128,18 @@ add_configurations (QualityRun *run, const Options *o, GError **error)
     return cli_usage_error (error, "there is nothing to compare with the baseline: give "
                                    "--transformer, --baseline-model or --precision");
   if (o->transformers == NULL)
-    return add_configuration (run, o->model, NULL, o->precision, error);
+    return add_configuration (run, model, NULL, o->precision, error);
   if (g_strv_length (o->transformers) >= QUALITY_MAX_CONFIGURATIONS)
     return cli_usage_error (error, "more than %d transformers", QUALITY_MAX_CONFIGURATIONS - 1);
   for (guint i = 0; o->transformers[i] != NULL; i++)
-    if (!add_configuration (run, o->model, o->transformers[i], o->precision, error))
+    if (!add_configuration (run, model, o->transformers[i], o->precision, error))
       return FALSE;
   return TRUE;
 }
 
-/* The device by its name. */
+/* The device by its name, and the size the model was made for where none is asked for. */
 static gboolean
-find_device (QualityRun *run, GError **error)
+ask_engine (QualityRun *run, gboolean any_size, GError **error)
 {
   const QualityConfiguration *baseline = g_ptr_array_index (run->configurations, 0);
   EngineOptions options = { .device = run->device, .memory_budget = run->memory_budget };
@@ -115,6 +151,8 @@ find_device (QualityRun *run, GError **error)
   engine_get_device (engine, &device);
   run->device_name = g_strdup (device.name);
   run->gpu = device.gpu;
+  if (any_size)
+    run->request.width = run->request.height = engine_get_native_size (engine);
   return TRUE;
 }
 
@@ -122,8 +160,10 @@ static gboolean
 prepare (QualityRun *run, const Options *o, GError **error)
 {
   EngineRequest request = ENGINE_REQUEST_INIT;
+  g_autofree char *builtin = o->model == NULL ? engine_find_builtin_model () : NULL;
+  const char *model = o->model != NULL ? o->model : builtin;
 
-  if (o->model == NULL || o->prompts == NULL || o->output == NULL)
+  if (model == NULL || o->prompts == NULL || o->output == NULL)
     return cli_usage_error (error, "--model, --prompts and --output are needed");
   request.seed = 42;
   request.steps = o->steps;
@@ -139,8 +179,10 @@ prepare (QualityRun *run, const Options *o, GError **error)
   run->device = g_strdup (o->device != NULL ? o->device : "auto");
   run->configurations = g_ptr_array_new ();
   run->prompts = quality_prompts_load (o->prompts, error);
-  return run->prompts != NULL && add_configurations (run, o, error) && find_device (run, error)
-         && quality_run_open (run, error);
+  if (run->prompts == NULL || !add_configurations (run, model, o, error))
+    return FALSE;
+  name_configurations (run);
+  return ask_engine (run, o->size == NULL, error) && quality_run_open (run, error);
 }
 
 /* -- measuring -----------------------------------------------------------------------------------
@@ -360,14 +402,16 @@ static gboolean
 parse (int argc, char **argv, Options *o, GError **error)
 {
   const GOptionEntry entries[] = {
-    { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o->model, "Model folder", "DIR" },
+    { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o->model,
+      "Model folder (default: the built-in sketch model)", "DIR" },
     { "baseline-model", 0, 0, G_OPTION_ARG_FILENAME, &o->baseline,
       "Model folder of the baseline (default: the same)", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o->transformers,
       "Transformer file to compare; may be given again", "FILE" },
     { "prompts", 0, 0, G_OPTION_ARG_FILENAME, &o->prompts,
       "Prompts, one a line: \"[name] text\" or \"text\"", "FILE" },
-    { "size", 0, 0, G_OPTION_ARG_STRING, &o->size, "Multiples of 16 from 64 to 2048", "WxH" },
+    { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
+      "Multiples of 16 from 64 to 2048 (default: what the model was made for)", "WxH" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
     { "seed", 's', 0, G_OPTION_ARG_STRING, &o->seed, "Seed of the noise (default: 42)", "N" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision,

@@ -17,7 +17,7 @@ static const struct
   { "inspect", cli_inspect, "say what a file or a model folder is, and what it lacks" },
   { "compare", cli_compare, "say how much two pictures differ" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
-  { "bench", cli_bench, "measure speed" },
+  { "bench", cli_bench, "measure speed, or what precision costs and gains" },
   { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },
   { "devices", cli_devices, "list what can compute on this machine" },
   { "doctor", cli_doctor, "say what is wrong with this machine, and what mends it" },

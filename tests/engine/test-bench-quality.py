@@ -14,11 +14,10 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 
-CLI = sys.argv[1]
-TINY = pathlib.Path(os.environ["TESSERA_TEST_DATA"]) / "tiny-zimage"
+from cli_test import CLI, TINY, check, finish, run
+
 QUANTISED = pathlib.Path(os.environ["TESSERA_FIXTURES"]) / "svdq-zimage"
 PROMPTS = ["[apple] a red apple on a <table> & \"more\"", "# a comment", "", "two | pipes",
            "[sea] the sea at night", "[four] 四只猫"]
@@ -26,15 +25,6 @@ NAMES = ["apple", "prompt 2", "sea", "four"]
 # What a second run of the same work may change.
 MEASURED = {"seconds", "load_seconds", "step_seconds", "speedup", "system_peak",
             "system_reduction"}
-count = 0
-
-
-def check(title, good, *details):
-    global count
-    count += 1
-    print(f"{'ok' if good else 'not ok'} {count} {title}")
-    for detail in details if not good else ():
-        print(f"# {detail!r}")
 
 
 def arguments(prompts, output, *more):
@@ -45,12 +35,8 @@ def arguments(prompts, output, *more):
             which += ["--transformer", file]
     else:
         which = ["--model", TINY, "--baseline-model", TINY]
-    return [str(v) for v in (CLI, "bench", "quality", *which, "--prompts", prompts, "--size",
+    return [str(v) for v in ("bench", "quality", *which, "--prompts", prompts, "--size",
                              "176x192", "--steps", "2", "--device", "cpu", "-o", output, *more)]
-
-
-def run(command):
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def without_times(value):
@@ -131,7 +117,7 @@ def check_page(folder, n_compared):
 
 def kill_after(command, folder, records):
     """Kills the command as soon as so many pictures are done; returns them."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([CLI, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list(folder.glob("*/*.json"))) < records:
         pass
     process.send_signal(signal.SIGKILL)
@@ -144,21 +130,21 @@ def check_resume(prompts, whole, folder):
     for records in (1, 4):
         kept = kill_after(command, folder, records)
         check(f"killed with {records} or more done", len(kept) >= records, len(kept))
-    result = run(command)
+    result = run(*command)
     check("taken up again", result.returncode == 0, result.stderr)
     check("what was done is kept", all(f.read_bytes() == b for f, b in kept.items()))
     check("the same report as in one go", report(folder) == report(whole))
 
     before = {f: f.read_bytes() for f in folder.glob("*/*.json")}
     written = (folder / "report.json").read_bytes()
-    run(command)
+    run(*command)
     check("once more: nothing is drawn again", written == (folder / "report.json").read_bytes())
 
     damaged, missing, lost = sorted(before)[:3]
     damaged.write_text('{"seconds": ')
     missing.unlink()
     lost.with_suffix(".png").unlink()
-    result = run(command)
+    result = run(*command)
     check("damaged, missing and lost rows are drawn again",
           result.returncode == 0 and report(folder) == report(whole), result.stderr)
     check("and only those", all(f.read_bytes() == b for f, b in before.items()
@@ -170,20 +156,20 @@ def check_failures(prompts, whole, folder):
     command = arguments(prompts, folder)
     bad = sorted(folder.glob("1*/002.png"))[0]
     bad.write_bytes(b"not a picture")
-    result = run(command)
+    result = run(*command)
     rows = json.loads((folder / "report.json").read_text())["configurations"]
     check("a picture that cannot be read is a row that says so", result.returncode == 0
           and "002.png" in rows[1]["prompts"][1].get("error", "")
           and all("error" not in rows[1]["prompts"][i] for i in (0, 2, 3)), rows[1]["prompts"])
     check("and no pair", "there is no pair" in (folder / "report.html").read_text())
 
-    result = run(arguments(prompts, folder, "--seed", "43"))
+    result = run(*arguments(prompts, folder, "--seed", "43"))
     check("a folder of another run is refused", result.returncode == 2
           and "other models, prompts or settings" in result.stderr, result.stderr)
 
 
 def check_nothing_fits(prompts, folder):
-    result = run(arguments(prompts, folder, "--memory-budget", "1MB"))
+    result = run(*arguments(prompts, folder, "--memory-budget", "1MB"))
     summaries = [c["summary"] for c in
                  json.loads((folder / "report.json").read_text())["configurations"]]
     check("without any picture it fails, with a report", result.returncode == 1
@@ -201,7 +187,7 @@ def check_usage(prompts, folder):
             ("a name without a prompt", "line 2", ("--baseline-model", TINY, "--prompts",
                                                    nameless)),
             ("nothing to compare", "nothing to compare", ("--prompts", prompts))):
-        result = run([str(v) for v in (CLI, "bench", "quality", "--model", TINY, "-o",
+        result = run(*[str(v) for v in ("bench", "quality", "--model", TINY, "-o",
                                        folder / "never", *more)])
         check(f"refused: {title}", result.returncode == 2 and error in result.stderr
               and not (folder / "never").exists(), result.stderr)
@@ -211,7 +197,7 @@ def main(folder):
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n")
     whole = folder / "whole"
-    result = run(arguments(prompts, whole))
+    result = run(*arguments(prompts, whole))
     check("a run", result.returncode == 0, result.stdout, result.stderr)
     check_page(whole, check_report(whole, "in one go"))
     check_resume(prompts, whole, folder / "killed")
@@ -222,4 +208,4 @@ def main(folder):
 
 with tempfile.TemporaryDirectory() as name:
     main(pathlib.Path(name))
-print(f"1..{count}")
+finish()

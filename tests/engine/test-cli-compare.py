@@ -2,31 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """tessera-cli compare: keys, empty values, the map, and what is refused.
 
-Usage: test-cli-compare.py TESSERA_CLI
+Usage: test-cli-compare.py TESSERA_CLI   (with TESSERA_TEST_DATA in the environment)
 """
 import json
 import pathlib
 import struct
-import subprocess
-import sys
 import tempfile
 import zlib
 
-CLI = sys.argv[1]
-count = 0
-
-
-def check(title, good, *details):
-    global count
-    count += 1
-    print(f"{'ok' if good else 'not ok'} {count} {title}")
-    for detail in details if not good else ():
-        print(f"# {detail!r}")
-
-
-def run(*arguments):
-    return subprocess.run([CLI, "compare", *map(str, arguments)], capture_output=True, text=True)
-
+from cli_test import check, finish, run
 
 def chunk(kind, data):
     body = kind + data
@@ -48,7 +32,7 @@ def main(folder):
     b = write_png(folder / "b.png", 40, 32, lambda x, y: (x * 6, y * 7, 90 + 64 * (x >= 20)))
     small = write_png(folder / "small.png", 32, 40, lambda x, y: (0, 0, 0))
 
-    result = run(a, a, "--json")
+    result = run("compare", a, a, "--json")
     report = json.loads(result.stdout)
     check("an equal pair has no PSNR", report["psnr"] is None and report["ssim"] == 1, report)
     check("an equal pair does not differ", report["flip"] == 0 and report["pixels_changed"] == 0,
@@ -56,13 +40,13 @@ def main(folder):
     check("what needs larger pictures or weights is null",
           report["ms_ssim"] is None and report["lpips"] is None, report)
 
-    report = json.loads(run(a, b, "--json", "--heatmap", folder / "map.png").stdout)
+    report = json.loads(run("compare", a, b, "--json", "--heatmap", folder / "map.png").stdout)
     check("numbers of a changed pair", abs(report["psnr"] - 19.7887) < 1e-3
           and report["mean_difference"] == 64 / 6 and report["max_difference"] == 64
           and report["pixels_changed"] == 640, report)
-    report = json.loads(run(folder / "map.png", a, "--json").stdout)
+    report = json.loads(run("compare", folder / "map.png", a, "--json").stdout)
     check("the map has the pictures' size", report["max_difference"] > 0, report)
-    result = run(a, b)
+    result = run("compare", a, b)
     check("text", result.returncode == 0 and "PSNR     19.79 dB" in result.stdout, result.stdout)
 
     for title, status, error, arguments in (
@@ -72,7 +56,7 @@ def main(folder):
             ("a picture must be there", 1, "none.png", (a, folder / "none.png")),
             ("weights must be there", 1, "none.safetensors",
              (a, b, "--lpips-weights", folder / "none.safetensors"))):
-        result = run(*arguments)
+        result = run("compare", *arguments)
         lines = result.stderr.splitlines()
         check(title, result.returncode == status and len(lines) == 1 and error in lines[0],
               result.returncode, result.stderr)
@@ -80,4 +64,4 @@ def main(folder):
 
 with tempfile.TemporaryDirectory() as name:
     main(pathlib.Path(name))
-print(f"1..{count}")
+finish()

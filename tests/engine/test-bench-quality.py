@@ -115,6 +115,24 @@ def check_page(folder, n_compared):
           + 4 * n_compared, lines)
 
 
+def check_in_browser(folder, n_compared):
+    """The page's own script has run, from a file, and the page can be photographed."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        check("in a browser # SKIP there is no chromium", True)
+        return
+    page = (folder / "report.html").as_uri()
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,2000",
+               f"--user-data-dir={folder / 'browser'}"]
+    result = subprocess.run([browser, *options, "--dump-dom", page], capture_output=True,
+                            text=True)
+    check("each slider is set in a browser",
+          result.stdout.count("--cut: 50%") == 4 * n_compared, result.stdout[-500:])
+    photo = folder / "page.png"
+    subprocess.run([browser, *options, f"--screenshot={photo}", page], capture_output=True)
+    check("the page is photographed", photo.is_file() and photo.stat().st_size > 20000)
+
+
 def kill_after(command, folder, records):
     """Kills the command as soon as so many pictures are done; returns them."""
     process = subprocess.Popen([CLI, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -152,7 +170,7 @@ def check_resume(prompts, whole, folder):
 
 
 def check_failures(prompts, whole, folder):
-    shutil.copytree(whole, folder)
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("browser"))
     command = arguments(prompts, folder)
     bad = sorted(folder.glob("1*/002.png"))[0]
     bad.write_bytes(b"not a picture")
@@ -199,7 +217,9 @@ def main(folder):
     whole = folder / "whole"
     result = run(*arguments(prompts, whole))
     check("a run", result.returncode == 0, result.stdout, result.stderr)
-    check_page(whole, check_report(whole, "in one go"))
+    n_compared = check_report(whole, "in one go")
+    check_page(whole, n_compared)
+    check_in_browser(whole, n_compared)
     check_resume(prompts, whole, folder / "killed")
     check_failures(prompts, whole, folder / "failed")
     check_nothing_fits(prompts, folder / "small")

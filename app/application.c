@@ -40,6 +40,17 @@ state_for (const GError *error)
   return MESSAGE_INCOMPLETE;
 }
 
+/* Until a size has been chosen, the model's own is the best guess. */
+static void
+suggest_size (TesseraApplication *self, const char *dir)
+{
+  g_autoptr (GVariant) chosen = g_settings_get_user_value (self->settings, "width");
+  int width, height;
+
+  if (chosen == NULL && models_get_native_size (dir, &width, &height))
+    controls_set_size (window_get_controls (self->window), width, height);
+}
+
 static void
 on_opened (GObject *source, GAsyncResult *result, gpointer data)
 {
@@ -55,7 +66,10 @@ on_opened (GObject *source, GAsyncResult *result, gpointer data)
     }
   queue_set_model (self->queue, model);
   if (model != NULL)
-    window_set_model (self->window, model);
+    {
+      suggest_size (self, model->path);
+      window_set_model (self->window, model);
+    }
   else
     window_show_message (self->window, state_for (error), error->message);
   model_info_free (model);
@@ -66,8 +80,10 @@ open_model (TesseraApplication *self)
 {
   g_autofree char *device = g_settings_get_string (self->settings, "device");
   g_autofree char *dir = models_choose (self->settings);
+  g_autofree char *quantised = dir != NULL ? models_find_quantised (dir) : NULL;
   EngineOptions options = {
     .device = device,
+    .transformer_file = quantised,
     .memory_budget = (guint64)g_settings_get_uint (self->settings, "memory-limit") << 30,
   };
 

@@ -16,7 +16,7 @@ struct _Order
   void (*carry_out) (Shared *shared, GTask *task, Order *order);
   TesseraJob *job;
   EngineRequest *request;
-  char *dir, *device;
+  char *dir, *device, *transformer_file;
   EngineOptions options;
   gboolean last;
 };
@@ -50,6 +50,7 @@ order_free (Order *order)
   engine_request_free (order->request);
   g_free (order->dir);
   g_free (order->device);
+  g_free (order->transformer_file);
   g_free (order);
 }
 
@@ -253,6 +254,8 @@ worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *op
       order->options = *options;
       order->device = g_strdup (options->device);
       order->options.device = order->device;
+      order->transformer_file = g_strdup (options->transformer_file);
+      order->options.transformer_file = order->transformer_file;
     }
   post (self, task);
 }

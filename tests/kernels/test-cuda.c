@@ -118,6 +118,9 @@ compare (Run *run, Pair *out, double *expected, double limit, const char *name)
       size += expected[i] * expected[i];
     }
   error = sqrt (error / size);
+  /* Of a few numbers, all may round by the most that BF16 can. */
+  if (n < 4096 && limit > 0.0)
+    limit = fmax (limit, 0x1p-8);
   run->n_tests++;
   if (!(error <= limit))
     run->n_failed++;

@@ -486,13 +486,24 @@ vae_encode (const Context *ctx, Vae *self, const float *pixels, int height, int 
   return STATUS_OK;
 }
 
-void
+/* GCC leaves loops like the next one scalar at -O2, and calls fminf, fmaxf and rintf one by one: a
+ * tenfold difference over three million numbers. Clang needs no asking. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define VECTORIZED __attribute__ ((optimize ("O3", "no-trapping-math")))
+#else
+#define VECTORIZED
+#endif
+
+VECTORIZED void
 vae_round_pixels (const float *pixels, gsize n, guint8 *rgb)
 {
   for (gsize i = 0; i < n; i++)
     {
-      float y = fminf (fmaxf (pixels[i] * 0.5f + 0.5f, 0.0f), 1.0f); /* NaN becomes 0 */
+      float y = pixels[i] * 0.5f + 0.5f;
 
-      rgb[i] = (guint8)rintf (y * 255.0f);
+      y = y > 0.0f ? y : 0.0f; /* NaN becomes 0 */
+      y = y < 1.0f ? y : 1.0f;
+      /* From 2^23 on a float has no fraction, so the sum rounds, halves to even. */
+      rgb[i] = (guint8)(int)(y * 255.0f + 0x1p23f - 0x1p23f);
     }
 }

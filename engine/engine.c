@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/engine.h"
 
+#include "engine/observe.h"
 #include "engine/plan.h"
 
 #include <stdatomic.h>
@@ -15,6 +16,8 @@ struct _Engine
   Models models;
   Device device;
   char *trace_path;
+  EngineLinearSeen seen; /* see observe.h */
+  gpointer seen_data;
   /* Written by the engine's thread, read by any. */
   atomic_uint_fast64_t weights, activations, peak;
 };
@@ -204,6 +207,33 @@ engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GErro
 
 typedef Status (*PhaseFunc) (const Context *ctx, const Models *models, PipelineRun *run);
 
+gboolean
+engine_observe (Engine *self, EngineLinearSeen seen, gpointer user_data, GError **error)
+{
+  if (self->device.caps.kind != DEVICE_CPU)
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+                   "only the CPU's linear layers can be observed");
+      return FALSE;
+    }
+  self->seen = seen;
+  self->seen_data = user_data;
+  return TRUE;
+}
+
+static void
+report_linear (gpointer user_data, const Linear *linear, const Tensor *x)
+{
+  Engine *self = user_data;
+  g_autofree char *base = NULL;
+
+  for (int i = 0; i < 2 && base == NULL; i++)
+    if (self->models.transformer[i] != NULL)
+      base = transformer_linear_name (self->models.transformer[i], linear);
+  if (base != NULL)
+    self->seen (base, x->data, tensor_count (x) / linear->k, linear->k, self->seen_data);
+}
+
 /* Runs a phase in an arena of its own. */
 static gboolean
 run_phase (Engine *self, PhaseFunc phase, size_t bytes, PipelineRun *run, const char *doing,
@@ -212,13 +242,15 @@ run_phase (Engine *self, PhaseFunc phase, size_t bytes, PipelineRun *run, const 
   const Ops *ops = self->device.ops;
   Stream *stream = self->device.stream;
   Arena arena = { 0 };
+  LinearObserver observer = { .before = report_linear, .user_data = self };
   Context ctx = { .ops = ops,
                   .stream = stream,
                   .activation = ops->activation,
                   .arena = &arena,
                   .caps = &self->device.caps,
                   .options = &self->device.options,
-                  .cancellable = cancellable };
+                  .cancellable = cancellable,
+                  .observer = self->seen != NULL ? &observer : NULL };
   Status status = arena_init (&arena, ops, stream, bytes);
 
   atomic_store (&self->activations, bytes);

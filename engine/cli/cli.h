@@ -30,6 +30,7 @@ gboolean cli_compare (int argc, char **argv, GError **error);
 gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);
+gboolean cli_quantize (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
 gboolean cli_doctor (int argc, char **argv, GError **error);
 gboolean cli_bench (int argc, char **argv, GError **error);

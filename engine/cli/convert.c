@@ -27,7 +27,9 @@ cli_convert (int argc, char **argv, GError **error)
     { "output", 'o', 0, G_OPTION_ARG_FILENAME, &out, "the file to write", "FILE" },
     { NULL },
   };
+  g_autoptr (CliInterrupt) interrupt = NULL;
   const char *in;
+  gboolean good;
   int shown = -1;
 
   if (!cli_parse (argc, argv,
@@ -40,8 +42,10 @@ cli_convert (int argc, char **argv, GError **error)
       g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "Say where to write: -o FILE");
       return FALSE;
     }
-  if (!svdq_convert (in, out, show_progress, &shown, NULL, error))
-    return FALSE;
-  printf ("%s\n", out);
-  return TRUE;
+  interrupt = cli_interrupt_new ();
+  good
+      = svdq_convert (in, out, show_progress, &shown, cli_interrupt_cancellable (interrupt), error);
+  if (good)
+    printf ("%s\n", out);
+  return good;
 }

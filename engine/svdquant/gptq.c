@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DAMPING 0.01 /* of the mean of the diagonal */
+/* Of the mean of the diagonal. The second is for each input channel per row of inputs: directions
+ * that few rows have shown are not to be trusted. */
+#define DAMPING     0.01
+#define FEW_DAMPING 0.1
 
 typedef struct
 {
@@ -73,7 +76,7 @@ transpose (float *a, int64_t k)
 /* The lower triangle X with X^T X = (H + damping)^-1, in H's place. Rounding goes from the last
  * column to the first, so that the usual upper factor becomes this one. */
 static bool
-prepare_hessian (float *hessian, int64_t k, const Column *columns)
+prepare_hessian (float *hessian, int64_t k, const Column *columns, double damping)
 {
   g_autofree float *work = g_new (float, (gsize)MATRIX_BLOCK *(gsize)k);
   double mean = 0.0;
@@ -84,7 +87,7 @@ prepare_hessian (float *hessian, int64_t k, const Column *columns)
   for (int64_t i = 0; i < k; i++)
     mean += hessian[i * k + i] / (double)k;
   for (int64_t i = 0; i < k; i++)
-    hessian[i * k + i] += (float)(mean * DAMPING);
+    hessian[i * k + i] += (float)(mean * damping);
   if (!matrix_cholesky (hessian, k))
     return false;
   matrix_invert_lower (hessian, k, work);
@@ -112,13 +115,14 @@ round_row (Rounded *rounded, int64_t row, float *values, const float *x, int64_t
 }
 
 bool
-gptq_choose_codes (Rounded *rounded, float *residual, float *hessian)
+gptq_choose_codes (Rounded *rounded, float *residual, float *hessian, int64_t rows)
 {
   int64_t n = rounded->n, k = rounded->k;
+  double damping = DAMPING + FEW_DAMPING * (double)k / (double)rows;
   g_autofree Column *columns = order_columns (hessian, k);
   g_autofree float *errors = g_new (float, (gsize)MATRIX_BLOCK *(gsize)n);
 
-  if (!prepare_hessian (hessian, k, columns))
+  if (!prepare_hessian (hessian, k, columns, damping))
     return false;
   permute_columns (residual, n, k, columns);
   for (int64_t last = k; last > 0; last -= MIN (last, MATRIX_BLOCK))

@@ -10,7 +10,7 @@
 
 #include "engine/svdquant/rounding.h"
 
-/* Chooses `rounded`'s codes for residual [N, K], which is used up. hessian [K, K] = x^T x of the
- * smoothed inputs, used up too. false, and nothing done, if it is not positive definite even when
- * damped. */
-bool gptq_choose_codes (Rounded *rounded, float *residual, float *hessian);
+/* Chooses `rounded`'s codes for residual [N, K], which is used up. hessian [K, K] = x^T x of `rows`
+ * smoothed inputs, used up too; the fewer rows, the more it is damped. false, and nothing done, if
+ * it is not positive definite even when damped. */
+bool gptq_choose_codes (Rounded *rounded, float *residual, float *hessian, int64_t rows);

@@ -221,7 +221,13 @@ refine (Work *work)
   g_free (best.up);
 }
 
-/* GPTQ, kept only if it does not do worse on the inputs it was made for. */
+static double
+verdict (Work *work)
+{
+  return work->problem->n_held > 0 ? measure (work).output : cost (work);
+}
+
+/* GPTQ, kept only if it does no worse on inputs that it was not made for, where there are any. */
 static gboolean
 compensate (Work *work, GError **error)
 {
@@ -230,7 +236,7 @@ compensate (Work *work, GError **error)
   gsize bytes = (gsize)(rounded->n * k / 2);
   g_autofree float *hessian = g_try_new (float, (gsize)(k * k));
   g_autofree uint8_t *before = g_memdup2 (rounded->qweight, bytes);
-  double least = cost (work);
+  double least = verdict (work);
 
   if (hessian == NULL)
     {
@@ -240,11 +246,11 @@ compensate (Work *work, GError **error)
       return FALSE;
     }
   judge_hessian (work->judge, work->smooth, hessian);
-  if (gptq_choose_codes (rounded, work->residual, hessian))
+  if (gptq_choose_codes (rounded, work->residual, hessian, work->problem->n_inputs))
     {
       rounded_expand (rounded, work->expanded);
       factors_subtract (work->result->factors, work->what, work->smooth, work->residual);
-      if (cost (work) <= least)
+      if (verdict (work) <= least)
         return TRUE;
     }
   memcpy (rounded->qweight, before, bytes);

@@ -8,31 +8,22 @@
  * probabilities never leave registers.
  *
  * Exponentials and matrix products run in different units, so while one warpgroup is in its
- * softmax the others must multiply. With PIPELINED a warpgroup also starts the scores of the next
- * block of keys before it multiplies the probabilities of the last (Shah et al. 2024).
+ * softmax the others must multiply: they start their scores in turns, or else all would do the
+ * same at the same time. With PIPELINED a warpgroup also starts the scores of the next block of
+ * keys before it multiplies the probabilities of the last (Shah et al. 2024).
  *
  * 4224 rows of 30 heads are 660 tiles of 192: five even waves on 132 multiprocessors.
  */
+#include "kernels/cuda/attention_sm90.cuh"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/tma.cuh"
-#include "kernels/cuda/wgmma.cuh"
-
-#include <math.h>
 
 #define WARPGROUP       128
-#define GROUP_ROWS      64 /* query rows of a warpgroup */
-#define WGMMA_K         16
 #define SHARED_PER_SM90 232448
-#define LOG2_E          1.4426950408889634f
-/* A row keeps an old maximum until a score exceeds it by this many powers of two: the sums stay
- * exact in FP32 and the outputs need no rescaling in most blocks of keys. */
-#define LAZY_MAXIMUM 8.0f
 
-template <int D_, int CONSUMERS_, int KEYS_, bool PIPELINED_, bool TURNS_> struct Shape
+template <int D_, int CONSUMERS_, int KEYS_, bool PIPELINED_> struct Shape
 {
   static constexpr int D = D_, CONSUMERS = CONSUMERS_, KEYS = KEYS_;
   static constexpr bool PIPELINED = PIPELINED_;
-  static constexpr bool TURNS = TURNS_; /* warpgroups start their products in turns */
   static constexpr int STAGES = 2, PANELS = D / SWIZZLE_COLUMNS;
   static constexpr int ROWS = CONSUMERS * GROUP_ROWS;
   static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
@@ -47,13 +38,6 @@ template <int D_, int CONSUMERS_, int KEYS_, bool PIPELINED_, bool TURNS_> struc
 
   static_assert (SHARED_BYTES <= SHARED_PER_SM90, "the rings are too long");
   static_assert (KEYS % WGMMA_K == 0, "whole steps of the second product");
-};
-
-/* What there is to do: tiles count rows of one kv head's first query head, then the next head. */
-struct Work
-{
-  int m, n_q, n_kv, d, row_tiles;
-  float scale_log2; /* log2(e) / sqrt(d) */
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -151,132 +135,8 @@ produce (const Layout<S> &l, const CUtensorMap *q_map, const CUtensorMap *kv_map
     }
 }
 
-/* -- one warpgroup: two rows a thread, r and r + 8 ------------------------------------------------
+/* -- one warpgroup --------------------------------------------------------------------------------
  */
-
-template <typename S> struct Rows
-{
-  float out[S::D / 2];
-  float maximum[2], sum[2]; /* maximum: of the scores, unscaled; sum: this thread's share */
-};
-
-/* scores = q k^T, queued and committed. */
-template <typename S>
-static __device__ __forceinline__ void
-start_scores (float (&scores)[S::KEYS / 2], uint32_t q, uint32_t k)
-{
-  wgmma_fence ();
-#pragma unroll
-  for (int i = 0; i < S::D / WGMMA_K; i++)
-    {
-      const int panel = i * WGMMA_K / SWIZZLE_COLUMNS, inside = i % (SWIZZLE_COLUMNS / WGMMA_K);
-      wgmma_ss<S::KEYS> (scores, wgmma_k_major (q + panel * S::Q_PANEL) + 2 * inside,
-                         wgmma_k_major (k + panel * S::KV_PANEL) + 2 * inside, i > 0);
-    }
-  wgmma_commit ();
-}
-
-/* out += p v, queued and committed. */
-template <typename S>
-static __device__ __forceinline__ void
-start_outputs (float (&out)[S::D / 2], const uint32_t (&p)[S::KEYS / 4], uint32_t v)
-{
-  wgmma_fence ();
-#pragma unroll
-  for (int i = 0; i < S::KEYS / WGMMA_K; i++)
-    wgmma_rs<S::D> (out, p + 4 * i,
-                    wgmma_mn_major (v + i * WGMMA_K * SWIZZLE_ROW_BYTES, S::KV_PANEL));
-  wgmma_commit ();
-}
-
-/* Keys that row r, or r + 8, must not see get a score of minus infinity. */
-template <typename S, bool CAUSAL>
-static __device__ __forceinline__ void
-mask (float (&scores)[S::KEYS / 2], const Work &work, int first_key, int row)
-{
-#pragma unroll
-  for (int i = 0; i < S::KEYS / 2; i++)
-    {
-      const int key = first_key + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
-      const int last = CAUSAL ? min (work.m - 1, row + i / 2 % 2 * 8) : work.m - 1;
-      if (key > last)
-        scores[i] = -INFINITY;
-    }
-}
-
-/* Maxima of both rows with these scores; returns whether any row of the warp moved its maximum,
- * with what the old outputs are worth in `factor`. */
-template <typename S>
-static __device__ __forceinline__ bool
-raise_maximum (const float (&scores)[S::KEYS / 2], Rows<S> &rows, float scale, float (&factor)[2])
-{
-  bool raised = false;
-#pragma unroll
-  for (int h = 0; h < 2; h++)
-    {
-      float m = fmaxf (scores[2 * h], scores[2 * h + 1]);
-#pragma unroll
-      for (int i = 1; i < S::KEYS / 8; i++)
-        m = fmaxf (m, fmaxf (scores[4 * i + 2 * h], scores[4 * i + 2 * h + 1]));
-      m = fmaxf (m, __shfl_xor_sync (0xffffffffu, m, 1));
-      m = fmaxf (m, __shfl_xor_sync (0xffffffffu, m, 2));
-      const bool higher = (m - rows.maximum[h]) * scale > LAZY_MAXIMUM;
-      factor[h] = higher ? exp2f ((rows.maximum[h] - m) * scale) : 1.0f;
-      rows.maximum[h] = higher ? m : rows.maximum[h];
-      raised |= higher;
-    }
-  return __any_sync (0xffffffffu, raised);
-}
-
-template <typename S>
-static __device__ __forceinline__ void
-rescale (Rows<S> &rows, const float (&factor)[2])
-{
-#pragma unroll
-  for (int i = 0; i < S::D / 2; i++)
-    rows.out[i] *= factor[i / 2 % 2];
-}
-
-static __device__ __forceinline__ float
-exp2_fast (float x)
-{
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/* Scores -> probabilities against the maxima, and into the sums. In place. */
-template <typename S>
-static __device__ __forceinline__ void
-exponentials (float (&scores)[S::KEYS / 2], Rows<S> &rows, float scale)
-{
-#pragma unroll
-  for (int h = 0; h < 2; h++)
-    {
-      const float shift = rows.maximum[h] * scale;
-      float even = 0.0f, odd = 0.0f;
-#pragma unroll
-      for (int i = 0; i < S::KEYS / 8; i++)
-        {
-          float *pair = &scores[4 * i + 2 * h];
-          pair[0] = exp2_fast (fmaf (pair[0], scale, -shift));
-          pair[1] = exp2_fast (fmaf (pair[1], scale, -shift));
-          even += pair[0];
-          odd += pair[1];
-        }
-      rows.sum[h] += even + odd;
-    }
-}
-
-/* The sums' layout of the first product is the operands' layout of the second. */
-template <typename S>
-static __device__ __forceinline__ void
-pack (const float (&scores)[S::KEYS / 2], uint32_t (&p)[S::KEYS / 4])
-{
-#pragma unroll
-  for (int i = 0; i < S::KEYS / 4; i++)
-    p[i] = pack2 (scores[2 * i], scores[2 * i + 1]);
-}
 
 /* out / l, as BF16, through the warpgroup's own part of q to memory. */
 template <typename S>
@@ -321,16 +181,14 @@ template <typename S>
 static __device__ __forceinline__ void
 turn_take (int group)
 {
-  if (S::TURNS)
-    named_barrier (1 + S::CONSUMERS + group, 2 * WARPGROUP);
+  named_barrier (1 + S::CONSUMERS + group, 2 * WARPGROUP);
 }
 
 template <typename S>
 static __device__ __forceinline__ void
 turn_pass (int group)
 {
-  if (S::TURNS)
-    named_barrier_arrive (1 + S::CONSUMERS + (group + 1) % S::CONSUMERS, 2 * WARPGROUP);
+  named_barrier_arrive (1 + S::CONSUMERS + (group + 1) % S::CONSUMERS, 2 * WARPGROUP);
 }
 
 /* Where a consumer stands in the rings. */
@@ -358,14 +216,16 @@ give_back (uint32_t empty, const Ring &r)
 template <typename S, bool CAUSAL>
 static __device__ __forceinline__ void
 attend_serial (const Layout<S> &l, Rows<S> &rows, Ring &ring, const Work &work, uint32_t q, int row,
-               int key_blocks)
+               int key_blocks, int group)
 {
   for (int j = 0; j < key_blocks; j++)
     {
       float scores[S::KEYS / 2], factor[2];
       uint32_t p[S::KEYS / 4];
       barrier_wait (l.k_full + 8 * ring.stage, ring.phase);
+      turn_take<S> (group);
       start_scores<S> (scores, q, l.k + ring.stage * S::KV_BYTES);
+      turn_pass<S> (group);
       wgmma_wait<0> ();
       wgmma_touch (scores);
       give_back (l.k_empty, ring);
@@ -468,7 +328,7 @@ consume (const Layout<S> &l, const CUtensorMap *out_map, const Work &work, int g
         attend_pipelined<S, CAUSAL> (l, rows, ring, work, q, group_row + own_row, p.key_blocks,
                                      group);
       else
-        attend_serial<S, CAUSAL> (l, rows, ring, work, q, group_row + own_row, p.key_blocks);
+        attend_serial<S, CAUSAL> (l, rows, ring, work, q, group_row + own_row, p.key_blocks, group);
       write_rows<S> (rows, q, out_map, p.head * S::D, group_row, group);
       if (threadIdx.x % WARPGROUP == 0)
         barrier_arrive (l.q_empty);
@@ -547,29 +407,30 @@ launch (Stream *s, const Attention *a)
   return LAUNCHED (s);
 }
 
+/* -- choosing -----------------------------------------------------------------------------------
+ */
+
 typedef struct
 {
   const char *name;
-  int d;
+  int d, rows, keys;
+  double cycles; /* that a tile takes for one block of keys, as measured on an H200 (README.md) */
   Status (*full) (Stream *s, const Attention *a);
   Status (*causal) (Stream *s, const Attention *a);
 } Variant;
 
-#define BOTH(...) launch<Shape<__VA_ARGS__>, false>, launch<Shape<__VA_ARGS__>, true>
+#define SHAPE(name, d, consumers, keys, pipelined, cycles)                                         \
+  {                                                                                                \
+    name, d, consumers *GROUP_ROWS, keys, cycles,                                                  \
+        launch<Shape<d, consumers, keys, pipelined>, false>,                                       \
+        launch<Shape<d, consumers, keys, pipelined>, true>                                         \
+  }
 
-/* The first of a head dim is the one that is used. */
 static const Variant variants[] = {
-  { "d128 3x64 keys 128", 128, BOTH (128, 3, 128, false, false) },
-  { "d128 3x64 keys 96", 128, BOTH (128, 3, 96, false, false) },
-  { "d128 3x64 keys 80 pipelined", 128, BOTH (128, 3, 80, true, false) },
-  { "d128 3x64 keys 80 pipelined turns", 128, BOTH (128, 3, 80, true, true) },
-  { "d128 3x64 keys 64 pipelined", 128, BOTH (128, 3, 64, true, false) },
-  { "d128 2x64 keys 128 pipelined", 128, BOTH (128, 2, 128, true, false) },
-  { "d128 2x64 keys 128 pipelined turns", 128, BOTH (128, 2, 128, true, true) },
-  { "d128 2x64 keys 176 pipelined turns", 128, BOTH (128, 2, 176, true, true) },
-  { "d128 2x64 keys 176 pipelined", 128, BOTH (128, 2, 176, true, false) },
-  { "d64 3x64 keys 128", 64, BOTH (64, 3, 128, false, false) },
-  { "d64 3x64 keys 128 pipelined", 64, BOTH (64, 3, 128, true, false) },
+  SHAPE ("d128 192x128", 128, 3, 128, false, 3950.0),
+  SHAPE ("d128 192x80 pipelined", 128, 3, 80, true, 2500.0),
+  SHAPE ("d128 128x128 pipelined", 128, 2, 128, true, 3000.0),
+  SHAPE ("d64 192x128", 64, 3, 128, false, 2800.0),
 };
 #define N_VARIANTS ((int)(sizeof variants / sizeof variants[0]))
 
@@ -585,14 +446,32 @@ attention_sm90_variant_dim (int variant)
   return variants[variant].d;
 }
 
+/* Waves of tiles, each as long as its longest tile. */
+static double
+cycles_of (const Stream *s, const Attention *a, const Variant *v)
+{
+  const int64_t tiles = CEIL_DIV (a->m, v->rows) * a->n_q;
+  return CEIL_DIV (tiles, s->caps.multiprocessors) * CEIL_DIV (a->m, v->keys) * v->cycles;
+}
+
+static const Variant *
+pick_variant (const Stream *s, const Attention *a)
+{
+  const Variant *best = NULL;
+  for (int i = 0; i < N_VARIANTS; i++)
+    if (variants[i].d == a->d
+        && (best == NULL || cycles_of (s, a, &variants[i]) < cycles_of (s, a, best)))
+      best = &variants[i];
+  return best;
+}
+
 Status
 attention_sm90 (Stream *s, const Attention *a, int variant)
 {
   REQUIRE (s, s->caps.sm == 90);
   REQUIRE (s, a->d == 64 || a->d == 128);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2 && a->n_kv >= 1 && a->n_q % a->n_kv == 0);
-  for (int i = variant < 0 ? 0 : variant; i < N_VARIANTS; i++)
-    if (variants[i].d == a->d)
-      return a->causal ? variants[i].causal (s, a) : variants[i].full (s, a);
-  return STATUS_UNSUPPORTED;
+  const Variant *v = variant < 0 ? pick_variant (s, a) : &variants[variant];
+  REQUIRE (s, v->d == a->d);
+  return a->causal ? v->causal (s, a) : v->full (s, a);
 }

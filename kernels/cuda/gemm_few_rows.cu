@@ -2,20 +2,19 @@
  *
  * Matrix products for up to 16 rows of x, at the speed of reading w once.
  *
- * A block takes 16 rows of w, its warps share k. The rows of w are the first operand of
- * mma.m16n8k16 and the rows of x the second, both straight from memory: a sum does not care for
- * the order of k, so a thread reads 16 bytes, 8 neighbouring k, and uses them as its 4 + 4
- * numbers of two mma steps. No shared memory, no rearranging.
+ * A block takes 16 rows of w, or 8 where 16 would leave multiprocessors idle; its warps share k.
+ * The rows of w are the first operand of mma.m16n8k16 and the rows of x the second, both straight
+ * from memory: a sum does not care for the order of k, so a thread reads 16 bytes, 8 neighbouring
+ * k, and uses them as its 4 + 4 numbers of two mma steps. No shared memory, no rearranging.
  */
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/mma.cuh"
 
-#define BLOCK_ROWS 16 /* of w */
-#define N_WARPS    8
-#define CHUNK      8  /* k that a thread reads at once */
-#define STEP_K     32 /* k that a warp reads at once: four threads a row */
-#define UNROLL     4  /* reads in flight, times two rows of w */
+#define N_WARPS 8
+#define CHUNK   8  /* k that a thread reads at once */
+#define STEP_K  32 /* k that a warp reads at once: four threads a row */
+#define READS   8  /* of w that a thread has in flight */
 
 struct FewRows
 {
@@ -33,13 +32,15 @@ read_chunk (const bf16 *matrix, int row, int rows, int k0, int k)
              : make_uint4 (0, 0, 0, 0);
 }
 
-/* HALVES: groups of 8 rows of x. d[half] is the mma tile [16 rows of w, 8 rows of x]. */
-template <int HALVES>
+/* HALVES: groups of 8 rows of x. d[half] is the mma tile [16 rows of w, 8 rows of x]; with ROWS 8
+ * its lower half is of no use. */
+template <int HALVES, int ROWS>
 static __device__ __forceinline__ void
 multiply (const FewRows &p, int first, float (&d)[HALVES][4])
 {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int line = lane / 4, offset = lane % 4 * CHUNK;
+  constexpr int UNROLL = READS * 8 / ROWS;
   for (int k0 = warp * STEP_K + offset; k0 - offset < p.k; k0 += N_WARPS * STEP_K * UNROLL)
     {
       uint4 low[UNROLL], high[UNROLL];
@@ -48,7 +49,7 @@ multiply (const FewRows &p, int first, float (&d)[HALVES][4])
         {
           const int k = k0 + u * N_WARPS * STEP_K;
           low[u] = read_chunk (p.w, first + line, p.n, k, p.k);
-          high[u] = read_chunk (p.w, first + line + 8, p.n, k, p.k);
+          high[u] = ROWS == 16 ? read_chunk (p.w, first + line + 8, p.n, k, p.k) : low[u];
         }
 #pragma unroll
       for (int u = 0; u < UNROLL; u++)
@@ -68,42 +69,42 @@ multiply (const FewRows &p, int first, float (&d)[HALVES][4])
 }
 
 /* Output of the sums for rows c (and c + 8 of w with swiglu) of this block and row r of x. */
-template <bool SWIGLU, int HALVES>
+template <bool SWIGLU, int HALVES, int ROWS>
 static __device__ __forceinline__ void
-write_output (const FewRows &p, const float (&sums)[BLOCK_ROWS][HALVES * 8], int first, int c,
-              int r)
+write_output (const FewRows &p, const float (&sums)[ROWS][HALVES * 8], int first, int c, int r)
 {
   if (r >= p.m || first + c >= p.n)
     return;
   float value = sums[c][r] + (p.bias ? p.bias[first + c] : 0.0f);
   if (SWIGLU)
-    value = silu_of (value) * (sums[c + 8][r] + (p.bias ? p.bias[first + c + 8] : 0.0f));
+    value = silu_of (value) * (sums[(c + 8) % ROWS][r] + (p.bias ? p.bias[first + c + 8] : 0.0f));
   const size_t at = SWIGLU ? (size_t)r * (p.n / 2) + first / 2 + c : (size_t)r * p.n + first + c;
   p.y[at] = __float2bfloat16_rn (value);
 }
 
-template <int HALVES, bool SWIGLU>
+template <int HALVES, int ROWS, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (FewRows p)
 {
-  __shared__ float partial[N_WARPS][BLOCK_ROWS][HALVES * 8];
-  __shared__ float sums[BLOCK_ROWS][HALVES * 8];
+  static_assert (!SWIGLU || ROWS == 16, "both factors in one block");
+  __shared__ float partial[N_WARPS][ROWS][HALVES * 8];
+  __shared__ float sums[ROWS][HALVES * 8];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first = blockIdx.x * BLOCK_ROWS;
+  const int first = blockIdx.x * ROWS;
 
   float d[HALVES][4] = {};
-  multiply<HALVES> (p, first, d);
+  multiply<HALVES, ROWS> (p, first, d);
 #pragma unroll
   for (int half = 0; half < HALVES; half++)
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < ROWS / 4; i++)
       partial[warp][lane / 4 + i / 2 * 8][half * 8 + lane % 4 * 2 + i % 2] = d[half][i];
   __syncthreads ();
 
-  constexpr int OUTPUTS = BLOCK_ROWS * HALVES * 8;
+  constexpr int OUTPUTS = ROWS * HALVES * 8;
   if (threadIdx.x < OUTPUTS)
     {
-      const int c = threadIdx.x % BLOCK_ROWS, r = threadIdx.x / BLOCK_ROWS;
+      const int c = threadIdx.x % ROWS, r = threadIdx.x / ROWS;
       float sum = 0.0f;
 #pragma unroll
       for (int i = 0; i < N_WARPS; i++)
@@ -113,21 +114,26 @@ __launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (FewRows p)
   __syncthreads ();
   if (threadIdx.x < OUTPUTS)
     {
-      const int c = threadIdx.x % BLOCK_ROWS, r = threadIdx.x / BLOCK_ROWS;
+      const int c = threadIdx.x % ROWS, r = threadIdx.x / ROWS;
       if (!SWIGLU || c < 8)
-        write_output<SWIGLU, HALVES> (p, sums, first, c, r);
+        write_output<SWIGLU, HALVES, ROWS> (p, sums, first, c, r);
     }
 }
+
+#define FULL_BLOCKS 2 /* a multiprocessor: enough reads in flight to fill the bus */
 
 template <int HALVES>
 static void
 launch (Stream *s, const FewRows &p, bool swiglu)
 {
-  const int blocks = CEIL_DIV (p.n, BLOCK_ROWS);
+  const int threads = N_WARPS * 32, by16 = CEIL_DIV (p.n, 16), by8 = CEIL_DIV (p.n, 8);
   if (swiglu)
-    gemm_few_rows_kernel<HALVES, true><<<blocks, N_WARPS * 32, 0, s->compute>>> (p);
+    gemm_few_rows_kernel<HALVES, 16, true><<<by16, threads, 0, s->compute>>> (p);
+  else if (HALVES == 2
+           || by16 >= FULL_BLOCKS * s->caps.multiprocessors) /* x is read twice as often */
+    gemm_few_rows_kernel<HALVES, 16, false><<<by16, threads, 0, s->compute>>> (p);
   else
-    gemm_few_rows_kernel<HALVES, false><<<blocks, N_WARPS * 32, 0, s->compute>>> (p);
+    gemm_few_rows_kernel<HALVES, 8, false><<<by8, threads, 0, s->compute>>> (p);
 }
 
 Status

@@ -205,7 +205,8 @@ launch (Stream *s, Product p)
   return LAUNCHED (s);
 }
 
-typedef Tile<128, 128, 2, 4> LargeTile;
+/* Few warps with large shares: each fragment is used four times. */
+typedef Tile<128, 128, 2, 2> LargeTile;
 typedef Tile<64, 64, 2, 2> SmallTile;
 
 Status

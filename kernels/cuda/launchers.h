@@ -27,9 +27,9 @@ typedef struct
 /* The best product for the stream's device: all that a caller needs. */
 Status gemm (Stream *s, const Gemm *g);
 
-/* The products there are. wgmma: sm_90 only; `variant` -1 picks a tile, others name one, for the
- * benchmark (gemm_sm90_variant_name gives NULL behind the last). mma: sm_80 up. few_rows: m up to
- * GEMM_FEW_ROWS, at the speed of reading w. */
+/* The products there are. sm90: wgmma; `variant` -1 picks a tile, others name one, for tests and
+ * benchmark (gemm_sm90_variant_name gives NULL behind the last). sm80: mma.sync, sm_80 up.
+ * few_rows: m up to GEMM_FEW_ROWS, at the speed of reading w. */
 #define GEMM_FEW_ROWS 16
 Status gemm_sm90 (Stream *s, const Gemm *g, int variant);
 const char *gemm_sm90_variant_name (int variant);
@@ -51,7 +51,7 @@ typedef struct
   bool causal;
 } Attention;
 
-/* wgmma: sm_90, d 64 or 128; variants as above. mma: sm_80 up, d up to 128. wide: d up to 512. */
+/* sm90: wgmma, d 64 or 128; variants as above. mma: sm_80 up, d up to 128. wide: d up to 512. */
 Status attention_sm90 (Stream *s, const Attention *a, int variant);
 const char *attention_sm90_variant_name (int variant);
 int attention_sm90_variant_dim (int variant);

@@ -83,18 +83,6 @@ barrier_arrive (uint32_t barrier)
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Arrives at the barrier at the same place in block `rank` of the cluster. Says only that this
- * thread's wgmma have read a stage; a release at cluster scope would order ordinary memory too,
- * at the price of a membar.gpu for each stage. */
-static __device__ __forceinline__ void
-barrier_arrive_at (uint32_t barrier, uint32_t rank)
-{
-  asm volatile("{.reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-               "mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(barrier),
-               "r"(rank)
-               : "memory");
-}
-
 /* Waits for the end of the phase of this parity. */
 static __device__ __forceinline__ void
 barrier_wait (uint32_t barrier, uint32_t parity)
@@ -122,20 +110,6 @@ named_barrier_arrive (int id, int threads)
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-static __device__ __forceinline__ void
-cluster_sync ()
-{
-  asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
-}
-
-static __device__ __forceinline__ uint32_t
-cluster_rank ()
-{
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 /* -- device: copies -----------------------------------------------------------------------------
  */
 
@@ -146,17 +120,6 @@ tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
                "l"(map), "r"(column), "r"(row), "r"(barrier)
-               : "memory");
-}
-
-/* The same to that place in every block of `mask`, each with its own barrier. */
-static __device__ __forceinline__ void
-tma_load_multicast (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t barrier,
-                    uint16_t mask)
-{
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-               ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
-               "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(mask)
                : "memory");
 }
 

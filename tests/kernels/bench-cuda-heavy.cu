@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Times of the heavy CUDA kernels on the shapes of Z-Image, every variant of them, as JSON lines.
+ * Times the heavy CUDA kernels, one question a line on the standard input, one answer a line:
  *
- *   bench-cuda-heavy [--skip NAME]... > times.jsonl
+ *   gemm VARIANT M N K SWIGLU                 -> milliseconds, or "unsupported"
+ *   attention VARIANT M HEADS KV_HEADS D CAUSAL
+ *   names gemm | names attention              -> names of the variants, from 0, by tabs
  *
- * A measurement is a recording of launches replayed five times: the median of the replays, a
+ * Variants below 0 are named in the enums below. bench-cuda-heavy.py asks, and asks cuBLAS and
+ * cuDNN in turn with it, so that both meet the card in the same state.
+ *
+ * A measurement is a recording of launches replayed three times: the median of the replays, a
  * launch. Inputs are random, weights of small products rotate so that none stays in the cache.
  */
 #include "tests/kernels/cuda-reference.cuh"
@@ -13,10 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REPLAYS        5
+#define REPLAYS        3
 #define REPLAY_MS      8.0f /* length of a recording */
 #define MAX_LAUNCHES   64
 #define ROTATION       8
+#define SMALL_M        128 /* rows up to which the weights rotate */
 #define LARGEST_INPUT  ((size_t)4224 * 11520)
 #define LARGEST_WEIGHT ((size_t)20480 * 3840)
 
@@ -25,28 +31,16 @@ typedef struct
   Stream *s;
   bf16 *x, *w, *out;
   cudaEvent_t start, end;
-  int n_skips;
-  char **skips;
 } Bench;
 
-/* What is measured: one of these runs, with the weights numbered `turn`. */
+/* What is measured: one of the two, with the weights numbered `turn`. */
 typedef struct
 {
-  const char *kernel;
   int variant;
   Gemm gemm;
   Attention attention;
   Status (*run) (Bench *b, const void *job, int turn);
 } Job;
-
-static bool
-skipped (const Bench *b, const char *kernel)
-{
-  for (int i = 0; i < b->n_skips; i++)
-    if (strcmp (b->skips[i], kernel) == 0)
-      return true;
-  return false;
-}
 
 static int
 compare_floats (const void *a, const void *b)
@@ -112,7 +106,7 @@ run_gemm (Bench *b, const void *data, int turn)
 {
   const Job *job = (const Job *)data;
   Gemm g = job->gemm;
-  if (g.m <= 128)
+  if (g.m <= SMALL_M)
     g.w = (const bf16 *)g.w + turn % ROTATION * (size_t)g.n * g.k;
   switch (job->variant)
     {
@@ -127,68 +121,6 @@ run_gemm (Bench *b, const void *data, int turn)
     }
 }
 
-static Status
-bench_gemm (Bench *b, const char *kernel, int variant, const Gemm *g)
-{
-  if (skipped (b, kernel))
-    return STATUS_OK;
-  Job job = {};
-  job.kernel = kernel, job.variant = variant, job.gemm = *g, job.run = run_gemm;
-  float ms = 0.0f;
-  const Status status = measure (b, &job, &ms);
-  if (status == STATUS_UNSUPPORTED)
-    return STATUS_OK;
-  CHECK (status);
-  printf ("{\"op\": \"gemm\", \"kernel\": \"%s\", \"m\": %d, \"n\": %d, \"k\": %d, \"swiglu\": %s, "
-          "\"ms\": %.5f, \"tflops\": %.1f, \"weight_gb_s\": %.0f}\n",
-          kernel, (int)g->m, (int)g->n, (int)g->k, g->swiglu ? "true" : "false", ms,
-          2e-9 * g->m * g->n * g->k / ms, 2e-6 * g->n * g->k / ms);
-  fflush (stdout);
-  return STATUS_OK;
-}
-
-static const int block_shapes[][2]
-    = { { 11520, 3840 }, { 3840, 3840 }, { 20480, 3840 }, { 3840, 10240 } };
-static const int encoder_shapes[][2]
-    = { { 6144, 2560 }, { 2560, 4096 }, { 19456, 2560 }, { 2560, 9728 } };
-
-static Status
-bench_shape (Bench *b, int m, int n, int k, bool swiglu)
-{
-  const Gemm g = { b->x, b->w, NULL, b->out, m, n, k, swiglu };
-  CHECK (bench_gemm (b, "chosen", KERNEL_CHOSEN, &g));
-  for (int i = 0; b->s->caps.sm == 90 && gemm_sm90_variant_name (i) != NULL; i++)
-    {
-      const char *name = gemm_sm90_variant_name (i);
-      const bool small = strncmp (name, "64x", 3) == 0;
-      if ((m > 2048 && small) || (m <= 64 && !small)
-          || (swiglu && !gemm_sm90_variant_has_swiglu (i)))
-        continue;
-      CHECK (bench_gemm (b, name, i, &g));
-    }
-  CHECK (bench_gemm (b, "sm80", KERNEL_SM80, &g));
-  if (m <= GEMM_FEW_ROWS)
-    CHECK (bench_gemm (b, "few rows", KERNEL_FEW_ROWS, &g));
-  return STATUS_OK;
-}
-
-static Status
-bench_gemms (Bench *b)
-{
-  const int block_rows[] = { 4224, 1088 }, encoder_rows[] = { 1, 16, 64, 512 };
-  for (int i = 0; i < 2; i++)
-    for (int j = 0; j < 4; j++)
-      {
-        CHECK (bench_shape (b, block_rows[i], block_shapes[j][0], block_shapes[j][1], false));
-        if (j == 2)
-          CHECK (bench_shape (b, block_rows[i], block_shapes[j][0], block_shapes[j][1], true));
-      }
-  for (int i = 0; i < 4; i++)
-    for (int j = 0; j < 4; j++)
-      CHECK (bench_shape (b, encoder_rows[i], encoder_shapes[j][0], encoder_shapes[j][1], j == 2));
-  return STATUS_OK;
-}
-
 /* -- attention ----------------------------------------------------------------------------------
  */
 
@@ -196,60 +128,73 @@ enum
 {
   KERNEL_WIDE = -3,
   KERNEL_MMA = -2,
+  KERNEL_OF_OPS = -1,
 };
 
 static Status
 run_attention (Bench *b, const void *data, int turn)
 {
   const Job *job = (const Job *)data;
+  const Attention *a = &job->attention;
   (void)turn;
   if (job->variant == KERNEL_WIDE)
-    return attention_wide (b->s, &job->attention);
-  return job->variant == KERNEL_MMA ? attention_mma (b->s, &job->attention)
-                                    : attention_sm90 (b->s, &job->attention, job->variant);
+    return attention_wide (b->s, a);
+  if (job->variant == KERNEL_MMA)
+    return attention_mma (b->s, a);
+  if (job->variant >= 0)
+    return attention_sm90 (b->s, a, job->variant);
+  const Tensor qkv = tensor_3d (DTYPE_BF16, b->x, a->m, a->n_q + 2 * a->n_kv, a->d);
+  Tensor out = tensor_2d (DTYPE_BF16, b->out, a->m, (int64_t)a->n_q * a->d);
+  return cuda_attention (b->s, &qkv, a->n_q, a->n_kv, a->causal, &out);
+}
+
+/* -- questions and answers ----------------------------------------------------------------------
+ */
+
+static void
+print_names (const char *(*name) (int variant))
+{
+  for (int i = 0; name (i) != NULL; i++)
+    printf ("%s%s", i ? "\t" : "", name (i));
+  printf ("\n");
 }
 
 static Status
-bench_attention (Bench *b, const char *kernel, int variant, const Attention *a)
+answer_job (Bench *b, const Job *job)
 {
-  if (skipped (b, kernel))
-    return STATUS_OK;
-  Job job = {};
-  job.kernel = kernel, job.variant = variant, job.attention = *a, job.run = run_attention;
   float ms = 0.0f;
-  CHECK (measure (b, &job, &ms));
-  printf ("{\"op\": \"attention\", \"kernel\": \"%s\", \"m\": %d, \"n_q\": %d, \"n_kv\": %d, "
-          "\"d\": %d, \"causal\": %s, \"ms\": %.5f, \"tflops\": %.1f}\n",
-          kernel, (int)a->m, a->n_q, a->n_kv, a->d, a->causal ? "true" : "false", ms,
-          (a->causal ? 2e-9 : 4e-9) * a->m * a->m * a->n_q * a->d / ms);
-  fflush (stdout);
-  return STATUS_OK;
+  const Status status = measure (b, job, &ms);
+  if (status == STATUS_OK)
+    printf ("%.6f\n", ms);
+  else
+    printf ("%s\n", status_name (status));
+  return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
 }
 
 static Status
-bench_attentions (Bench *b)
+answer (Bench *b, const char *question)
 {
-  const struct
-  {
-    int m, n_q, n_kv, d;
-    bool causal;
-  } sizes[] = {
-    { 4224, 30, 30, 128, false }, { 4160, 30, 30, 128, false }, { 1088, 30, 30, 128, false },
-    { 64, 32, 8, 128, true },     { 512, 32, 8, 128, true },    { 4224, 30, 30, 64, false },
-    { 16384, 1, 1, 512, false },  { 4096, 1, 1, 512, false },
-  };
-  for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+  Job job = {};
+  int v[6];
+  if (sscanf (question, "gemm %d %d %d %d %d", &v[0], &v[1], &v[2], &v[3], &v[4]) == 5)
     {
-      const Attention a
-          = { b->x, b->out, sizes[i].m, sizes[i].n_q, sizes[i].n_kv, sizes[i].d, sizes[i].causal };
-      if (a.d > 128)
-        CHECK (bench_attention (b, "wide", KERNEL_WIDE, &a));
-      else
-        CHECK (bench_attention (b, "mma", KERNEL_MMA, &a));
-      for (int v = 0; b->s->caps.sm == 90 && attention_sm90_variant_name (v) != NULL; v++)
-        if (attention_sm90_variant_dim (v) == a.d)
-          CHECK (bench_attention (b, attention_sm90_variant_name (v), v, &a));
+      const Gemm g = { b->x, b->w, NULL, b->out, v[1], v[2], v[3], v[4] != 0 };
+      job.variant = v[0], job.gemm = g, job.run = run_gemm;
+      return answer_job (b, &job);
     }
+  if (sscanf (question, "attention %d %d %d %d %d %d", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5])
+      == 6)
+    {
+      const Attention a = { b->x, b->out, v[1], v[2], v[3], v[4], v[5] != 0 };
+      job.variant = v[0], job.attention = a, job.run = run_attention;
+      return answer_job (b, &job);
+    }
+  if (strncmp (question, "names gemm", 10) == 0)
+    print_names (gemm_sm90_variant_name);
+  else if (strncmp (question, "names attention", 15) == 0)
+    print_names (attention_sm90_variant_name);
+  else
+    printf ("what?\n");
   return STATUS_OK;
 }
 
@@ -269,21 +214,16 @@ allocate (Bench *b)
 }
 
 int
-main (int argc, char **argv)
+main (void)
 {
   Bench b = {};
-  char *skips[64];
-  b.skips = skips;
-  for (int i = 1; i + 1 < argc && b.n_skips < 64; i += 2)
-    if (strcmp (argv[i], "--skip") == 0)
-      skips[b.n_skips++] = argv[i + 1];
+  char line[256];
   Status status = cuda_open (0, NULL, &b.s);
   if (status == STATUS_OK)
     status = allocate (&b);
-  if (status == STATUS_OK)
-    status = bench_attentions (&b);
-  if (status == STATUS_OK)
-    status = bench_gemms (&b);
+  setvbuf (stdout, NULL, _IOLBF, 0);
+  while (status == STATUS_OK && fgets (line, sizeof line, stdin) != NULL)
+    status = answer (&b, line);
   if (status != STATUS_OK)
     fprintf (stderr, "%s %s\n", status_name (status), b.s ? cuda_detail (b.s) : "");
   cuda_close (b.s);

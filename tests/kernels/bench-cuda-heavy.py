@@ -2,30 +2,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our heavy CUDA kernels beside cuBLAS and cuDNN, in one run on one card.
 
-    bench-cuda-heavy.py BENCH OUT.json [--skip NAME]...
+    bench-cuda-heavy.py BENCH OUT.json [--chosen]
 
-BENCH is the program bench-cuda-heavy. PyTorch is timed before and after it, the same way (a
-recorded graph of launches, replayed five times, median), and the better of the two counts.
-Writes every number to OUT.json and prints a table: the kernel the backend picks and the best one.
+BENCH is the program bench-cuda-heavy. It and PyTorch are asked in turn, three rounds, each after
+a pause, and each for a recorded graph of launches of 8 ms replayed three times; the median round
+counts. At the end the block shapes run for 800 ms each, ours and theirs by turns without a pause:
+the speed that the card's power allows. --chosen times only what the backend picks.
 """
 import json
 import subprocess
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-REPLAYS, REPLAY_MS, ROTATION = 5, 8.0, 8
+ROUNDS, REPLAYS, REPLAY_MS, ROTATION, SMALL_M = 3, 3, 8.0, 8, 128
+PAUSE, SUSTAINED_MS = 0.02, 800.0
+BLOCK = ((11520, 3840), (3840, 3840), (20480, 3840), (3840, 10240))
+ENCODER = ((6144, 2560), (2560, 4096), (19456, 2560), (2560, 9728))
+SWIGLU = (20480, 19456)
 
 
-def replay_ms(run, launches, replays):
+def record(run, launches):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for i in range(launches):
             run(i)
+    return graph
+
+
+def replay_ms(graph, replays):
     times = []
-    for i in range(replays + 1):
+    for _ in range(replays + 1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
@@ -35,80 +45,143 @@ def replay_ms(run, launches, replays):
     return sorted(times[1:])[replays // 2]
 
 
-def measure(run):
-    for i in range(2):
-        run(i)
-    torch.cuda.synchronize()
-    launches = max(4, min(64, int(REPLAY_MS / (replay_ms(run, 2, 1) / 2))))
-    return replay_ms(run, launches, REPLAYS) / launches
+class Theirs:
+    """A product or an attention of PyTorch, recorded."""
+
+    def __init__(self, run):
+        for i in range(2):
+            run(i)
+        torch.cuda.synchronize()
+        self.launches = max(4, min(64, int(REPLAY_MS / (replay_ms(record(run, 2), 1) / 2))))
+        self.graph = record(run, self.launches)
+
+    def ms(self):
+        return replay_ms(self.graph, REPLAYS) / self.launches
 
 
 def random(*shape):
     return torch.randn(*shape, device='cuda', dtype=torch.bfloat16)
 
 
-def gemm_ms(m, n, k):
-    x, copies = random(m, k), ROTATION if m <= 128 else 1
+def their_gemm(m, n, k):
+    x, copies = random(m, k), ROTATION if m <= SMALL_M else 1
     ws = [random(n, k) * 0.016 for _ in range(copies)]
     out = torch.empty(m, n, device='cuda', dtype=torch.bfloat16)
-    return measure(lambda i: torch.mm(x, ws[i % copies].t(), out=out))
+    return Theirs(lambda i: torch.mm(x, ws[i % copies].t(), out=out))
 
 
-def attention_ms(m, n_q, n_kv, d, causal):
+def their_attention(m, n_q, n_kv, d, causal):
     q = random(1, n_q, m, d)
     k, v = random(1, n_kv, m, d), random(1, n_kv, m, d)
-    backends = [SDPBackend.CUDNN_ATTENTION] if d <= 128 else [SDPBackend.EFFICIENT_ATTENTION]
-    with sdpa_kernel(backends):
-        return measure(lambda i: F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, enable_gqa=n_q != n_kv))
+    backend = SDPBackend.CUDNN_ATTENTION if d <= 128 else SDPBackend.EFFICIENT_ATTENTION
+    with sdpa_kernel([backend]):
+        return Theirs(lambda i: F.scaled_dot_product_attention(
+            q, k, v, is_causal=bool(causal), enable_gqa=n_q != n_kv))
 
 
-def torch_times(jobs):
-    times = {}
-    for job in jobs:
+class Ours:
+    def __init__(self, program):
+        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, bufsize=1)
+
+    def ask(self, *words):
+        self.process.stdin.write(' '.join(str(int(w) if isinstance(w, bool) else w)
+                                          for w in words) + '\n')
+        return self.process.stdout.readline().strip()
+
+    def ms(self, *words):
         try:
-            times[job] = gemm_ms(*job[1:]) if job[0] == 'gemm' else attention_ms(*job[1:])
-        except RuntimeError as error:
-            print('pytorch:', job, str(error).splitlines()[0])
-    return times
+            return float(self.ask(*words))
+        except ValueError:
+            return None
 
 
-def job_of(row):
-    if row['op'] == 'gemm':
-        return ('gemm', row['m'], row['n'], row['k'])
-    return ('attention', row['m'], row['n_q'], row['n_kv'], row['d'], row['causal'])
+def compare(ours, op, args, theirs, contenders, rounds):
+    """Rounds of everyone in turn: {name: median ms}."""
+    times = {}
+    for _ in range(rounds):
+        if theirs is not None:
+            time.sleep(PAUSE)
+            times.setdefault('pytorch', []).append(theirs.ms())
+        for name, variant in contenders:
+            time.sleep(PAUSE)
+            ms = ours.ms(op, variant, *args)
+            if ms is not None:
+                times.setdefault(name, []).append(ms)
+    return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
 
 
-JOBS = ([('attention', m, 30, 30, 128, False) for m in (4224, 4160, 1088)]
-        + [('attention', m, 32, 8, 128, True) for m in (64, 512)]
-        + [('attention', 4224, 30, 30, 64, False)]
-        + [('attention', m, 1, 1, 512, False) for m in (16384, 4096)]
-        + [('gemm', m, n, k) for m in (4224, 1088)
-           for n, k in ((11520, 3840), (3840, 3840), (20480, 3840), (3840, 10240))]
-        + [('gemm', m, n, k) for m in (1, 16, 64, 512)
-           for n, k in ((6144, 2560), (2560, 4096), (19456, 2560), (2560, 9728))])
+def gemm_contenders(names, m, only_chosen):
+    yield 'chosen', -1
+    if only_chosen:
+        return
+    for i, name in enumerate(names):
+        rows, columns = (int(part) for part in name.split('x'))
+        if (m > 2048 and rows * columns >= 128 * 160) or (m <= 64 and rows == 64) \
+           or (64 < m <= 2048 and rows * columns >= 128 * 80):
+            yield name, i
+    yield 'mma.sync', -2
+    if m <= 16:
+        yield 'few rows', -3
+
+
+def attention_contenders(names, d, only_chosen):
+    yield 'chosen', -1
+    if only_chosen:
+        return
+    for i, name in enumerate(names):
+        if name.startswith(f'd{d} '):
+            yield name, i
+    if d <= 128:
+        yield 'mma.sync', -2
+
+
+def sustained(ours, m, n, k, swiglu):
+    """Ours and theirs by turns without a pause; the first half only heats the card."""
+    theirs = their_gemm(m, n, k)
+    rounds = int(SUSTAINED_MS / (REPLAY_MS * (REPLAYS + 1)))
+    times = {'pytorch': [], 'chosen': []}
+    for _ in range(rounds):
+        times['pytorch'].append(theirs.ms())
+        times['chosen'].append(ours.ms('gemm', -1, m, n, k, swiglu))
+    return {name: sorted(t[rounds // 2:])[rounds // 4] for name, t in times.items()}
 
 
 def main():
-    before = torch_times(JOBS)
-    output = subprocess.run(sys.argv[1:2] + sys.argv[3:], stdout=subprocess.PIPE, text=True,
-                            timeout=100, check=False).stdout
-    after = torch_times(JOBS)
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+    only_chosen = '--chosen' in sys.argv
+    ours = Ours(sys.argv[1])
+    gemms, attentions = (ours.ask('names', op).split('\t') for op in ('gemm', 'attention'))
+    rows = []
+
+    def show(op, args, flops, times):
+        rows.append({'op': op, 'args': args, 'ms': times})
+        base = times.get('pytorch', float('nan'))
+        print(op, *args, f'| pytorch {base:.4f} ms')
+        for name, ms in sorted(times.items(), key=lambda t: t[1]):
+            print(f'   {base / ms:5.2f}x {ms:8.4f} ms {flops / ms * 1e-9:6.0f} TF  {name}')
+
+    for args in ((4224, 30, 30, 128, 0), (4160, 30, 30, 128, 0), (1088, 30, 30, 128, 0),
+                 (64, 32, 8, 128, 1), (512, 32, 8, 128, 1), (4224, 30, 30, 64, 0),
+                 (16384, 1, 1, 512, 0)):
+        m, n_q, _, d, causal = args
+        theirs = their_attention(*args)
+        show('attention', args, (2 if causal else 4) * m * m * n_q * d, compare(
+            ours, 'attention', args, theirs, list(attention_contenders(attentions, d,
+                                                                       only_chosen)), ROUNDS))
+    for m, shapes in ((4224, BLOCK), (1088, BLOCK), (1, ENCODER), (16, ENCODER), (64, ENCODER),
+                      (512, ENCODER)):
+        for n, k in shapes:
+            args = (m, n, k, int(n in SWIGLU))
+            show('gemm', args, 2 * m * n * k, compare(
+                ours, 'gemm', args, their_gemm(m, n, k),
+                list(gemm_contenders(gemms, m, only_chosen)),
+                ROUNDS if m > 512 or only_chosen else ROUNDS - 1))
+    for n, k in BLOCK:
+        args = (4224, n, k, int(n in SWIGLU))
+        show('sustained gemm', args, 2 * 4224 * n * k, sustained(ours, *args))
     with open(sys.argv[2], 'w', encoding='utf-8') as file:
         json.dump({'device': torch.cuda.get_device_name(), 'torch': torch.__version__,
-                   'rows': rows,
-                   'pytorch': [{'job': job, 'before_ms': before[job], 'after_ms': after.get(job)}
-                               for job in before]}, file, indent=0)
-    groups = {}
-    for row in rows:
-        groups.setdefault((job_of(row), row.get('swiglu', False)), []).append(row)
-    for (job, swiglu), group in groups.items():
-        theirs = min((t[job] for t in (before, after) if job in t), default=float('nan'))
-        print(*job, 'swiglu' if swiglu else '', f'| pytorch {theirs:.4f} ms')
-        for row in sorted(group, key=lambda r: r['ms']):
-            print(f"   {theirs / row['ms']:5.2f}x {row['ms']:8.4f} ms {row['tflops']:6.0f} TF "
-                  f"{row.get('weight_gb_s', 0):6.0f} GB/s  {row['kernel']}")
+                   'rows': rows}, file, indent=0)
 
 
 main()

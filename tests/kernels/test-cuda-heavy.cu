@@ -13,9 +13,11 @@
 #include <time.h>
 
 #define SKIPPED 77
-/* Half a unit in BF16's last place is 2^-9 of a number at most, 1.1e-3 of it on average; products
- * add FP32 rounding only, attention also rounds probabilities. */
+/* Rounding to BF16 is 1.7e-3 of a number on average and 3.9e-3 at most, which a handful of numbers
+ * may come near; products add FP32 rounding only, attention also rounds probabilities. */
 #define GEMM_LIMIT      2.5e-3
+#define GEMM_LIMIT_FEW  4.0e-3
+#define FEW             1000 /* outputs */
 #define ATTENTION_LIMIT 4.0e-3
 #define WORST_LIMIT     0.02 /* a single number over its size + the RMS: wrong ones differ by 1 */
 #define LARGEST_NUMBERS ((size_t)4224 * 20480)
@@ -135,7 +137,7 @@ test_gemm_size (Test *t, const char *name, int variant, const GemmSize *size)
   Status status = run_gemm (s, &g, variant);
   if (status == STATUS_OK)
     status = compare (s, t->out, t->reference, outputs, t->difference, &e);
-  report (t, name, text, status, e, GEMM_LIMIT);
+  report (t, name, text, status, e, outputs < FEW ? GEMM_LIMIT_FEW : GEMM_LIMIT);
   return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
 }
 

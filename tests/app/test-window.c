@@ -365,6 +365,56 @@ test_shot_empty (Fixture *f, gconstpointer data)
 }
 
 static void
+on_blocker_done (GObject *source, GAsyncResult *result, gpointer data)
+{
+  g_autoptr (Image) image = worker_generate_finish (TESSERA_WORKER (source), result, NULL);
+
+  g_assert_null (image);
+}
+
+/* The engine's thread is kept busy with a job that the queue does not know, so that the progress of
+ * the one that waits behind it is what this test says. */
+static void
+test_shot_working (Fixture *f, gconstpointer data)
+{
+  g_autoptr (TesseraPicture) before = landscape (512, 384, ENGINE_PRECISION_BF16, 0);
+  g_autoptr (TesseraPicture) preview = landscape (64, 64, ENGINE_PRECISION_BF16, 40);
+  EngineRequest request = small_request ();
+  g_autoptr (TesseraJob) blocker = NULL;
+  TesseraWorker *idle = worker_new ();
+  TesseraJob *job;
+
+  open_tiny (f);
+  /* A window that asks a worker without an engine: the memory shown must not be this machine's. */
+  gtk_window_destroy (GTK_WINDOW (f->window));
+  reset_settings (f->settings);
+  f->window = window_new (f->app, idle, f->history, f->queue, f->settings);
+  g_object_unref (idle);
+  gtk_window_present (GTK_WINDOW (f->window));
+  controls_set_seed (window_get_controls (f->window), 42);
+  pretend_model (f, TRUE);
+  request.steps = 100;
+  request.width = request.height = 512;
+  blocker = job_new (&request, NULL);
+  worker_generate_async (f->worker, blocker, on_blocker_done, NULL);
+  for (guint i = 0; i < 3; i++)
+    {
+      g_autoptr (TesseraJob) next = job_new (&request, NULL);
+
+      queue_add (f->queue, next);
+    }
+  job = queue_get_running (f->queue);
+  g_assert_nonnull (job);
+  window_show_picture (f->window, before, NULL);
+  job_set_progress (job, ENGINE_PHASE_DENOISE, 0, 8, picture_get_image (preview));
+  WAIT_FOR (job_get_preview (job) != NULL);
+  both_ways (f, "window-working");
+  queue_stop (f->queue);
+  job_cancel (blocker);
+  WAIT_FOR (queue_get_running (f->queue) == NULL);
+}
+
+static void
 on_added (GObject *source, GAsyncResult *result, gpointer data)
 {
   g_assert_nonnull (history_add_finish (TESSERA_HISTORY (source), result, NULL));
@@ -442,6 +492,7 @@ main (int argc, char *argv[])
   ADD ("shot-messages", test_shot_messages);
   ADD ("shot-empty", test_shot_empty);
   ADD ("shot-pictures", test_shot_pictures);
+  ADD ("shot-working", test_shot_working);
 #undef ADD
   return g_test_run ();
 }

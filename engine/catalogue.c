@@ -51,7 +51,7 @@ catalogue_is_path (const char *path)
 gboolean
 catalogue_is_address (const char *url)
 {
-  g_autoptr (GUri) uri = g_uri_parse (url, G_URI_FLAGS_NONE, NULL);
+  g_autoptr (GUri) uri = g_uri_parse (url, G_URI_FLAGS_ENCODED, NULL);
   const char *host = uri != NULL ? g_uri_get_host (uri) : NULL;
 
   if (host == NULL || host[0] == '\0' || g_uri_get_userinfo (uri) != NULL)

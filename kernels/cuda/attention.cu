@@ -199,7 +199,7 @@ cuda_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Te
   REQUIRE (s, tensor_count (out) == qkv->shape[0] * n_q * qkv->shape[2]);
   const int d = (int)qkv->shape[2];
   const Attention a = { qkv->data, out->data, qkv->shape[0], n_q, n_kv, d, causal };
-  if (s->caps.sm == 90 && (d == 64 || d == 128))
+  if (s->caps.sm == WGMMA_SM && (d == 64 || d == 128))
     return attention_sm90 (s, &a, -1);
   return d <= 128 ? attention_mma (s, &a) : attention_wide (s, &a);
 }

@@ -468,7 +468,7 @@ pick_variant (const Stream *s, const Attention *a)
 Status
 attention_sm90 (Stream *s, const Attention *a, int variant)
 {
-  REQUIRE (s, s->caps.sm == 90);
+  REQUIRE (s, s->caps.sm == WGMMA_SM);
   REQUIRE (s, a->d == 64 || a->d == 128);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2 && a->n_kv >= 1 && a->n_q % a->n_kv == 0);
   const Variant *v = variant < 0 ? pick_variant (s, a) : &variants[variant];

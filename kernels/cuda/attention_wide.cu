@@ -11,9 +11,10 @@
 #include "kernels/cuda/softmax.cuh"
 
 #define KEYS         32
-#define WARP_COLUMNS 128             /* of the outputs */
-#define P_PITCH      (KEYS * 2 + 16) /* bytes of a row of probabilities, padded against bank conflicts \
-                                      */
+#define WARP_COLUMNS 128 /* of the outputs */
+#define P_PITCH                                                                                    \
+  (KEYS * 2 + 16) /* bytes of a row of probabilities, padded against bank conflicts                \
+                   */
 
 /* D: head dim, padded; TEAMS: groups of 16 query rows. */
 template <int D_, int TEAMS_> struct Sizes

@@ -420,7 +420,7 @@ pick_variant (const Stream *s, const Gemm *g)
 Status
 gemm_sm90 (Stream *s, const Gemm *g, int variant)
 {
-  REQUIRE (s, s->caps.sm == 90);
+  REQUIRE (s, s->caps.sm == WGMMA_SM);
   REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
   REQUIRE (s, g->n >= 8 && g->k >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 8 == 0);
   const Variant *v = &variants[variant < 0 ? pick_variant (s, g) : variant];

@@ -11,6 +11,14 @@
 
 KERNELS_BEGIN_DECLS
 
+/* The compute capability that the wgmma kernels run on; no card's in a build without 90a, where
+ * their code is empty and an sm_90 card takes the kernels of sm_80. */
+#ifdef HAVE_SM90A
+#define WGMMA_SM 90
+#else
+#define WGMMA_SM -1
+#endif
+
 /* y [m, n] = x [m, k] w^T + bias, w [n, k]; x, w, y BF16, bias [n] F32 or NULL. n and k are
  * multiples of 8, m >= 1.
  * With swiglu, w is interleaved (gemm_interleave) and y [m, n / 2] = silu(x w1^T) * (x w3^T);

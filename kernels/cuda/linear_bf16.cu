@@ -187,7 +187,7 @@ as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Ge
 Status
 gemm (Stream *s, const Gemm *g)
 {
-  if (s->caps.sm == 90)
+  if (s->caps.sm == WGMMA_SM)
     return gemm_sm90 (s, g, -1);
   return g->m <= GEMM_FEW_ROWS ? gemm_few_rows (s, g) : gemm_sm80 (s, g);
 }
@@ -211,7 +211,7 @@ apply_sm80 (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 static bool
 supports_sm90 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return caps->kind == DEVICE_CUDA && caps->sm == 90 && svdq == NULL;
+  return caps->kind == DEVICE_CUDA && caps->sm == WGMMA_SM && svdq == NULL;
 }
 
 static bool

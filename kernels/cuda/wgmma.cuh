@@ -44,10 +44,11 @@ wgmma_touch (float (&d)[COUNT])
     asm volatile("" : "+f"(d[i])::"memory");
 }
 
-#define SWIZZLE_ROW_BYTES  128  /* one row of the swizzled layout: 64 BF16 */
-#define SWIZZLE_ATOM_BYTES 1024 /* eight rows: the layout repeats, and buffers are aligned to it   \
-                                 */
-#define SWIZZLE_COLUMNS 64
+/* The swizzled layout: rows of 128 bytes, 64 BF16; it repeats every eight rows, an atom, to which
+ * buffers are aligned. */
+#define SWIZZLE_ROW_BYTES  128
+#define SWIZZLE_ATOM_BYTES 1024
+#define SWIZZLE_COLUMNS    64
 
 /* Descriptor of a K-major operand, rows of 64 k. Add 2 for each step of 16 k inside the row. */
 static __device__ __forceinline__ uint64_t

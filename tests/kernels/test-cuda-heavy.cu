@@ -283,7 +283,7 @@ test_linear (Test *t, const char *name, const LinearBackend *backend)
 static Status
 test_all (Test *t, int first)
 {
-  const bool hopper = t->s->caps.sm == 90;
+  const bool hopper = t->s->caps.sm == WGMMA_SM;
   int number = 0;
 #define RUN(what, name, ...)                                                                       \
   do                                                                                               \

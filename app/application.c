@@ -194,8 +194,9 @@ add_actions (TesseraApplication *self)
 
   g_action_map_add_action_entries (G_ACTION_MAP (self), entries, G_N_ELEMENTS (entries), self);
   for (const WindowShortcut *s = window_get_shortcuts (); s->action != NULL; s++)
-    gtk_application_set_accels_for_action (GTK_APPLICATION (self), s->action,
-                                           (const char *const *)s->accels);
+    if (!s->on_pictures)
+      gtk_application_set_accels_for_action (GTK_APPLICATION (self), s->action,
+                                             (const char *const *)s->accels);
 }
 
 /* -- The end ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ struct _TesseraWindow
 
   /* Template Widgets */
   AdwToastOverlay *toasts;
+  GtkWidget *right; /* all of the picture side */
   GtkStack *pages, *content;
   TesseraMessagePage *message, *empty, *problem;
   TesseraControls *controls;

@@ -13,33 +13,33 @@ G_DEFINE_FINAL_TYPE (TesseraWindow, window, ADW_TYPE_APPLICATION_WINDOW)
 
 /* Every key of the app. The help overlay must name each; a test compares them. */
 static const WindowShortcut SHORTCUTS[] = {
-  { "win.generate", { "<Control>Return", "<Control>KP_Enter" } },
-  { "win.cancel", { "Escape" } },
-  { "win.focus-prompt", { "<Control>l" } },
-  { "win.new-seed", { "<Control>r" } },
-  { "win.view::image", { "<Alt>1" } },
-  { "win.view::side-by-side", { "<Alt>2" } },
-  { "win.view::slider", { "<Alt>3" } },
-  { "win.view::difference", { "<Alt>4" } },
-  { "win.blink", { "<Control>b" } },
-  { "win.zoom-in", { "<Control>plus", "<Control>equal" } },
-  { "win.zoom-out", { "<Control>minus" } },
-  { "win.zoom-fit", { "<Control>0" } },
-  { "win.zoom-actual", { "<Control>1" } },
-  { "win.save", { "<Control>s" } },
-  { "win.save-pair", { "<Control><Shift>s" } },
-  { "win.copy", { "<Control><Shift>c" } },
-  { "win.previous", { "<Alt>Left" } },
-  { "win.next", { "<Alt>Right" } },
-  { "win.delete", { "Delete" } },
-  { "win.show-history", { "F9" } },
-  { "win.menu", { "F10" } },
-  { "win.fullscreen", { "F11" } },
-  { "win.show-help-overlay", { "<Control>question" } },
-  { "window.close", { "<Control>w" } },
-  { "app.choose-model", { "<Control>o" } },
-  { "app.quit", { "<Control>q" } },
-  { NULL, { NULL } },
+  { "win.generate", { "<Control>Return", "<Control>KP_Enter" }, FALSE },
+  { "win.cancel", { "Escape" }, FALSE },
+  { "win.focus-prompt", { "<Control>l" }, FALSE },
+  { "win.new-seed", { "<Control>r" }, FALSE },
+  { "win.view::image", { "<Alt>1" }, FALSE },
+  { "win.view::side-by-side", { "<Alt>2" }, FALSE },
+  { "win.view::slider", { "<Alt>3" }, FALSE },
+  { "win.view::difference", { "<Alt>4" }, FALSE },
+  { "win.blink", { "<Control>b" }, FALSE },
+  { "win.zoom-in", { "<Control>plus", "<Control>equal" }, FALSE },
+  { "win.zoom-out", { "<Control>minus" }, FALSE },
+  { "win.zoom-fit", { "<Control>0" }, FALSE },
+  { "win.zoom-actual", { "<Control>1" }, FALSE },
+  { "win.save", { "<Control>s" }, FALSE },
+  { "win.save-pair", { "<Control><Shift>s" }, FALSE },
+  { "win.copy", { "<Control><Shift>c" }, FALSE },
+  { "win.previous", { "<Alt>Left" }, FALSE },
+  { "win.next", { "<Alt>Right" }, FALSE },
+  { "win.delete", { "Delete" }, TRUE },
+  { "win.show-history", { "F9" }, FALSE },
+  { "win.menu", { "F10" }, FALSE },
+  { "win.fullscreen", { "F11" }, FALSE },
+  { "win.show-help-overlay", { "<Control>question" }, FALSE },
+  { "window.close", { "<Control>w" }, FALSE },
+  { "app.choose-model", { "<Control>o" }, FALSE },
+  { "app.quit", { "<Control>q" }, FALSE },
+  { NULL, { NULL }, FALSE },
 };
 
 const WindowShortcut *
@@ -455,11 +455,12 @@ window_class_init (TesseraWindowClass *klass)
     gssize offset;
   } children[] = {
 #define CHILD(name) { #name, G_STRUCT_OFFSET (TesseraWindow, name) }
-    CHILD (toasts),           CHILD (pages),       CHILD (content),
-    CHILD (message),          CHILD (empty),       CHILD (problem),
-    CHILD (controls),         CHILD (view),        CHILD (gauge),
-    CHILD (run_bar),          CHILD (report),      CHILD (strip),
-    CHILD (history_revealer), CHILD (menu_button), CHILD (entry_menu),
+    CHILD (right),      CHILD (toasts),           CHILD (pages),
+    CHILD (content),    CHILD (message),          CHILD (empty),
+    CHILD (problem),    CHILD (controls),         CHILD (view),
+    CHILD (gauge),      CHILD (run_bar),          CHILD (report),
+    CHILD (strip),      CHILD (history_revealer), CHILD (menu_button),
+    CHILD (entry_menu),
 #undef CHILD
   };
 
@@ -482,12 +483,20 @@ window_class_init (TesseraWindowClass *klass)
 static void
 window_init (TesseraWindow *self)
 {
+  GtkEventController *keys = gtk_shortcut_controller_new ();
   GtkDropTarget *drop = gtk_drop_target_new (GDK_TYPE_FILE_LIST, GDK_ACTION_COPY);
 
   gtk_widget_init_template (GTK_WIDGET (self));
   self->fits = TRUE;
   message_page_show (self->empty, MESSAGE_EMPTY, NULL);
   message_page_show (self->message, MESSAGE_OPENING, NULL);
+  for (const WindowShortcut *s = SHORTCUTS; s->action != NULL; s++)
+    if (s->on_pictures)
+      gtk_shortcut_controller_add_shortcut (
+          GTK_SHORTCUT_CONTROLLER (keys),
+          gtk_shortcut_new (gtk_shortcut_trigger_parse_string (s->accels[0]),
+                            gtk_named_action_new (s->action)));
+  gtk_widget_add_controller (self->right, keys);
   g_signal_connect (drop, "drop", G_CALLBACK (on_drop), self);
   gtk_widget_add_controller (GTK_WIDGET (self), GTK_EVENT_CONTROLLER (drop));
   g_signal_connect_swapped (self->controls, "changed", G_CALLBACK (on_controls_changed), self);

@@ -23,6 +23,7 @@ typedef struct /* a key and what it does */
 {
   const char *action;    /* detailed name */
   const char *accels[3]; /* ends with NULL */
+  gboolean on_pictures;  /* only where pictures are: a text has its own use for the key */
 } WindowShortcut;
 
 /* `application` may be NULL (in tests). */

@@ -9,6 +9,7 @@
 #include "engine/cli/bench-quality.h"
 
 #include <glib/gstdio.h>
+#include <math.h>
 
 /* Beyond this a page is too heavy to open, and points to the pictures beside it instead. */
 #define MAX_EMBEDDED ((guint64)96 << 20)
@@ -138,7 +139,7 @@ append_caption (GString *html, const char *baseline, const QualityConfiguration 
                 const QualityRow *row)
 {
   g_autofree char *flip = quality_number (row->metrics.flip, 4, "");
-  g_autofree char *lpips = quality_number (row->metrics.lpips, 4, "");
+  g_autofree char *lpips = quality_number (row->metrics.lpips, 4, ".");
   g_autofree char *psnr = quality_number (row->metrics.psnr, 2, " dB");
 
   g_string_append (html, "<figcaption>");
@@ -149,7 +150,9 @@ append_caption (GString *html, const char *baseline, const QualityConfiguration 
   if (row->metrics.pixels_changed == 0)
     g_string_append (html, "The pictures are equal.");
   else
-    g_string_append_printf (html, "PSNR %s, FLIP %s, LPIPS %s.", psnr, flip, lpips);
+    g_string_append_printf (html, "PSNR %s, FLIP %s%s%s", psnr, flip,
+                            isfinite (row->metrics.lpips) ? ", LPIPS " : ".",
+                            isfinite (row->metrics.lpips) ? lpips : "");
   g_string_append (html, "</figcaption>\n");
 }
 

@@ -148,11 +148,11 @@ add_target (Quantizer *self, const char *stack, int index, const Recipe *recipe,
       target->n += rows;
       target->n_dense++;
     }
-  if (target->n % 128 != 0 || target->k % 128 != 0 || target->rank >= MIN (target->n, target->k))
+  if (target->n % 64 != 0 || target->k % 64 != 0 || target->rank >= MIN (target->n, target->k))
     {
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
                    "%s: linear %s is %" G_GINT64_FORMAT " x %" G_GINT64_FORMAT
-                   "; SVDQuant needs multiples of 128 that are larger than the rank",
+                   "; SVDQuant needs multiples of 64 that are larger than the rank",
                    weights_path (self->weights), target->base, (gint64)target->n,
                    (gint64)target->k);
       return FALSE;

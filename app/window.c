@@ -174,6 +174,12 @@ on_controls_changed (TesseraWindow *self)
   g_cancellable_cancel (self->planning);
   g_clear_object (&self->planning);
   g_clear_handle_id (&self->plan_source, g_source_remove);
+  /* The answer will have to wait for the running job; until then nothing is known. */
+  if (self->queue != NULL && queue_get_running (self->queue) != NULL)
+    {
+      memory_gauge_set_plan (self->gauge, NULL);
+      self->fits = TRUE;
+    }
   if (self->has_model)
     self->plan_source = g_timeout_add (PLAN_DELAY, plan_now, self);
 }

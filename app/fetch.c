@@ -423,3 +423,27 @@ fetch_run (Fetch *self, GCancellable *cancellable, GError **error)
     }
   return FALSE;
 }
+
+gboolean
+fetch_look (Fetch *self, guint64 *size, char **sha256, GCancellable *cancellable)
+{
+  Answer answer = ANSWER_REFUSED;
+
+  for (guint i = 0; self->urls[i] != NULL && answer != ANSWER_OK; i++)
+    {
+      Probe probe = { 0 };
+      Client client;
+      g_autoptr (GError) ignored = NULL;
+
+      client_init (&client, self, self->urls[i]);
+      answer = client_probe (&client, &probe, cancellable, &ignored);
+      if (answer == ANSWER_OK)
+        {
+          *size = probe.size;
+          *sha256 = g_steal_pointer (&probe.sha256);
+        }
+      client_clear (&client);
+      probe_clear (&probe);
+    }
+  return answer == ANSWER_OK;
+}

@@ -40,6 +40,10 @@ void fetch_free (Fetch *self); /* NULL is a no-op */
  * G_FILE_ERROR_*. Messages name the host or the file. */
 gboolean fetch_run (Fetch *self, GCancellable *cancellable, GError **error);
 
+/* Asks the first mirror that answers what the file is: its length (0: not known) and, where the
+ * host publishes it, its SHA-256 (transfer full, or NULL). FALSE if none says anything. */
+gboolean fetch_look (Fetch *self, guint64 *size, char **sha256, GCancellable *cancellable);
+
 /* Bytes there and in all, 0 if not known yet. (any thread) */
 void fetch_get_progress (Fetch *self, guint64 *done, guint64 *total);
 /* Hosts that were contacted, each once (transfer full: g_strfreev). (any thread) */

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/adopt.h"
+
+#include "app/fetch-part.h"
+
+#include <glib/gstdio.h>
+#include <unistd.h>
+
+static void
+add_folder (GPtrArray *folders, char *folder)
+{
+  if (g_file_test (folder, G_FILE_TEST_IS_DIR))
+    g_ptr_array_add (folders, folder);
+  else
+    g_free (folder);
+}
+
+char **
+adopt_list_folders (const char *models_dir)
+{
+  g_autoptr (GPtrArray) folders = g_ptr_array_new ();
+  g_autoptr (GDir) dir = g_dir_open (models_dir, 0, NULL);
+  const char *hub = g_getenv ("HF_HUB_CACHE"), *hf_home = g_getenv ("HF_HOME"), *name;
+
+  if (hub != NULL)
+    add_folder (folders, g_strdup (hub));
+  else if (hf_home != NULL)
+    add_folder (folders, g_build_filename (hf_home, "hub", NULL));
+  else
+    add_folder (folders, g_build_filename (g_get_user_cache_dir (), "huggingface", "hub", NULL));
+  add_folder (folders, g_build_filename (g_get_home_dir (), "ComfyUI", "models", NULL));
+  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
+    add_folder (folders, g_build_filename (models_dir, name, NULL));
+  g_ptr_array_add (folders, NULL);
+  return (char **)g_ptr_array_free (g_steal_pointer (&folders), FALSE);
+}
+
+/* -- candidates ---------------------------------------------------------------------------------
+ */
+
+/* Hugging Face's cache: models--OWNER--NAME/snapshots/COMMIT/PATH. */
+static void
+add_snapshots (GPtrArray *paths, const char *folder, const CatalogueFile *file)
+{
+  g_auto (GStrv) names = g_strsplit (file->repository, "/", 2);
+  g_autofree char *joined = g_strjoinv ("--", names);
+  g_autofree char *repository = g_strconcat ("models--", joined, NULL);
+  g_autofree char *snapshots = g_build_filename (folder, repository, "snapshots", NULL);
+  g_autoptr (GDir) dir = g_dir_open (snapshots, 0, NULL);
+  const char *commit;
+
+  while (dir != NULL && (commit = g_dir_read_name (dir)) != NULL)
+    g_ptr_array_add (paths, g_build_filename (snapshots, commit, file->source, NULL));
+}
+
+static GPtrArray *
+list_candidates (const char *const *folders, const CatalogueFile *file)
+{
+  static const char *const kinds[]
+      = { "", "diffusion_models", "unet", "text_encoders", "clip", "vae" };
+  GPtrArray *paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *name = g_path_get_basename (file->source);
+
+  for (guint i = 0; folders[i] != NULL; i++)
+    {
+      g_ptr_array_add (paths, g_build_filename (folders[i], file->path, NULL));
+      g_ptr_array_add (paths, g_build_filename (folders[i], file->source, NULL));
+      add_snapshots (paths, folders[i], file);
+      for (guint k = 0; k < G_N_ELEMENTS (kinds); k++)
+        g_ptr_array_add (paths, g_build_filename (folders[i], kinds[k], name, NULL));
+    }
+  return paths;
+}
+
+/* FALSE also if it is not there. */
+static gboolean
+is_same (const char *path, const CatalogueFile *file, const char *sha256, guint64 size,
+         GCancellable *cancellable)
+{
+  const char *expected = file->hash != NULL ? file->hash : sha256;
+  const guint64 length = file->size > 0 ? file->size : size;
+  g_autofree char *digest = NULL;
+  GStatBuf status;
+
+  if (g_stat (path, &status) != 0 || !S_ISREG (status.st_mode)
+      || (length > 0 && (guint64)status.st_size != length))
+    return FALSE;
+  if (expected == NULL)
+    return length > 0;
+  digest = fetch_file_digest (path, file->hash != NULL ? file->hash_type : G_CHECKSUM_SHA256,
+                              cancellable, NULL);
+  return digest != NULL && g_str_equal (digest, expected);
+}
+
+/* -- taking -------------------------------------------------------------------------------------
+ */
+
+static gboolean
+take (const char *from, const char *path, GCancellable *cancellable, GError **error)
+{
+  g_autofree char *real = realpath (from, NULL);
+  g_autofree char *part = g_strconcat (path, ".part", NULL);
+  g_autoptr (GFile) source = g_file_new_for_path (real != NULL ? real : from);
+  g_autoptr (GFile) target = g_file_new_for_path (part);
+
+  fetch_part_discard (path);
+  if (real != NULL && link (real, path) == 0)
+    return TRUE;
+  return g_file_copy (source, target, G_FILE_COPY_OVERWRITE, cancellable, NULL, NULL, error)
+         && fetch_part_commit (path, error);
+}
+
+gboolean
+adopt_file (const CatalogueFile *file, const char *sha256, guint64 size, const char *const *folders,
+            const char *path, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (GPtrArray) candidates = list_candidates (folders, file);
+
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      const char *candidate = g_ptr_array_index (candidates, i);
+
+      if (g_cancellable_set_error_if_cancelled (cancellable, error))
+        return FALSE;
+      if (is_same (candidate, file, sha256, size, cancellable))
+        return take (candidate, path, cancellable, error);
+    }
+  return FALSE;
+}

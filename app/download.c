@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/download.h"
+
+#include "app/adopt.h"
+#include "app/fetch-part.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define INDEX       "model_index.json"
+#define INTERVAL_MS 250
+#define SMOOTHING   0.15 /* weight of the latest interval in the rate */
+
+struct _TesseraDownload
+{
+  GObject parent_instance;
+
+  const Catalogue *catalogue;
+  const CatalogueModel *model;
+  char *dir;
+  FetchOptions options;
+  DownloadState state;
+  char *error;
+
+  GCancellable *cancellable; /* of the run, or NULL */
+  guint timer;
+  guint64 last_done;
+  double rate;
+
+  GMutex lock; /* over what the thread writes */
+  Fetch *current;
+  guint64 finished, expected; /* bytes of whole files; of those to come, as far as known */
+  GPtrArray *hosts;
+};
+
+G_DEFINE_FINAL_TYPE (TesseraDownload, download, G_TYPE_OBJECT)
+
+enum
+{
+  CHANGED,
+  N_SIGNALS
+};
+
+static guint signals[N_SIGNALS];
+
+/* -- one file, on the thread --------------------------------------------------------------------
+ */
+
+static guint64
+known_bytes (const CatalogueFile *file)
+{
+  return MAX (file->size, file->about);
+}
+
+static void
+note_hosts (TesseraDownload *self, Fetch *fetch)
+{
+  g_auto (GStrv) hosts = fetch_get_hosts (fetch);
+
+  for (guint i = 0; hosts[i] != NULL; i++)
+    if (!g_ptr_array_find_with_equal_func (self->hosts, hosts[i], g_str_equal, NULL))
+      g_ptr_array_add (self->hosts, g_strdup (hosts[i]));
+}
+
+static void
+set_current (TesseraDownload *self, Fetch *fetch)
+{
+  g_mutex_lock (&self->lock);
+  if (self->current != NULL)
+    note_hosts (self, self->current);
+  self->current = fetch;
+  g_mutex_unlock (&self->lock);
+}
+
+static void
+note_finished (TesseraDownload *self, const CatalogueFile *file, const char *path)
+{
+  GStatBuf status;
+
+  if (g_stat (path, &status) != 0)
+    return;
+  g_mutex_lock (&self->lock);
+  self->finished += (guint64)status.st_size;
+  self->expected -= MIN (self->expected, known_bytes (file));
+  g_mutex_unlock (&self->lock);
+}
+
+static Fetch *
+make_fetch (TesseraDownload *self, const CatalogueFile *file, const char *path)
+{
+  g_autoptr (GPtrArray) urls = g_ptr_array_new_with_free_func (g_free);
+
+  for (guint i = 0; i < self->catalogue->mirrors->len; i++)
+    g_ptr_array_add (urls, catalogue_url (g_ptr_array_index (self->catalogue->mirrors, i), file));
+  g_ptr_array_add (urls, NULL);
+  return fetch_new ((const char *const *)urls->pdata, path, file->hash_type, file->hash, file->size,
+                    &self->options);
+}
+
+/* Looks on the disk first; without a published hash the server is asked what the file should be. */
+static gboolean
+get_file (TesseraDownload *self, const CatalogueFile *file, const char *const *folders,
+          GCancellable *cancellable, GError **error)
+{
+  g_autofree char *path = g_build_filename (self->dir, file->path, NULL);
+  g_autofree char *folder = g_path_get_dirname (path);
+  g_autoptr (Fetch) fetch = make_fetch (self, file, path);
+  g_autofree char *sha256 = NULL;
+  g_autoptr (GError) problem = NULL;
+  guint64 size = 0;
+  gboolean done;
+
+  if (g_file_test (path, G_FILE_TEST_IS_REGULAR)) /* it has its name: it is whole */
+    {
+      note_finished (self, file, path);
+      return TRUE;
+    }
+  if (g_mkdir_with_parents (folder, 0777) != 0)
+    {
+      g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", folder);
+      return FALSE;
+    }
+  set_current (self, fetch);
+  if (folders[0] != NULL && file->hash == NULL && file->size == 0)
+    fetch_look (fetch, &size, &sha256,
+                cancellable); /* if it fails, so will the rest, and say why */
+  done = adopt_file (file, sha256, size, folders, path, cancellable, &problem)
+         || (problem == NULL && fetch_run (fetch, cancellable, &problem));
+  set_current (self, NULL);
+  if (done)
+    note_finished (self, file, path);
+  else
+    g_propagate_error (error, g_steal_pointer (&problem));
+  return done;
+}
+
+static gboolean
+get_shards (TesseraDownload *self, const CatalogueFile *index, const char *const *folders,
+            GCancellable *cancellable, GError **error)
+{
+  g_autofree char *path = g_build_filename (self->dir, index->path, NULL);
+  g_autofree char *text = NULL;
+  g_autoptr (GPtrArray) files = NULL;
+  gsize length;
+
+  if (!g_file_get_contents (path, &text, &length, error))
+    return FALSE;
+  files = catalogue_shards (index, text, length, error);
+  for (guint i = 0; files != NULL && i < files->len; i++)
+    if (!get_file (self, g_ptr_array_index (files, i), folders, cancellable, error))
+      return FALSE;
+  return files != NULL;
+}
+
+/* -- the model, on the thread -------------------------------------------------------------------
+ */
+
+static gboolean
+get_model (TesseraDownload *self, const char *const *folders, GCancellable *cancellable,
+           GError **error)
+{
+  const CatalogueFile *index = NULL;
+
+  if (g_mkdir_with_parents (self->dir, 0777) != 0)
+    {
+      g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", self->dir);
+      return FALSE;
+    }
+  for (guint i = 0; i < self->model->files->len; i++)
+    {
+      const CatalogueFile *file = g_ptr_array_index (self->model->files, i);
+
+      if (g_str_equal (file->path, INDEX))
+        index = file;
+      else if (!get_file (self, file, folders, cancellable, error)
+               || (file->shards && !get_shards (self, file, folders, cancellable, error)))
+        return FALSE;
+    }
+  return index == NULL || get_file (self, index, folders, cancellable, error);
+}
+
+static void
+run_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  g_auto (GStrv) none = g_new0 (char *, 1);
+  GError *error = NULL;
+
+  if (get_model (source, data != NULL ? data : none, cancellable, &error))
+    g_task_return_boolean (task, TRUE);
+  else
+    g_task_return_error (task, error);
+}
+
+/* -- on the main thread -------------------------------------------------------------------------
+ */
+
+static guint64
+get_done (TesseraDownload *self, guint64 *total)
+{
+  guint64 done = 0, of = 0, finished, expected;
+
+  g_mutex_lock (&self->lock);
+  if (self->current != NULL)
+    fetch_get_progress (self->current, &done, &of);
+  finished = self->finished;
+  expected = self->expected;
+  g_mutex_unlock (&self->lock);
+  *total = finished + MAX (expected, of);
+  return finished + done;
+}
+
+static gboolean
+on_interval (gpointer data)
+{
+  TesseraDownload *self = data;
+  guint64 total, done = get_done (self, &total);
+  const double now
+      = (double)(done - MIN (done, self->last_done)) * 1000 / INTERVAL_MS; /* bytes a second */
+
+  self->rate = self->rate > 0 ? self->rate + SMOOTHING * (now - self->rate) : now;
+  self->last_done = done;
+  g_signal_emit (self, signals[CHANGED], 0);
+  return G_SOURCE_CONTINUE;
+}
+
+static void
+on_run (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraDownload *self = TESSERA_DOWNLOAD (source);
+  g_autoptr (GError) error = NULL;
+
+  g_clear_object (&self->cancellable);
+  g_clear_handle_id (&self->timer, g_source_remove);
+  self->rate = 0;
+  if (g_task_propagate_boolean (G_TASK (result), &error))
+    self->state = DOWNLOAD_DONE;
+  else if (g_error_matches (error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
+    self->state = DOWNLOAD_PAUSED;
+  else
+    {
+      self->state = DOWNLOAD_FAILED;
+      self->error = g_strdup (error->message);
+    }
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+void
+download_start (TesseraDownload *self, const char *const *folders)
+{
+  g_autoptr (GTask) task = NULL;
+
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
+
+  if (self->cancellable != NULL)
+    return;
+  g_clear_pointer (&self->error, g_free);
+  self->state = DOWNLOAD_RUNNING;
+  self->finished = 0;
+  self->expected = catalogue_model_bytes (self->model);
+  self->last_done = 0;
+  self->cancellable = g_cancellable_new ();
+  self->timer = g_timeout_add (INTERVAL_MS, on_interval, self);
+  task = g_task_new (self, self->cancellable, on_run, NULL);
+  if (folders != NULL)
+    g_task_set_task_data (task, g_strdupv ((char **)folders), (GDestroyNotify)g_strfreev);
+  g_task_run_in_thread (task, run_thread);
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+void
+download_pause (TesseraDownload *self)
+{
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
+
+  g_cancellable_cancel (self->cancellable);
+}
+
+DownloadState
+download_get_state (TesseraDownload *self)
+{
+  return self->state;
+}
+
+const char *
+download_get_dir (TesseraDownload *self)
+{
+  return self->dir;
+}
+
+const char *
+download_get_error (TesseraDownload *self)
+{
+  return self->error;
+}
+
+void
+download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
+                       int *seconds_left)
+{
+  *done = get_done (self, total);
+  *rate = self->rate;
+  *seconds_left = self->rate > 1 && *total > *done
+                      ? (int)MIN ((double)(*total - *done) / self->rate, G_MAXINT)
+                      : -1;
+}
+
+char **
+download_get_hosts (TesseraDownload *self)
+{
+  char **hosts;
+
+  g_mutex_lock (&self->lock);
+  if (self->current != NULL)
+    note_hosts (self, self->current);
+  hosts = g_new0 (char *, self->hosts->len + 1);
+  for (guint i = 0; i < self->hosts->len; i++)
+    hosts[i] = g_strdup (g_ptr_array_index (self->hosts, i));
+  g_mutex_unlock (&self->lock);
+  return hosts;
+}
+
+gboolean
+download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
+                 GCancellable *cancellable, GError **error)
+{
+  for (guint i = 0; i < model->files->len; i++)
+    {
+      const CatalogueFile *file = g_ptr_array_index (model->files, i);
+      g_autofree char *path = g_build_filename (dir, file->path, NULL);
+      g_autofree char *digest = NULL;
+
+      if (!g_file_test (path, G_FILE_TEST_IS_REGULAR))
+        {
+          g_set_error (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "%s: is missing", path);
+          return FALSE;
+        }
+      if (file->hash == NULL)
+        continue;
+      digest = fetch_file_digest (path, file->hash_type, cancellable, error);
+      if (digest == NULL)
+        return FALSE;
+      if (g_str_equal (digest, file->hash))
+        continue;
+      g_set_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                   "%s: the checksum is %s, but %s was published", path, digest, file->hash);
+      if (mend)
+        g_unlink (path);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+TesseraDownload *
+download_new (const Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
+              const FetchOptions *options)
+{
+  const FetchOptions usual = FETCH_OPTIONS_INIT;
+  TesseraDownload *self = g_object_new (TESSERA_TYPE_DOWNLOAD, NULL);
+  g_autofree char *index = NULL;
+
+  self->catalogue = catalogue;
+  self->model = model;
+  self->options = options != NULL ? *options : usual;
+  self->dir = g_build_filename (models_dir, model->id, NULL);
+  index = g_build_filename (self->dir, INDEX, NULL);
+  if (g_file_test (index, G_FILE_TEST_IS_REGULAR))
+    self->state = DOWNLOAD_DONE;
+  else if (g_file_test (self->dir, G_FILE_TEST_IS_DIR))
+    self->state = DOWNLOAD_PAUSED;
+  return self;
+}
+
+static void
+download_finalize (GObject *object)
+{
+  TesseraDownload *self = TESSERA_DOWNLOAD (object);
+
+  g_clear_handle_id (&self->timer, g_source_remove);
+  g_mutex_clear (&self->lock);
+  g_ptr_array_unref (self->hosts);
+  g_free (self->error);
+  g_free (self->dir);
+  G_OBJECT_CLASS (download_parent_class)->finalize (object);
+}
+
+static void
+download_class_init (TesseraDownloadClass *klass)
+{
+  G_OBJECT_CLASS (klass)->finalize = download_finalize;
+  signals[CHANGED] = g_signal_new ("changed", TESSERA_TYPE_DOWNLOAD, G_SIGNAL_RUN_LAST, 0, NULL,
+                                   NULL, NULL, G_TYPE_NONE, 0);
+}
+
+static void
+download_init (TesseraDownload *self)
+{
+  g_mutex_init (&self->lock);
+  self->hosts = g_ptr_array_new_with_free_func (g_free);
+}

@@ -65,7 +65,7 @@ engine_new (const char *model_dir, const EngineOptions *options, GError **error)
   const char *file = options != NULL ? options->transformer_file : NULL;
 
   if (device_open (&self->device, options, error)
-      && models_open (&self->models, model_dir, file, error))
+      && models_open (&self->models, &self->device, model_dir, file, error))
     return self;
   engine_free (self);
   return NULL;

@@ -3,13 +3,45 @@
 
 #include "engine/synthetic.h"
 
+#include <string.h>
+
+/* The first compute capability with FP4 matrix products. */
+#define FP4_SM 100
+
 /* The share of all memory that a part's expanded copy may take; larger parts stay as mapped. */
 #define RESIDENT_SHARE 8
 
+/* The folder's own 4-bit transformer (transfer full), or NULL: one that suits the device, else any;
+ * of several the first by name. */
+static char *
+find_quantised (const char *dir, const Device *device)
+{
+  g_autofree char *folder = g_build_filename (dir, "svdquant", NULL);
+  g_autoptr (GDir) listing = g_dir_open (folder, 0, NULL);
+  const char *format = device->caps.sm >= FP4_SM ? "fp4" : "int4";
+  g_autofree char *found = NULL;
+  const char *name;
+
+  while (listing != NULL && (name = g_dir_read_name (listing)) != NULL)
+    {
+      int suits = strstr (name, format) != NULL;
+      int before = found != NULL && strstr (found, format) != NULL;
+
+      if (!g_str_has_suffix (name, ".safetensors")
+          || (found != NULL && (suits < before || (suits == before && strcmp (name, found) > 0))))
+        continue;
+      g_free (found);
+      found = g_strdup (name);
+    }
+  return found != NULL ? g_build_filename (folder, found, NULL) : NULL;
+}
+
 gboolean
-models_open (Models *self, const char *dir, const char *transformer_file, GError **error)
+models_open (Models *self, const Device *device, const char *dir, const char *transformer_file,
+             GError **error)
 {
   g_autofree char *tokenizer_dir = g_build_filename (dir, "tokenizer", NULL);
+  g_autofree char *quantised = NULL;
 
   *self = (Models){ 0 };
   if (g_str_has_prefix (dir, SYNTHETIC_PREFIX))
@@ -17,6 +49,8 @@ models_open (Models *self, const char *dir, const char *transformer_file, GError
       self->checkpoint = synthetic_open (dir, error);
       return self->checkpoint != NULL;
     }
+  if (transformer_file == NULL)
+    transformer_file = quantised = find_quantised (dir, device);
   self->checkpoint = checkpoint_open (dir, transformer_file, error);
   if (self->checkpoint == NULL)
     return FALSE;

@@ -35,8 +35,11 @@ typedef enum
   MODELS_N_PARTS,
 } ModelsPart;
 
-/* Opens the folder: configs, headers, tokenizer. `dir` may also be a synthetic model's name. */
-gboolean models_open (Models *self, const char *dir, const char *transformer_file, GError **error);
+/* Opens the folder: configs, headers, tokenizer. `dir` may also be a synthetic model's name.
+ * Without a transformer_file, the folder's svdquant/ is looked into for a 4-bit transformer: NVFP4
+ * where the device has it, else INT4. */
+gboolean models_open (Models *self, const Device *device, const char *dir,
+                      const char *transformer_file, GError **error);
 
 /* Ids of a prompt in its template, at most TOKENIZER_MAX_PROMPT (transfer full). */
 GArray *models_tokenize (const Models *self, const char *prompt);

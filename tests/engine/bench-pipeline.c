@@ -114,7 +114,8 @@ load (const char *dir)
   g_autoptr (GError) error = NULL;
   gint64 started = g_get_monotonic_time ();
 
-  if (!device_open (&device, &options, &error) || !models_open (&models, dir, NULL, &error))
+  if (!device_open (&device, &options, &error)
+      || !models_open (&models, &device, dir, NULL, &error))
     g_error ("%s", error->message);
   for (int part = 0; part < MODELS_N_PARTS; part++)
     if (!models_load (&models, &device, (ModelsPart)part, ENGINE_PRECISION_BF16, NULL, &error))

@@ -32,6 +32,44 @@ def safetensors():
     put("safetensors", "index", '{"metadata":{},"weight_map":{"a":"a.safetensors"}}')
 
 
+def svdq_file(stem, metadata, tensors):
+    """A safetensors file of (suffix, dtype, shape, repeated bytes)."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for suffix, dtype, shape, unit in tensors:
+        count = {"BF16": 2}.get(dtype, 1)
+        for extent in shape:
+            count *= extent
+        part = (unit * count)[:count]
+        header[f"{stem}.{suffix}"] = {"dtype": dtype, "shape": shape,
+                                      "data_offsets": [len(data), len(data) + count]}
+        data += part
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def svdq():
+    one = b"\x80\x3f"
+
+    def linear(n, k, names=("qweight", "wscales"), fp4=False):
+        scales = ("F8_E4M3", [k // 16, n], b"\x38") if fp4 else ("BF16", [k // 64, n], one)
+        outer = [("wtscale", "BF16", [1], one), ("wcscales", "BF16", [n], one)] if fp4 else []
+        return [(names[0], "U8", [n, k // 2], b"\x1f"), (names[1], *scales),
+                ("smooth_factor", "BF16", [k], one), ("proj_down", "BF16", [k, 16], one + b"\0\0"),
+                ("proj_up", "BF16", [n, 16], one)] + outer
+
+    put("svdq", "nunchaku", svdq_file("l.feed_forward.net.0.proj", {}, linear(128, 128)))
+    put("svdq", "nunchaku-fp4", svdq_file("l.feed_forward.net.2", {}, linear(128, 128, fp4=True)))
+    put("svdq", "lite", svdq_file("l.attention.to_q", {}, linear(128, 128, fp4=True)))
+    put("svdq", "vllm", svdq_file("l.feed_forward.w13", {"conversion": "{}"},
+                                  linear(128, 128, fp4=True)))
+    put("svdq", "canonical", svdq_file("l.feed_forward.w2", {"svdq_canonical": "{}"},
+                                       linear(64, 64)))
+    note = b'{"format":"svdquant_w4a4"}'
+    put("svdq", "kitchen", svdq_file("l.attention.to_q", {}, linear(
+        64, 64, ("weight", "weight_scale")) + [("comfy_quant", "U8", [len(note)], note)]))
+    put("svdq", "modelopt", svdq_file("l.to_q", {}, [("svdquant_lora_a", "U8", [1], b"\0")]))
+
+
 def configs():
     files = ["transformer/config.json", "text_encoder/config.json", "vae/config.json",
              "scheduler/scheduler_config.json", "model_index.json"]
@@ -89,6 +127,7 @@ def requests_and_pictures():
 
 if __name__ == "__main__":
     safetensors()
+    svdq()
     configs()
     tokenizer()
     requests_and_pictures()

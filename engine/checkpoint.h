@@ -90,9 +90,12 @@ gboolean weights_get_shaped (Weights *self, Tensor *out, const char *name, GErro
 /* As weights_get, for optional tensors: FALSE without an error when there is none. */
 gboolean weights_find (Weights *self, const char *name, Tensor *out);
 /* The SVDQuant linear `base` ("layers.0.attention.to_qkv"), logical order; n, k: expected extents.
- * FALSE without an error when `base` is dense in this file. The source is borrowed. */
+ * FALSE without an error when `base` is dense in this file. The source is borrowed, and valid until
+ * the next call: most formats are put in order in one buffer. */
 gboolean weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k,
                            const SvdqSource **out, GError **error);
+/* The 4-bit format of these weights; FALSE if all is dense. */
+gboolean weights_svdq_format (const Weights *self, SvdqFormat *format);
 /* FALSE with an error naming the first tensors that no call has asked for. To be called once a
  * model has taken all it needs; names known to be unused elsewhere are passed over. */
 gboolean weights_check_all_used (Weights *self, GError **error);

@@ -97,6 +97,22 @@ device_describe (const Device *self, EngineDevice *out)
   describe (&self->caps, out);
 }
 
+/* What runs which type of file. */
+static void
+describe_files (const DeviceCaps *caps, EngineDevice *out)
+{
+  static const char *const types[ENGINE_N_FILE_TYPES] = { "bf16", "int4", "nvfp4" };
+  const StreamOptions options = { 0 };
+
+  for (int i = 0; i < ENGINE_N_FILE_TYPES; i++)
+    {
+      SvdqFormat format = i == 1 ? SVDQ_INT4 : SVDQ_NVFP4;
+      LinearSupport support = linear_support (caps, &options, i == 0 ? NULL : &format);
+
+      out->files[i] = (EngineFileSupport){ types[i], support.backend, support.path, support.speed };
+    }
+}
+
 /* Notes the reason if no backend runs dense layers on it. */
 static void
 check_usable (const DeviceCaps *caps, EngineDevice *out)
@@ -128,6 +144,7 @@ engine_list_devices (void)
       if (status == STATUS_OK)
         {
           describe (&caps, &device);
+          describe_files (&caps, &device);
           check_usable (&caps, &device);
           g_array_append_val (list, device);
           continue;
@@ -147,6 +164,7 @@ engine_list_devices (void)
   if (ops_cpu.query (0, &caps) == STATUS_OK)
     {
       describe (&caps, &device);
+      describe_files (&caps, &device);
       check_usable (&caps, &device);
       g_array_append_val (list, device);
     }

@@ -102,7 +102,18 @@ engine_set_trace (Engine *self, const char *path)
 gboolean
 engine_supports (Engine *self, EnginePrecision precision, GError **error)
 {
-  return models_weights (&self->models, MODELS_TRANSFORMER, precision, error) != NULL;
+  Weights *weights = models_weights (&self->models, MODELS_TRANSFORMER, precision, error);
+  SvdqFormat format;
+
+  if (weights == NULL)
+    return FALSE;
+  if (precision != ENGINE_PRECISION_SVDQUANT || !weights_svdq_format (weights, &format)
+      || linear_choose (&self->device.caps, &self->device.options, &format) != NULL)
+    return TRUE;
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+               "%s cannot run SVDQuant files of %s in this build: choose BF16, or the CPU",
+               self->device.caps.name, format == SVDQ_INT4 ? "INT4" : "NVFP4");
+  return FALSE;
 }
 
 gboolean

@@ -56,6 +56,17 @@ typedef struct
   guint64 memory_budget;        /* bytes of device memory the engine may hold; 0 = what is free */
 } EngineOptions;
 
+/* How a device runs one type of transformer file. Static strings. */
+typedef struct
+{
+  const char *type;    /* "bf16", "int4", "nvfp4" */
+  const char *backend; /* what computes it, or "" */
+  const char *path;    /* "native", "fall-back", or "none" */
+  const char *speed;   /* against BF16 on this device: "faster", "similar", "slower", or "" */
+} EngineFileSupport;
+
+#define ENGINE_N_FILE_TYPES 3
+
 /* A device as the user sees it. */
 typedef struct
 {
@@ -66,6 +77,7 @@ typedef struct
   guint64 total_memory, free_memory; /* bytes */
   gboolean usable;                   /* FALSE: `reason` says why, in English */
   char reason[256];
+  EngineFileSupport files[ENGINE_N_FILE_TYPES]; /* type NULL: not known, the device does not work */
 } EngineDevice;
 
 /* Memory and time of a request, known from headers alone. Bytes of the device that computes. */

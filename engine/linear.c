@@ -20,6 +20,33 @@ linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqF
   return NULL;
 }
 
+/* 4-bit integers in tensor cores: Turing to Ada. 4-bit floats: Blackwell of the desktop. A
+ * processor has byte products for either, which NVFP4's small groups use up. */
+static gboolean
+is_native (const DeviceCaps *caps, SvdqFormat format)
+{
+  if (caps->kind == DEVICE_CPU)
+    return TRUE;
+  return format == SVDQ_INT4 ? caps->sm >= 75 && caps->sm < 90 : caps->sm / 10 == 12;
+}
+
+LinearSupport
+linear_support (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
+{
+  const LinearBackend *backend = linear_choose (caps, options, svdq);
+  LinearSupport out = { "", "none", "" };
+
+  if (backend == NULL)
+    return out;
+  out.backend = backend->name;
+  out.path = svdq == NULL || is_native (caps, *svdq) ? "native" : "fall-back";
+  if (svdq == NULL || !is_native (caps, *svdq))
+    out.speed = "similar";
+  else
+    out.speed = caps->kind == DEVICE_CPU && *svdq == SVDQ_NVFP4 ? "similar" : "faster";
+  return out;
+}
+
 Status
 linear_new (const Context *ctx, const LinearSource *source, Linear **out)
 {

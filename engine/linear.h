@@ -15,6 +15,19 @@ G_BEGIN_DECLS
 const LinearBackend *
 linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
 
+/* How this device runs dense weights (`svdq` NULL) or an SVDQuant file type: by instructions of its
+ * own ("native"), by converting to what it has ("fall-back"), or not at all ("none"); and how fast
+ * against dense 16 bit on the same device: "faster", "similar", "slower", or "" for none. Static
+ * strings. (spec svdquant 5.8) */
+typedef struct
+{
+  const char *backend; /* its name, or "" */
+  const char *path, *speed;
+} LinearSupport;
+
+LinearSupport
+linear_support (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
+
 /* Brings a layer to the device, (transfer full): linear_free. */
 Status linear_new (const Context *ctx, const LinearSource *source, Linear **out);
 void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */

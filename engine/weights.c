@@ -308,3 +308,12 @@ weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k, const S
   g_hash_table_add (self->used, g_strdup (base));
   return TRUE;
 }
+
+gboolean
+weights_svdq_format (const Weights *self, SvdqFormat *format)
+{
+  if (self->svdq == NULL || svdq_reader_count (self->svdq) == 0)
+    return FALSE;
+  *format = svdq_reader_info (self->svdq, 0).format;
+  return TRUE;
+}

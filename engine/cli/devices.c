@@ -9,6 +9,7 @@ static void
 add_device (cJSON *list, const EngineDevice *device)
 {
   cJSON *item = cJSON_CreateObject ();
+  cJSON *files;
 
   cJSON_AddItemToArray (list, item);
   cJSON_AddStringToObject (item, "id", device->id);
@@ -19,6 +20,15 @@ add_device (cJSON *list, const EngineDevice *device)
   cJSON_AddNumberToObject (item, "free_memory", (double)device->free_memory);
   cJSON_AddBoolToObject (item, "usable", device->usable);
   cJSON_AddStringToObject (item, "reason", device->reason);
+  files = cJSON_AddObjectToObject (item, "files");
+  for (int i = 0; i < ENGINE_N_FILE_TYPES && device->files[i].type != NULL; i++)
+    {
+      cJSON *file = cJSON_AddObjectToObject (files, device->files[i].type);
+
+      cJSON_AddStringToObject (file, "backend", device->files[i].backend);
+      cJSON_AddStringToObject (file, "path", device->files[i].path);
+      cJSON_AddStringToObject (file, "speed", device->files[i].speed);
+    }
 }
 
 static void
@@ -33,6 +43,13 @@ print_device (const EngineDevice *device)
   if (!device->usable)
     printf (" (not usable: %s)", device->reason);
   puts ("");
+  for (int i = 0; i < ENGINE_N_FILE_TYPES && device->files[i].type != NULL; i++)
+    if (device->files[i].speed[0] != '\0')
+      printf ("         %-5s files: %s (%s)%s%s\n", device->files[i].type, device->files[i].path,
+              device->files[i].backend, i > 0 ? ", against bf16 " : "",
+              i > 0 ? device->files[i].speed : "");
+    else
+      printf ("         %-5s files: cannot be run here\n", device->files[i].type);
 }
 
 gboolean

@@ -120,6 +120,7 @@ recognise (InspectionPart *part, Safetensors *file)
     const char *ending, *kind, *naming;
   } marks[] = {
     { ".qweight", "Z-Image transformer", "SVDQuant" },
+    { ".comfy_quant", "Z-Image transformer", "SVDQuant" },
     { "layers.0.attention.to_q.weight", "Z-Image transformer", "reference" },
     { "layers.0.attention.qkv.weight", "Z-Image transformer", "ComfyUI" },
     { "layers.0.self_attn.q_norm.weight", "Qwen3 text encoder", "reference" },
@@ -158,6 +159,31 @@ describe_tensors (InspectionPart *part, Safetensors *file)
   count_tensors (part, file);
   recognise (part, file);
   name_precision (part);
+}
+
+/* What the 4-bit linears of a transformer take; what is wrong with them, or what only looks like
+ * them, is a problem. */
+static void
+describe_four_bit (Inspection *self, InspectionPart *part, Safetensors *file)
+{
+  g_autofree char *prefix = weights_find_prefix (file);
+  g_autoptr (SvdqReader) reader = NULL;
+  GError *error = NULL;
+
+  if (!svdq_reader_open (file, prefix, &reader, &error))
+    add_problem (self, error);
+  if (reader == NULL)
+    return;
+  part->format = svdq_kind_name (svdq_reader_kind (reader));
+  for (guint i = 0; i < svdq_reader_count (reader); i++)
+    {
+      SvdqLinearInfo info = svdq_reader_info (reader, i);
+
+      part->rank = MAX (part->rank, info.rank);
+      part->code_bytes += info.code_bytes;
+      part->scale_bytes += info.scale_bytes;
+      part->low_rank_bytes += info.low_rank_bytes;
+    }
 }
 
 /* -- model folders ------------------------------------------------------------------------------
@@ -247,6 +273,8 @@ inspect_part (Inspection *self, CheckpointPart which, Configs *configs)
   weights = weights_new (
       which, file, which == CHECKPOINT_VAE ? configs->vae.n_blocks : configs->text_encoder.n_layers,
       &error);
+  if (weights != NULL && weights->svdq != NULL)
+    describe_four_bit (self, part, weights->file);
   if (weights == NULL)
     add_problem (self, error);
   else if (configs->good[which])
@@ -305,6 +333,7 @@ inspect_loose_files (Inspection *self)
           continue;
         }
       describe_tensors (part, file);
+      describe_four_bit (self, part, file);
       safetensors_free (file);
     }
 }
@@ -366,6 +395,7 @@ inspect_file (Inspection *self, GError **error)
     return FALSE;
   part = add_part (self, name, self->path, "safetensors");
   describe_tensors (part, file);
+  describe_four_bit (self, part, file);
   self->kind = part->kind;
   safetensors_free (file);
   return TRUE;

@@ -26,6 +26,16 @@ part_to_json (const InspectionPart *part)
   cJSON_AddNumberToObject (object, "tensors", part->tensors);
   cJSON_AddNumberToObject (object, "parameters", (double)part->elements);
   cJSON_AddNumberToObject (object, "bytes", (double)part->bytes);
+  if (part->format != NULL)
+    {
+      cJSON *svdq = cJSON_AddObjectToObject (object, "svdquant");
+
+      cJSON_AddStringToObject (svdq, "format", part->format);
+      cJSON_AddNumberToObject (svdq, "rank", part->rank);
+      cJSON_AddNumberToObject (svdq, "weight_bytes", (double)part->code_bytes);
+      cJSON_AddNumberToObject (svdq, "scale_bytes", (double)part->scale_bytes);
+      cJSON_AddNumberToObject (svdq, "low_rank_bytes", (double)part->low_rank_bytes);
+    }
   types = cJSON_AddArrayToObject (object, "types");
   for (guint i = 0; i < part->types->len; i++)
     {
@@ -63,6 +73,17 @@ print_as_json (const Inspection *inspection)
 }
 
 static void
+print_four_bit (const InspectionPart *part)
+{
+  g_autofree char *codes = cli_format_bytes (part->code_bytes);
+  g_autofree char *scales = cli_format_bytes (part->scale_bytes);
+  g_autofree char *low_rank = cli_format_bytes (part->low_rank_bytes);
+
+  printf ("\n%16sformat: %s; 4-bit weights %s, scales %s, low-rank branch (rank %d) %s", "",
+          part->format, codes, scales, part->rank, low_rank);
+}
+
+static void
 print_part (const InspectionPart *part)
 {
   g_autofree char *elements = cli_format_count (part->elements);
@@ -87,6 +108,8 @@ print_part (const InspectionPart *part)
           printf ("%s%s %s", i > 0 ? ", " : "", type->dtype, size);
         }
     }
+  if (part->format != NULL)
+    print_four_bit (part);
   puts ("");
 }
 

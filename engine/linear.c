@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/linear.h"
 
+#include <string.h>
+
 /* Best first; the CPU last. */
 static const LinearBackend *const backends[] = {
 #ifdef HAVE_CUDA
@@ -65,6 +67,95 @@ linear_free (const Context *ctx, Linear *linear)
   if (linear != NULL)
     linear->backend->release (ctx->stream, linear);
 }
+
+/* -- layers side by side ------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  Linear base;
+  const Ops *ops;
+  int n_parts;
+  Linear *parts[LINEAR_MAX_PARTS]; /* owned */
+} StackedLinear;
+
+static bool
+stacked_supports (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
+{
+  return false; /* never chosen: only linear_stack makes one */
+}
+
+static Status
+stacked_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  const StackedLinear *self = (const StackedLinear *)linear;
+  int64_t m = tensor_count (x) / linear->k, first = 0;
+  size_t item = dtype_size (out->dtype);
+
+  for (int i = 0; i < self->n_parts; i++)
+    {
+      const Linear *part = self->parts[i];
+      Tensor y = tensor_2d (out->dtype, NULL, m, part->n);
+      Status status;
+
+      CHECK (self->ops->alloc (s, tensor_bytes (&y), &y.data));
+      status = part->backend->apply (s, part, x, &y);
+      for (int64_t row = 0; row < m && status == STATUS_OK; row++)
+        memcpy ((char *)out->data + (size_t)(row * linear->n + first) * item,
+                (char *)y.data + (size_t)(row * part->n) * item, (size_t)part->n * item);
+      self->ops->free (s, y.data);
+      CHECK (status);
+      first += part->n;
+    }
+  return STATUS_OK;
+}
+
+static void
+stacked_release (Stream *s, Linear *linear)
+{
+  StackedLinear *self = (StackedLinear *)linear;
+
+  if (self == NULL)
+    return;
+  for (int i = 0; i < self->n_parts; i++)
+    self->parts[i]->backend->release (s, self->parts[i]);
+  g_free (self);
+}
+
+static const LinearBackend linear_stacked = {
+  .name = "stacked",
+  .supports = stacked_supports,
+  .apply = stacked_apply,
+  .release = stacked_release,
+};
+
+Status
+linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Linear **out)
+{
+  StackedLinear *self = g_new0 (StackedLinear, 1);
+
+  *out = NULL;
+  self->base.backend = &linear_stacked;
+  self->base.k = parts[0]->k;
+  self->ops = ctx->ops;
+  self->n_parts = n_parts;
+  for (int i = 0; i < n_parts; i++)
+    {
+      self->parts[i] = parts[i];
+      self->base.n += parts[i]->n;
+      self->base.bytes += parts[i]->bytes;
+    }
+  if (ctx->caps->kind != DEVICE_CPU)
+    {
+      stacked_release (ctx->stream, &self->base);
+      return STATUS_UNSUPPORTED;
+    }
+  *out = &self->base;
+  return STATUS_OK;
+}
+
+/* -- applying -----------------------------------------------------------------------------------
+ */
 
 Status
 linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out)

@@ -32,6 +32,11 @@ linear_support (const DeviceCaps *caps, const StreamOptions *options, const Svdq
 Status linear_new (const Context *ctx, const LinearSource *source, Linear **out);
 void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
 
+/* Several layers on the same input as one, whose outputs lie side by side: files that quantise q, k
+ * and v each for itself. Takes over `parts`, also on failure; only on the CPU (STATUS_UNSUPPORTED
+ * elsewhere), where it takes a part's outputs of scratch memory while it runs. */
+Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Linear **out);
+
 /* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read, and `linear` may be NULL. */
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/loader.h"
 
+#include "engine/engine.h"
+
 gboolean
 loader_failed (const Loader *self)
 {
@@ -100,6 +102,40 @@ load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int6
   return load_stacked (self, prefix, names, name, &n, k, bias, FALSE);
 }
 
+/* Layers that the file quantises each for itself; NULL, and no error, if the first is dense. */
+static Linear *
+load_quantised_parts (Loader *self, const char *prefix, const char *const *names,
+                      const int64_t *rows, int64_t k)
+{
+  Linear *parts[LINEAR_MAX_PARTS] = { NULL }, *stacked = NULL;
+  int n = 0;
+
+  for (; names[n] != NULL && !loader_failed (self); n++)
+    {
+      LinearSource source = { .n = rows[n], .k = k };
+
+      if (!find_quantised (self, &source, prefix, names[n]))
+        {
+          if (n > 0 && self->error == NULL)
+            g_set_error (&self->error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                         "%s: %s%s is quantised, but %s is not", weights_path (self->weights),
+                         prefix, names[0], names[n]);
+          break;
+        }
+      parts[n] = finish_linear (self, &source, prefix, names[n]);
+    }
+  if (n > 0 && !loader_failed (self))
+    {
+      self->status = linear_stack (self->ctx, parts, n, &stacked);
+      if (stacked != NULL)
+        stacked->name = parts[0]->name;
+    }
+  else
+    for (int i = 0; i < n; i++)
+      linear_free (self->ctx, parts[i]);
+  return stacked;
+}
+
 /* Reads a bias of n values as F32. */
 static gboolean
 get_bias (Loader *self, const char *prefix, const char *name, int64_t n, float *out)
@@ -128,6 +164,13 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
     source.n += rows[i];
   if (find_quantised (self, &source, prefix, fused) || self->error != NULL)
     return finish_linear (self, &source, prefix, fused);
+  if (names[1] != NULL)
+    {
+      Linear *linear = load_quantised_parts (self, prefix, names, rows, k);
+
+      if (linear != NULL || loader_failed (self))
+        return linear;
+    }
 
   stacked = g_new (float, (gsize)source.n);
   for (int i = 0; names[i] != NULL; i++)

@@ -2,6 +2,7 @@
 #include "app/application.h"
 
 #include "app/compat.h"
+#include "app/models-window.h"
 #include "app/models.h"
 #include "app/window.h"
 
@@ -21,6 +22,7 @@ struct _TesseraApplication
   char *opened; /* folder of the model that is open or being opened */
 
   TesseraWindow *window; /* borrowed from GtkApplication */
+  GtkWindow *models;     /* made when first asked for; hidden while closed */
   gboolean ending, restart;
 };
 
@@ -128,6 +130,20 @@ choose_model (GSimpleAction *action, GVariant *parameter, gpointer data)
 }
 
 static void
+show_models (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraApplication *self = data;
+  g_autofree char *folder = g_build_filename (g_get_user_data_dir (), "tessera", "models", NULL);
+
+  if (self->window == NULL)
+    return;
+  if (self->models == NULL)
+    self->models = g_object_ref_sink (
+        GTK_WINDOW (models_window_new (GTK_WINDOW (self->window), self->settings, folder)));
+  gtk_window_present (self->models);
+}
+
+static void
 set_model (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   g_settings_set_string (TESSERA_APPLICATION (data)->settings, "model",
@@ -184,6 +200,7 @@ add_actions (TesseraApplication *self)
   static const GActionEntry entries[] = {
     { "activate", activate_action, NULL, NULL, NULL, { 0 } },
     { "choose-model", choose_model, NULL, NULL, NULL, { 0 } },
+    { "show-models", show_models, NULL, NULL, NULL, { 0 } },
     { "set-model", set_model, "s", NULL, NULL, { 0 } },
     { "reopen-model", reopen_model, NULL, NULL, NULL, { 0 } },
     { "use-processor", use_processor, NULL, NULL, NULL, { 0 } },
@@ -236,6 +253,9 @@ on_close_request (GtkWindow *window, gpointer data)
   g_cancellable_cancel (self->opening);
   queue_stop (self->queue);
   worker_stop_async (self->worker, on_worker_stopped, self);
+  if (self->models != NULL)
+    gtk_window_destroy (self->models); /* pauses what is being downloaded */
+  g_clear_object (&self->models);
   self->window = NULL;
   return GDK_EVENT_PROPAGATE;
 }

@@ -15,7 +15,7 @@ struct _TesseraDownload
 {
   GObject parent_instance;
 
-  const Catalogue *catalogue;
+  Catalogue *catalogue;
   const CatalogueModel *model;
   char *dir;
   FetchOptions options;
@@ -275,6 +275,15 @@ download_pause (TesseraDownload *self)
   g_cancellable_cancel (self->cancellable);
 }
 
+void
+download_forget (TesseraDownload *self)
+{
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self) && self->cancellable == NULL);
+
+  self->state = DOWNLOAD_IDLE;
+  g_clear_pointer (&self->error, g_free);
+}
+
 DownloadState
 download_get_state (TesseraDownload *self)
 {
@@ -354,14 +363,14 @@ download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
  */
 
 TesseraDownload *
-download_new (const Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
+download_new (Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
               const FetchOptions *options)
 {
   const FetchOptions usual = FETCH_OPTIONS_INIT;
   TesseraDownload *self = g_object_new (TESSERA_TYPE_DOWNLOAD, NULL);
   g_autofree char *index = NULL;
 
-  self->catalogue = catalogue;
+  self->catalogue = catalogue_ref (catalogue); /* owns the model, too */
   self->model = model;
   self->options = options != NULL ? *options : usual;
   self->dir = g_build_filename (models_dir, model->id, NULL);
@@ -383,6 +392,7 @@ download_finalize (GObject *object)
   g_ptr_array_unref (self->hosts);
   g_free (self->error);
   g_free (self->dir);
+  catalogue_unref (self->catalogue);
   G_OBJECT_CLASS (download_parent_class)->finalize (object);
 }
 

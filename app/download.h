@@ -26,14 +26,17 @@ typedef enum
 #define TESSERA_TYPE_DOWNLOAD (download_get_type ())
 G_DECLARE_FINAL_TYPE (TesseraDownload, download, TESSERA, DOWNLOAD, GObject)
 
-/* `catalogue` must outlive it. The model goes to MODELS_DIR/ID. */
-TesseraDownload *download_new (const Catalogue *catalogue, const CatalogueModel *model,
+/* The model goes to MODELS_DIR/ID. */
+TesseraDownload *download_new (Catalogue *catalogue, const CatalogueModel *model,
                                const char *models_dir, const FetchOptions *options);
 
 /* Begins or goes on; nothing if it runs. `folders`: where to look for files before the network is
  * asked, NULL-terminated, may be NULL. */
 void download_start (TesseraDownload *self, const char *const *folders);
 void download_pause (TesseraDownload *self); /* takes effect at once; "changed" follows */
+
+/* The model's folder is gone: as if it had never begun. Not while it runs. */
+void download_forget (TesseraDownload *self);
 
 DownloadState download_get_state (TesseraDownload *self);
 const char *download_get_dir (TesseraDownload *self);   /* of the model */

@@ -32,7 +32,8 @@ static const Page PAGES[] = {
     N_ ("Welcome to Tessera"),
     N_ ("Tessera needs the folder of a Z-Image-Turbo model, about 33 GB as it is published. "
         "Nothing leaves this computer."),
-    N_ ("_Open Model Folder…"), "app.choose-model", NULL, NULL,
+    N_ ("_Models…"), "app.show-models",
+    N_ ("_Open Model Folder…"), "app.choose-model",
   },
   [MESSAGE_OPENING] = {
     "io.github.tesseraimage.Tessera", N_ ("Opening the Model"), "", NULL, NULL, NULL, NULL,

@@ -61,6 +61,19 @@ models_get_native_size (const char *dir, int *width, int *height)
   return TRUE;
 }
 
+/* It lies beside the built-in model. */
+char *
+models_find_catalogue (void)
+{
+  const char *other = g_getenv ("TESSERA_CATALOGUE");
+  g_autofree char *builtin = models_find_builtin ();
+  g_autofree char *folder = builtin != NULL ? g_path_get_dirname (builtin) : NULL;
+
+  if (other != NULL)
+    return g_strdup (other);
+  return folder != NULL ? g_build_filename (folder, "catalogue.json", NULL) : NULL;
+}
+
 char *
 models_choose (GSettings *settings)
 {

@@ -11,6 +11,10 @@ G_BEGIN_DECLS
 /* The folder of the model that comes with the app, or NULL (transfer full). */
 char *models_find_builtin (void);
 
+/* The catalogue that comes with the app, or NULL (transfer full). TESSERA_CATALOGUE names another,
+ * for tests. */
+char *models_find_catalogue (void);
+
 /* The folder to open: what `settings` names, else the built-in one, else NULL (transfer full). */
 char *models_choose (GSettings *settings);
 

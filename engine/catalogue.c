@@ -369,6 +369,7 @@ catalogue_parse (const char *text, gsize length, const char *path, GError **erro
   if (root == NULL || !json_get_int (root, "version", 1, 1, path, &version, error))
     return NULL;
   self = g_new0 (Catalogue, 1);
+  g_atomic_ref_count_init (&self->references);
   self->mirrors = g_ptr_array_new_with_free_func (mirror_free);
   self->models = g_ptr_array_new_with_free_func (model_free);
   if (!read_mirrors (self, root, path, error) || !read_models (self, root, path, error))
@@ -387,10 +388,17 @@ catalogue_load (const char *path, GError **error)
   return catalogue_parse (text, length, path, error);
 }
 
-void
-catalogue_free (Catalogue *self)
+Catalogue *
+catalogue_ref (Catalogue *self)
 {
-  if (self == NULL)
+  g_atomic_ref_count_inc (&self->references);
+  return self;
+}
+
+void
+catalogue_unref (Catalogue *self)
+{
+  if (self == NULL || !g_atomic_ref_count_dec (&self->references))
     return;
   g_ptr_array_unref (self->mirrors);
   g_ptr_array_unref (self->models);

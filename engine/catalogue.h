@@ -44,15 +44,18 @@ typedef struct
 
 typedef struct
 {
+  gatomicrefcount references;
   GPtrArray *mirrors; /* CatalogueMirror, in the order in which they are tried */
   GPtrArray *models;  /* CatalogueModel, what gives the first picture soonest first */
 } Catalogue;
 
-/* Parses (transfer full: catalogue_free). `path` is for messages. Errors: ENGINE_ERROR_MODEL naming
- * file, model and cause. */
+/* Parses (transfer full: catalogue_unref). `path` is for messages. Errors: ENGINE_ERROR_MODEL
+ * naming file, model and cause. */
 Catalogue *catalogue_parse (const char *text, gsize length, const char *path, GError **error);
 Catalogue *catalogue_load (const char *path, GError **error);
-void catalogue_free (Catalogue *self); /* NULL is a no-op */
+/* A download's thread may need it longer than who loaded it. (any thread) */
+Catalogue *catalogue_ref (Catalogue *self);
+void catalogue_unref (Catalogue *self); /* NULL is a no-op */
 
 const CatalogueModel *catalogue_find (const Catalogue *self, const char *id);
 
@@ -75,6 +78,6 @@ gboolean catalogue_is_path (const char *path);
 /* TRUE for https:, and for http: to this machine itself. */
 gboolean catalogue_is_address (const char *url);
 
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (Catalogue, catalogue_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Catalogue, catalogue_unref)
 
 G_END_DECLS

@@ -139,7 +139,7 @@ tear_down (Fixture *f, gconstpointer data)
   const char *argv[] = { "rm", "-rf", f->folder, NULL };
 
   g_clear_object (&f->download);
-  g_clear_pointer (&f->catalogue, catalogue_free);
+  g_clear_pointer (&f->catalogue, catalogue_unref);
   soup_server_disconnect (f->server);
   g_clear_object (&f->server);
   g_spawn_sync (NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);

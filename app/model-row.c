@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "app/model-row.h"
+
+#include "app/adopt.h"
+
+#include <glib/gi18n.h>
+
+struct _TesseraModelRow
+{
+  AdwActionRow parent_instance;
+
+  GtkButton *main_button, *verify, *discard;
+  GtkProgressBar *bar;
+
+  TesseraDownload *download;
+  GSettings *settings;
+  const CatalogueModel *model;
+  char *models_dir;
+  gboolean recommended, verifying;
+  char *verdict; /* of the last check */
+};
+
+G_DEFINE_FINAL_TYPE (TesseraModelRow, model_row, ADW_TYPE_ACTION_ROW)
+
+/* -- what is seen -------------------------------------------------------------------------------
+ */
+
+static char *
+describe_progress (TesseraModelRow *self)
+{
+  guint64 done, total;
+  double rate;
+  int left;
+  g_autofree char *done_text = NULL, *total_text = NULL, *rate_text = NULL;
+
+  download_get_progress (self->download, &done, &total, &rate, &left);
+  done_text = g_format_size (done);
+  total_text = g_format_size (total);
+  rate_text = g_format_size ((guint64)rate);
+  if (left < 0)
+    return g_strdup_printf (_ ("%s of %s downloaded"), done_text, total_text);
+  if (left < 90)
+    return g_strdup_printf (ngettext ("%s of %s downloaded, %s a second, about %d second left",
+                                      "%s of %s downloaded, %s a second, about %d seconds left",
+                                      (gulong)left),
+                            done_text, total_text, rate_text, left);
+  return g_strdup_printf (ngettext ("%s of %s downloaded, %s a second, about %d minute left",
+                                    "%s of %s downloaded, %s a second, about %d minutes left",
+                                    (gulong)(left + 30) / 60),
+                          done_text, total_text, rate_text, (left + 30) / 60);
+}
+
+static char *
+describe (TesseraModelRow *self)
+{
+  g_autofree char *size = g_format_size (catalogue_model_bytes (self->model));
+  const char *error = download_get_error (self->download);
+
+  if (self->verifying)
+    return g_strdup (_ ("Reading every file…"));
+  if (self->verdict != NULL)
+    return g_strdup (self->verdict);
+  switch (download_get_state (self->download))
+    {
+    case DOWNLOAD_RUNNING:
+      return describe_progress (self);
+    case DOWNLOAD_FAILED:
+      return g_strdup_printf (_ ("The download stopped: %s"), error);
+    case DOWNLOAD_PAUSED:
+      return g_strdup_printf (_ ("Paused; about %s in all"), size);
+    case DOWNLOAD_DONE:
+      return g_strdup (_ ("On this computer"));
+    case DOWNLOAD_IDLE:
+      break;
+    }
+  if (self->recommended)
+    return g_strdup_printf (_ ("About %s, licence %s, suits this computer"), size,
+                            self->model->licence);
+  return g_strdup_printf (_ ("About %s, licence %s"), size, self->model->licence);
+}
+
+static void
+update (TesseraModelRow *self)
+{
+  static const char *const labels[] = {
+    [DOWNLOAD_IDLE] = N_ ("_Download…"),  [DOWNLOAD_RUNNING] = N_ ("_Pause"),
+    [DOWNLOAD_PAUSED] = N_ ("_Continue"), [DOWNLOAD_FAILED] = N_ ("_Try Again"),
+    [DOWNLOAD_DONE] = N_ ("_Use"),
+  };
+  const DownloadState state = download_get_state (self->download);
+  g_autofree char *text = describe (self);
+  guint64 done, total;
+  double rate;
+  int left;
+
+  download_get_progress (self->download, &done, &total, &rate, &left);
+  adw_action_row_set_subtitle (ADW_ACTION_ROW (self), text);
+  gtk_button_set_label (self->main_button, _ (labels[state]));
+  gtk_widget_set_visible (GTK_WIDGET (self->bar), state == DOWNLOAD_RUNNING);
+  gtk_widget_set_visible (GTK_WIDGET (self->verify), state == DOWNLOAD_DONE);
+  gtk_widget_set_visible (GTK_WIDGET (self->discard),
+                          state != DOWNLOAD_IDLE && state != DOWNLOAD_RUNNING);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->verifying);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->verifying);
+  gtk_progress_bar_set_fraction (self->bar, total > 0 ? (double)done / (double)total : 0);
+}
+
+/* -- what can be done ---------------------------------------------------------------------------
+ */
+
+static void
+start (TesseraModelRow *self)
+{
+  g_auto (GStrv) folders = adopt_list_folders (self->models_dir);
+
+  g_clear_pointer (&self->verdict, g_free);
+  download_start (self->download, (const char *const *)folders);
+}
+
+static void
+on_answer (AdwMessageDialog *dialog, const char *response, gpointer data)
+{
+  if (g_str_equal (response, "download"))
+    start (data);
+}
+
+/* The licence is shown before anything is fetched. */
+static void
+ask (TesseraModelRow *self)
+{
+  g_autofree char *size = g_format_size (catalogue_model_bytes (self->model));
+  GtkWidget *dialog
+      = adw_message_dialog_new (GTK_WINDOW (gtk_widget_get_root (GTK_WIDGET (self))), NULL, NULL);
+
+  adw_message_dialog_format_heading (ADW_MESSAGE_DIALOG (dialog), _ ("Download %s?"),
+                                     self->model->name);
+  adw_message_dialog_format_body (ADW_MESSAGE_DIALOG (dialog),
+                                  _ ("About %s. It is under the licence %s, which is explained at "
+                                     "%s. Downloading goes on where it was when interrupted."),
+                                  size, self->model->licence, self->model->page);
+  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"),
+                                    "download", _ ("_Download"), NULL);
+  adw_message_dialog_set_response_appearance (ADW_MESSAGE_DIALOG (dialog), "download",
+                                              ADW_RESPONSE_SUGGESTED);
+  adw_message_dialog_set_default_response (ADW_MESSAGE_DIALOG (dialog), "download");
+  adw_message_dialog_set_close_response (ADW_MESSAGE_DIALOG (dialog), "cancel");
+  g_signal_connect_object (dialog, "response", G_CALLBACK (on_answer), self, 0);
+  gtk_window_present (GTK_WINDOW (dialog));
+}
+
+static void
+on_main_button (GtkButton *button, gpointer data)
+{
+  TesseraModelRow *self = data;
+
+  switch (download_get_state (self->download))
+    {
+    case DOWNLOAD_IDLE:
+      ask (self);
+      break;
+    case DOWNLOAD_RUNNING:
+      download_pause (self->download);
+      break;
+    case DOWNLOAD_PAUSED:
+    case DOWNLOAD_FAILED:
+      start (self);
+      break;
+    case DOWNLOAD_DONE:
+      if (!g_settings_set_string (self->settings, "model", download_get_dir (self->download)))
+        g_warning ("The model folder cannot be remembered");
+      break;
+    }
+}
+
+static void
+verify_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  TesseraModelRow *self = source;
+  GError *error = NULL;
+
+  if (download_verify (self->model, data, TRUE, cancellable, &error))
+    g_task_return_boolean (task, TRUE);
+  else
+    g_task_return_error (task, error);
+}
+
+static void
+on_verified (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraModelRow *self = TESSERA_MODEL_ROW (source);
+  g_autoptr (GError) error = NULL;
+
+  self->verifying = FALSE;
+  g_free (self->verdict);
+  if (g_task_propagate_boolean (G_TASK (result), &error))
+    self->verdict = g_strdup (_ ("Every file is as it was published"));
+  else
+    {
+      self->verdict = NULL;
+      start (self); /* the damaged file is gone, and comes again */
+    }
+  update (self);
+}
+
+static void
+on_verify (GtkButton *button, gpointer data)
+{
+  TesseraModelRow *self = data;
+  g_autoptr (GTask) task = g_task_new (self, NULL, on_verified, NULL);
+
+  self->verifying = TRUE;
+  update (self);
+  g_task_set_task_data (task, g_strdup (download_get_dir (self->download)), g_free);
+  g_task_run_in_thread (task, verify_thread);
+}
+
+static void
+make_download (TesseraModelRow *self, Catalogue *catalogue)
+{
+  self->download = download_new (catalogue, self->model, self->models_dir, NULL);
+  g_signal_connect_object (self->download, "changed", G_CALLBACK (update), self, G_CONNECT_SWAPPED);
+}
+
+/* To the wastebasket: tens of gigabytes are quickly deleted and slowly fetched. */
+static void
+on_discard (GtkButton *button, gpointer data)
+{
+  TesseraModelRow *self = data;
+  g_autoptr (GFile) folder = g_file_new_for_path (download_get_dir (self->download));
+  g_autoptr (GError) error = NULL;
+
+  g_clear_pointer (&self->verdict, g_free);
+  if (g_file_trash (folder, NULL, &error))
+    download_forget (self->download);
+  else
+    self->verdict = g_strdup_printf (_ ("It cannot be removed: %s"), error->message);
+  update (self);
+}
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+TesseraModelRow *
+model_row_new (Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
+               gboolean recommended, GSettings *settings)
+{
+  TesseraModelRow *self = g_object_new (TESSERA_TYPE_MODEL_ROW, NULL);
+
+  self->model = model;
+  self->models_dir = g_strdup (models_dir);
+  self->recommended = recommended;
+  self->settings = g_object_ref (settings);
+  adw_preferences_row_set_use_markup (ADW_PREFERENCES_ROW (self), FALSE);
+  adw_preferences_row_set_title (ADW_PREFERENCES_ROW (self), model->name);
+  make_download (self, catalogue);
+  update (self);
+  return self;
+}
+
+TesseraDownload *
+model_row_get_download (TesseraModelRow *self)
+{
+  return self->download;
+}
+
+static void
+model_row_dispose (GObject *object)
+{
+  TesseraModelRow *self = TESSERA_MODEL_ROW (object);
+
+  if (self->download != NULL)
+    download_pause (self->download);
+  g_clear_object (&self->download);
+  g_clear_object (&self->settings);
+  G_OBJECT_CLASS (model_row_parent_class)->dispose (object);
+}
+
+static void
+model_row_finalize (GObject *object)
+{
+  TesseraModelRow *self = TESSERA_MODEL_ROW (object);
+
+  g_free (self->models_dir);
+  g_free (self->verdict);
+  G_OBJECT_CLASS (model_row_parent_class)->finalize (object);
+}
+
+static void
+model_row_class_init (TesseraModelRowClass *klass)
+{
+  G_OBJECT_CLASS (klass)->dispose = model_row_dispose;
+  G_OBJECT_CLASS (klass)->finalize = model_row_finalize;
+}
+
+static GtkButton *
+add_button (TesseraModelRow *self, GtkWidget *button, GCallback callback)
+{
+  gtk_widget_set_valign (button, GTK_ALIGN_CENTER);
+  g_signal_connect (button, "clicked", callback, self);
+  adw_action_row_add_suffix (ADW_ACTION_ROW (self), button);
+  return GTK_BUTTON (button);
+}
+
+static void
+model_row_init (TesseraModelRow *self)
+{
+  self->bar = GTK_PROGRESS_BAR (gtk_progress_bar_new ());
+  gtk_widget_set_valign (GTK_WIDGET (self->bar), GTK_ALIGN_CENTER);
+  gtk_widget_set_size_request (GTK_WIDGET (self->bar), 120, -1);
+  adw_action_row_add_suffix (ADW_ACTION_ROW (self), GTK_WIDGET (self->bar));
+  self->verify = add_button (self, gtk_button_new_from_icon_name ("emblem-ok-symbolic"),
+                             G_CALLBACK (on_verify));
+  gtk_widget_set_tooltip_text (GTK_WIDGET (self->verify), _ ("Check Files"));
+  gtk_widget_add_css_class (GTK_WIDGET (self->verify), "flat");
+  self->discard = add_button (self, gtk_button_new_from_icon_name ("user-trash-symbolic"),
+                              G_CALLBACK (on_discard));
+  gtk_widget_set_tooltip_text (GTK_WIDGET (self->discard), _ ("Remove"));
+  gtk_widget_add_css_class (GTK_WIDGET (self->discard), "flat");
+  self->main_button
+      = add_button (self, gtk_button_new_with_mnemonic (""), G_CALLBACK (on_main_button));
+}

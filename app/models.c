@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/models.h"
 
+#include "engine/engine.h"
+
 #include <string.h>
 
 gboolean
@@ -25,7 +27,7 @@ models_find_builtin (void)
     }
   if (models_is_model (BUILTIN_MODEL))
     return g_strdup (BUILTIN_MODEL);
-  return NULL;
+  return engine_find_builtin_model (); /* for a program that is not installed */
 }
 
 char *

@@ -232,17 +232,17 @@ engine_observe (Engine *self, EngineLinearSeen seen, gpointer user_data, GError 
   return TRUE;
 }
 
+/* Only the transformer's blocks have layers of these names. */
 static void
 report_linear (gpointer user_data, const Linear *linear, const Tensor *x)
 {
+  static const char *const names[]
+      = { ".attention.to_qkv", ".attention.to_out.0", ".feed_forward.w13", ".feed_forward.w2" };
   Engine *self = user_data;
-  g_autofree char *base = NULL;
 
-  for (int i = 0; i < 2 && base == NULL; i++)
-    if (self->models.transformer[i] != NULL)
-      base = transformer_linear_name (self->models.transformer[i], linear);
-  if (base != NULL)
-    self->seen (base, x->data, tensor_count (x) / linear->k, linear->k, self->seen_data);
+  for (guint i = 0; linear->name != NULL && i < G_N_ELEMENTS (names); i++)
+    if (g_str_has_suffix (linear->name, names[i]))
+      self->seen (linear->name, x->data, tensor_count (x) / linear->k, linear->k, self->seen_data);
 }
 
 /* Runs a phase in an arena of its own. */

@@ -145,34 +145,6 @@ transformer_free (const Context *ctx, Transformer *self)
   g_free (self);
 }
 
-static const char *
-name_in_block (const Block *block, const Linear *linear)
-{
-  if (linear == block->qkv)
-    return "attention.to_qkv";
-  if (linear == block->out)
-    return "attention.to_out.0";
-  if (linear == block->w13)
-    return "feed_forward.w13";
-  return linear == block->w2 ? "feed_forward.w2" : NULL;
-}
-
-char *
-transformer_linear_name (const Transformer *self, const Linear *linear)
-{
-  int refiners = self->config.n_refiner_layers;
-  const char *name;
-
-  for (int i = 0; i < n_modulated (&self->config); i++)
-    if ((name = name_in_block (&self->blocks[i], linear)) != NULL)
-      return g_strdup_printf ("%s.%d.%s", i < refiners ? "noise_refiner" : "layers",
-                              i < refiners ? i : i - refiners, name);
-  for (int i = 0; i < refiners; i++)
-    if ((name = name_in_block (&self->context_refiner[i], linear)) != NULL)
-      return g_strdup_printf ("context_refiner.%d.%s", i, name);
-  return NULL;
-}
-
 /* -- one block (spec 5.7) -----------------------------------------------------------------------
  */
 

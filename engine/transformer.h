@@ -19,10 +19,6 @@ typedef struct _TransformerRun TransformerRun;
 Transformer *transformer_new (Loader *loader, const TransformerConfig *config);
 void transformer_free (const Context *ctx, Transformer *self); /* NULL is a no-op */
 
-/* The name of one of a block's four large linears, "layers.0.attention.to_qkv" (transfer full); NULL
- * for any other layer. */
-char *transformer_linear_name (const Transformer *self, const Linear *linear);
-
 /* Prepares one prompt on latents of [channels, height, width]: embeds [n, cap_feat_dim] F32 host,
  * sigmas[steps] of the schedule. What the run holds stays in the arena until the caller releases
  * it; *run (transfer full) is freed before that, also after an error. */

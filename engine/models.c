@@ -11,12 +11,11 @@
 /* The share of all memory that a part's expanded copy may take; larger parts stay as mapped. */
 #define RESIDENT_SHARE 8
 
-/* The folder's own 4-bit transformer (transfer full), or NULL: one that suits the device, else any;
- * of several the first by name. */
+/* The 4-bit transformer in `folder` whose name begins with `prefix` (transfer full), or NULL: one
+ * that suits the device, else any; of several the first by name. */
 static char *
-find_quantised (const char *dir, const Device *device)
+find_quantised (const char *folder, const char *prefix, const Device *device)
 {
-  g_autofree char *folder = g_build_filename (dir, "svdquant", NULL);
   g_autoptr (GDir) listing = g_dir_open (folder, 0, NULL);
   const char *format = device->caps.sm >= FP4_SM ? "fp4" : "int4";
   g_autofree char *found = NULL;
@@ -27,13 +26,24 @@ find_quantised (const char *dir, const Device *device)
       int suits = strstr (name, format) != NULL;
       int before = found != NULL && strstr (found, format) != NULL;
 
-      if (!g_str_has_suffix (name, ".safetensors")
+      if (!g_str_has_prefix (name, prefix) || !g_str_has_suffix (name, ".safetensors")
           || (found != NULL && (suits < before || (suits == before && strcmp (name, found) > 0))))
         continue;
       g_free (found);
       found = g_strdup (name);
     }
   return found != NULL ? g_build_filename (folder, found, NULL) : NULL;
+}
+
+/* What a model folder brings of its own: a published svdq-*.safetensors put into it, or anything in
+ * its svdquant/. */
+static char *
+find_own_quantised (const char *dir, const Device *device)
+{
+  g_autofree char *folder = g_build_filename (dir, "svdquant", NULL);
+  char *published = find_quantised (dir, "svdq-", device);
+
+  return published != NULL ? published : find_quantised (folder, "", device);
 }
 
 gboolean
@@ -50,7 +60,7 @@ models_open (Models *self, const Device *device, const char *dir, const char *tr
       return self->checkpoint != NULL;
     }
   if (transformer_file == NULL)
-    transformer_file = quantised = find_quantised (dir, device);
+    transformer_file = quantised = find_own_quantised (dir, device);
   self->checkpoint = checkpoint_open (dir, transformer_file, error);
   if (self->checkpoint == NULL)
     return FALSE;

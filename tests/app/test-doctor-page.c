@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test-doctor-page.c - what a person sees of each thing that can be wrong
+ */
+#include "app/doctor-page.h"
+
+#include "tests/app/harness.h"
+
+#include "engine/doctor.h"
+
+/* One machine each, as doctor_look would have found it; the judging is the real one. */
+static const struct
+{
+  const char *name;
+  DoctorCode expected;
+  DoctorEvidence seen;
+  int sm;
+} machines[] = {
+  { "ready", DOCTOR_GPU_READY, { .module_version = (char *)"580.82.07" }, 86 },
+  { "no-card", DOCTOR_NO_CARD, { .library_error = (char *)"no libcuda.so.1" }, 0 },
+  { "no-driver",
+    DOCTOR_NO_DRIVER,
+    { .library_error = (char *)"no libcuda.so.1",
+      .pci = (char *)"0000:01:00.0 (device 0x2504, driver nouveau)",
+      .distribution = (char *)"debian" },
+    0 },
+  { "no-library",
+    DOCTOR_NO_LIBRARY,
+    { .library_error = (char *)"libcuda.so.1: cannot open shared object file",
+      .module_version = (char *)"580.82.07",
+      .distribution = (char *)"fedora" },
+    0 },
+  { "extension-missing",
+    DOCTOR_EXTENSION_MISSING,
+    { .library_error = (char *)"no libcuda.so.1",
+      .flatpak = TRUE,
+      .module_version = (char *)"580.82.07" },
+    0 },
+  { "extension-differs",
+    DOCTOR_EXTENSION_DIFFERS,
+    { .init_error = 803,
+      .flatpak = TRUE,
+      .extension = (char *)"575-51-02",
+      .module_version = (char *)"580.82.07" },
+    0 },
+  { "driver-too-old",
+    DOCTOR_DRIVER_TOO_OLD,
+    { .driver_cuda = 12040,
+      .module_version = (char *)"550.54.14",
+      .distribution = (char *)"ubuntu" },
+    0 },
+  { "driver-mismatch",
+    DOCTOR_DRIVER_MISMATCH,
+    { .init_error = 803, .module_version = (char *)"575.51.02" },
+    0 },
+  { "uvm-not-loaded",
+    DOCTOR_UVM_NOT_LOADED,
+    { .init_error = 999, .module_version = (char *)"580.82.07" },
+    0 },
+  { "no-access",
+    DOCTOR_NO_ACCESS,
+    { .init_error = 100,
+      .uvm = TRUE,
+      .module_version = (char *)"580.82.07",
+      .closed_node = (char *)"/dev/nvidia0",
+      .closed_errno = 13,
+      .closed_group = (char *)"video" },
+    0 },
+  { "card-too-old", DOCTOR_CARD_TOO_OLD, { .module_version = (char *)"580.82.07" }, 75 },
+};
+
+static void
+test_shots (void)
+{
+  GtkWidget *window = adw_window_new ();
+  TesseraDoctorPage *page = doctor_page_new ();
+
+  gtk_window_set_default_size (GTK_WINDOW (window), 640, 560);
+  adw_window_set_content (ADW_WINDOW (window), GTK_WIDGET (page));
+  for (guint i = 0; i < G_N_ELEMENTS (machines); i++)
+    {
+      g_autofree char *name = g_strconcat ("doctor-", machines[i].name, NULL);
+      DoctorCard card = { .name = (char *)"NVIDIA GeForce RTX 3060",
+                          .sm = machines[i].sm,
+                          .memory = G_GUINT64_CONSTANT (12600000000) };
+      DoctorEvidence evidence = machines[i].seen;
+      g_autoptr (GPtrArray) cards = g_ptr_array_new ();
+      g_autoptr (GPtrArray) findings = NULL;
+
+      if (card.sm > 0)
+        g_ptr_array_add (cards, &card);
+      evidence.cards = cards;
+      evidence.needed_cuda = 13000;
+      evidence.memory = i % 2 ? G_GUINT64_CONSTANT (4100000000) : G_GUINT64_CONSTANT (32800000000);
+      evidence.disk_known = TRUE;
+      evidence.disk = i % 2 ? G_GUINT64_CONSTANT (3000000000) : G_GUINT64_CONSTANT (90000000000);
+      evidence.data_dir = (char *)"~/.local/share";
+      evidence.processor = (char *)"Example Processor";
+      evidence.avx2 = i % 2 == 0;
+      findings = doctor_judge (&evidence);
+      g_assert_cmpint (((DoctorFinding *)g_ptr_array_index (findings, 0))->code, ==,
+                       machines[i].expected);
+      doctor_page_show (page, findings);
+      gtk_window_present (GTK_WINDOW (window));
+      settle (window);
+      check_shot (window, name);
+    }
+  gtk_window_destroy (GTK_WINDOW (window));
+}
+
+int
+main (int argc, char **argv)
+{
+  init_display (&argc, &argv);
+  g_test_add_func ("/doctor-page/shots", test_shots);
+  return g_test_run ();
+}

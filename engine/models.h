@@ -36,8 +36,8 @@ typedef enum
 } ModelsPart;
 
 /* Opens the folder: configs, headers, tokenizer. `dir` may also be a synthetic model's name.
- * Without a transformer_file, the folder's svdquant/ is looked into for a 4-bit transformer: NVFP4
- * where the device has it, else INT4. */
+ * Without a transformer_file, a 4-bit transformer is looked for in the folder: svdq-*.safetensors,
+ * or any file in its svdquant/; NVFP4 where the device has it, else INT4. */
 gboolean models_open (Models *self, const Device *device, const char *dir,
                       const char *transformer_file, GError **error);
 

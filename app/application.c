@@ -44,13 +44,12 @@ state_for (const GError *error)
 
 /* Until a size has been chosen, the model's own is the best guess. */
 static void
-suggest_size (TesseraApplication *self, const char *dir)
+suggest_size (TesseraApplication *self, int size)
 {
   g_autoptr (GVariant) chosen = g_settings_get_user_value (self->settings, "width");
-  int width, height;
 
-  if (chosen == NULL && models_get_native_size (dir, &width, &height))
-    controls_set_size (window_get_controls (self->window), width, height);
+  if (chosen == NULL)
+    controls_set_size (window_get_controls (self->window), size, size);
 }
 
 static void
@@ -69,7 +68,7 @@ on_opened (GObject *source, GAsyncResult *result, gpointer data)
   queue_set_model (self->queue, model);
   if (model != NULL)
     {
-      suggest_size (self, model->path);
+      suggest_size (self, model->native_size);
       window_set_model (self->window, model);
     }
   else
@@ -82,10 +81,8 @@ open_model (TesseraApplication *self)
 {
   g_autofree char *device = g_settings_get_string (self->settings, "device");
   g_autofree char *dir = models_choose (self->settings);
-  g_autofree char *quantised = dir != NULL ? models_find_quantised (dir) : NULL;
   EngineOptions options = {
     .device = device,
-    .transformer_file = quantised,
     .memory_budget = (guint64)g_settings_get_uint (self->settings, "memory-limit") << 30,
   };
 

@@ -3,8 +3,6 @@
 
 #include "engine/engine.h"
 
-#include <string.h>
-
 gboolean
 models_is_model (const char *dir)
 {
@@ -28,39 +26,6 @@ models_find_builtin (void)
   if (models_is_model (BUILTIN_MODEL))
     return g_strdup (BUILTIN_MODEL);
   return engine_find_builtin_model (); /* for a program that is not installed */
-}
-
-char *
-models_find_quantised (const char *dir)
-{
-  g_autoptr (GDir) folder = g_dir_open (dir, 0, NULL);
-  g_autofree char *found = NULL;
-  const char *name;
-
-  while (folder != NULL && (name = g_dir_read_name (folder)) != NULL)
-    {
-      if (!g_str_has_prefix (name, "svdq-") || !g_str_has_suffix (name, ".safetensors"))
-        continue;
-      /* The order of a folder is not fixed; that of names is, and int4 is not first in it. */
-      if (found == NULL || strcmp (name, found) > 0)
-        {
-          g_free (found);
-          found = g_strdup (name);
-        }
-    }
-  return found != NULL ? g_build_filename (dir, found, NULL) : NULL;
-}
-
-gboolean
-models_get_native_size (const char *dir, int *width, int *height)
-{
-  g_autofree char *builtin = models_find_builtin ();
-  g_autofree char *name = g_path_get_basename (dir);
-
-  if (g_strcmp0 (builtin, dir) != 0 && !g_str_equal (name, "sketch"))
-    return FALSE;
-  *width = *height = 256;
-  return TRUE;
 }
 
 /* It lies beside the built-in model. */

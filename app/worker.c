@@ -102,6 +102,7 @@ carry_out_open (Shared *shared, GTask *task, Order *order)
   info->path = g_strdup (order->dir);
   info->name = g_path_get_basename (order->dir);
   info->guidance = engine_uses_guidance (engine);
+  info->native_size = engine_get_native_size (engine);
   engine_get_device (engine, &info->device);
   for (int i = ENGINE_PRECISION_BF16; i <= ENGINE_PRECISION_SVDQUANT; i++)
     {

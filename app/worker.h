@@ -19,6 +19,7 @@ typedef struct
   gboolean supports[2]; /* by EnginePrecision */
   char *reason[2];      /* the engine's words when it does not, else NULL */
   gboolean guidance;    /* takes guidance and a negative prompt */
+  int native_size;      /* pixels a side that it draws best */
   EngineDevice device;  /* what computes */
 } ModelInfo;
 

@@ -23,7 +23,7 @@ TesseraHistory *history_new (const char *folder);
 const char *history_get_folder (TesseraHistory *self);
 gboolean history_get_loading (TesseraHistory *self);
 
-/* A name for what is asked for now, unlike any before it in this process (transfer full). */
+/* A name for this request, unlike any before it in this process (transfer full). */
 char *history_new_stem (TesseraHistory *self);
 
 /* Saves under `stem` on a pool thread, then shows the entry (transfer none) at the top. */

@@ -38,7 +38,7 @@ void image_info_clear (ImageInfo *info);
 gboolean image_save_png (Image *self, const char *path, const ImageInfo *info, GError **error);
 
 /* Reads an 8-bit PNG of any colour type as RGB; hostile input is refused with an error. `info`
- * (may be NULL) gets what its text chunks say; sources: ours, A1111, ComfyUI. */
+ * (may be NULL) gets what its text chunks say: ours, or A1111's. */
 Image *image_load_png (const char *path, ImageInfo *info, GError **error);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Image, image_unref)

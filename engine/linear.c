@@ -181,7 +181,7 @@ linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, 
   if (linear != NULL && linear->swiglu)
     return linear_apply (ctx, linear, x, out);
 
-  /* On a dry context the layer is not known yet: the plan allows for the unfused way. */
+  /* Before loading the layer is not known: the plan allows for the unfused way. */
   CHECK (arena_tensor (ctx->arena, &both, out->dtype, out->shape[0], 2 * out->shape[1], 0, 0));
   CHECK (linear_apply (ctx, linear, x, &both));
   CHECK (ctx->ops->silu_mul (ctx->stream, &both, out));

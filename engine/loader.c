@@ -49,16 +49,11 @@ load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
 }
 
 void
-load_row (Loader *self, Tensor *out, int64_t n, const char *format, ...)
+load_row (Loader *self, Tensor *out, int64_t n, const char *name)
 {
-  g_autofree char *name = NULL;
-  va_list arguments;
   Tensor host;
 
   *out = tensor_2d (self->ctx->activation, NULL, 1, n);
-  va_start (arguments, format);
-  name = g_strdup_vprintf (format, arguments);
-  va_end (arguments);
   if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 2, (int64_t)1, n))
     upload_new (self, &host, self->ctx->activation, out);
 }

@@ -29,7 +29,7 @@ gboolean loader_failed (const Loader *self);
 void load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
     G_GNUC_PRINTF (4, 5);
 /* A [1, n] row in the activation type (pad tokens). */
-void load_row (Loader *self, Tensor *out, int64_t n, const char *format, ...) G_GNUC_PRINTF (4, 5);
+void load_row (Loader *self, Tensor *out, int64_t n, const char *name);
 void loader_free_tensor (const Context *ctx, Tensor *tensor); /* of the two above; may be empty */
 
 /* The linear `prefix``name`.weight [n, k], with .bias [n] when `bias`; quantised when the weights

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/safetensors.h"
 
-#include "engine/engine.h"
+#include "engine/error.h"
 #include "engine/json.h"
 
 #include <string.h>
@@ -45,19 +45,6 @@ static const struct
   { "F64", 8 }, { "U64", 8 },  { "U32", 4 },     { "I16", 2 },
   { "U16", 2 }, { "BOOL", 1 }, { "F8_E5M2", 1 }, { "F8_E8M0", 1 },
 };
-
-static gboolean G_GNUC_PRINTF (3, 4)
-    fail (GError **error, const char *path, const char *format, ...)
-{
-  g_autofree char *text = NULL;
-  va_list args;
-
-  va_start (args, format);
-  text = g_strdup_vprintf (format, args);
-  va_end (args);
-  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: %s", path, text);
-  return FALSE;
-}
 
 /* Bytes of an element of `entry`, 0 for a type this program does not know. */
 static guint
@@ -112,31 +99,32 @@ read_entry (Safetensors *self, const char *path, const cJSON *item, guint64 payl
   guint size;
 
   if (!cJSON_IsObject (item) || !cJSON_IsString (dtype))
-    return fail (error, path, "tensor %s has no dtype", name);
+    return error_fail_model (error, path, "tensor %s has no dtype", name);
   entry->name = g_string_chunk_insert (self->strings, name);
   entry->dtype = g_string_chunk_insert_const (self->strings, dtype->valuestring);
   if (!read_shape (entry, cJSON_GetObjectItemCaseSensitive (item, "shape")))
-    return fail (error, path, "tensor %s has no valid shape", name);
+    return error_fail_model (error, path, "tensor %s has no valid shape", name);
   if (!read_offsets (cJSON_GetObjectItemCaseSensitive (item, "data_offsets"), &entry->begin, &end))
-    return fail (error, path, "tensor %s has no valid data_offsets", name);
+    return error_fail_model (error, path, "tensor %s has no valid data_offsets", name);
   if (entry->begin > end || end > payload)
-    return fail (error, path,
-                 "tensor %s lies at bytes %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
-                 " of %" G_GUINT64_FORMAT ": the file is truncated or damaged",
-                 name, entry->begin, end, payload);
+    return error_fail_model (error, path,
+                             "tensor %s lies at bytes %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
+                             " of %" G_GUINT64_FORMAT ": the file is truncated or damaged",
+                             name, entry->begin, end, payload);
   entry->bytes = end - entry->begin;
   size = find_dtype (entry);
   expected = 1;
   for (int i = 0; i < entry->rank; i++)
     if (!g_uint64_checked_mul (&expected, expected, (guint64)entry->shape[i]))
-      return fail (error, path, "tensor %s has an absurd shape", name);
+      return error_fail_model (error, path, "tensor %s has an absurd shape", name);
   if (!g_uint64_checked_mul (&expected, expected, MAX (size, 1)))
-    return fail (error, path, "tensor %s has an absurd shape", name);
+    return error_fail_model (error, path, "tensor %s has an absurd shape", name);
   if (size != 0 && expected != entry->bytes)
-    return fail (error, path,
-                 "tensor %s has %" G_GUINT64_FORMAT " bytes, its shape and type %s need "
-                 "%" G_GUINT64_FORMAT,
-                 name, entry->bytes, entry->dtype, expected);
+    return error_fail_model (error, path,
+                             "tensor %s has %" G_GUINT64_FORMAT
+                             " bytes, its shape and type %s need "
+                             "%" G_GUINT64_FORMAT,
+                             name, entry->bytes, entry->dtype, expected);
   return TRUE;
 }
 
@@ -146,11 +134,11 @@ read_metadata (Safetensors *self, const char *path, const cJSON *object, GError 
   const cJSON *item;
 
   if (!cJSON_IsObject (object))
-    return fail (error, path, "__metadata__ is not an object");
+    return error_fail_model (error, path, "__metadata__ is not an object");
   cJSON_ArrayForEach (item, object)
   {
     if (!cJSON_IsString (item))
-      return fail (error, path, "__metadata__ value %s is not a string", item->string);
+      return error_fail_model (error, path, "__metadata__ value %s is not a string", item->string);
     if (!g_hash_table_contains (self->metadata, item->string))
       g_hash_table_insert (self->metadata, g_strdup (item->string), g_strdup (item->valuestring));
   }
@@ -181,7 +169,7 @@ add_entries (Safetensors *self, const char *path, GArray *entries, GError **erro
       gpointer index;
 
       if (entry->begin < taken && entry->bytes > 0)
-        return fail (error, path, "tensors %s and %s overlap", last, entry->name);
+        return error_fail_model (error, path, "tensors %s and %s overlap", last, entry->name);
       if (entry->bytes > 0)
         {
           taken = entry->begin + entry->bytes;
@@ -191,7 +179,7 @@ add_entries (Safetensors *self, const char *path, GArray *entries, GError **erro
       g_array_append_val (self->entries, *entry);
       index = GUINT_TO_POINTER (self->entries->len);
       if (!g_hash_table_insert (self->by_name, (gpointer)entry->name, index))
-        return fail (error, path, "tensor %s is there twice", entry->name);
+        return error_fail_model (error, path, "tensor %s is there twice", entry->name);
     }
   return TRUE;
 }
@@ -207,25 +195,26 @@ read_header (Safetensors *self, const char *path, GMappedFile *map, GError **err
   guint64 header;
 
   if (length < PREFIX_BYTES)
-    return fail (error, path, "%" G_GUINT64_FORMAT " bytes are too few for a safetensors file",
-                 length);
+    return error_fail_model (
+        error, path, "%" G_GUINT64_FORMAT " bytes are too few for a safetensors file", length);
   memcpy (&header, contents, PREFIX_BYTES);
   header = GUINT64_FROM_LE (header);
   if (header > MAX_HEADER_BYTES)
-    return fail (error, path,
-                 "the header claims %" G_GUINT64_FORMAT " bytes, more than %d: not a safetensors "
-                 "file, or damaged",
-                 header, MAX_HEADER_BYTES);
+    return error_fail_model (error, path,
+                             "the header claims %" G_GUINT64_FORMAT
+                             " bytes, more than %d: not a safetensors "
+                             "file, or damaged",
+                             header, MAX_HEADER_BYTES);
   if (header > length - PREFIX_BYTES)
-    return fail (error, path,
-                 "the header claims %" G_GUINT64_FORMAT " bytes, the file has %" G_GUINT64_FORMAT
-                 ": truncated or damaged",
-                 header, length);
+    return error_fail_model (error, path,
+                             "the header claims %" G_GUINT64_FORMAT
+                             " bytes, the file has %" G_GUINT64_FORMAT ": truncated or damaged",
+                             header, length);
   root = json_parse (contents + PREFIX_BYTES, header, path, error);
   if (root == NULL)
     return FALSE;
   if (!cJSON_IsObject (root))
-    return fail (error, path, "the header is not a JSON object");
+    return error_fail_model (error, path, "the header is not a JSON object");
   cJSON_ArrayForEach (item, root)
   {
     Entry entry = { .shard = self->maps->len - 1 };
@@ -251,7 +240,7 @@ open_shard (Safetensors *self, const char *path, GError **error)
 
   /* Opening a pipe would wait for somebody to write to it. */
   if (g_file_test (path, G_FILE_TEST_EXISTS) && !g_file_test (path, G_FILE_TEST_IS_REGULAR))
-    return fail (error, path, "not a regular file");
+    return error_fail_model (error, path, "not a regular file");
   map = g_mapped_file_new (path, FALSE, error);
   if (map == NULL)
     return FALSE;
@@ -280,17 +269,18 @@ open_index (Safetensors *self, GError **error)
     return FALSE;
   map = cJSON_GetObjectItemCaseSensitive (root, "weight_map");
   if (!cJSON_IsObject (map) || map->child == NULL)
-    return fail (error, self->path, "no weight_map that names shards");
+    return error_fail_model (error, self->path, "no weight_map that names shards");
   cJSON_ArrayForEach (item, map)
   {
     g_autofree char *path = NULL;
 
     if (!cJSON_IsString (item) || !is_plain_name (item->valuestring))
-      return fail (error, self->path, "tensor %s is not mapped to a plain file name", item->string);
+      return error_fail_model (error, self->path, "tensor %s is not mapped to a plain file name",
+                               item->string);
     if (g_hash_table_contains (shards, item->valuestring))
       continue;
     if (g_hash_table_size (shards) == MAX_SHARDS)
-      return fail (error, self->path, "more than %d shards", MAX_SHARDS);
+      return error_fail_model (error, self->path, "more than %d shards", MAX_SHARDS);
     path = g_build_filename (folder, item->valuestring, NULL);
     if (!open_shard (self, path, error))
       return FALSE;
@@ -302,8 +292,8 @@ open_index (Safetensors *self, GError **error)
     guint shard = GPOINTER_TO_UINT (g_hash_table_lookup (shards, item->valuestring));
 
     if (index == 0 || g_array_index (self->entries, Entry, index - 1).shard != shard)
-      return fail (error, self->path, "tensor %s is not in %s, where this index has it",
-                   item->string, item->valuestring);
+      return error_fail_model (error, self->path, "tensor %s is not in %s, where this index has it",
+                               item->string, item->valuestring);
   }
   return TRUE;
 }

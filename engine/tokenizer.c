@@ -2,7 +2,7 @@
 #include "engine/tokenizer.h"
 
 #include "engine/bpe.h"
-#include "engine/engine.h"
+#include "engine/error.h"
 #include "engine/json.h"
 #include "engine/pretokenize.h"
 
@@ -26,19 +26,6 @@ struct _Tokenizer
   gboolean nfc;
   Bpe *bpe;
 };
-
-static gboolean G_GNUC_PRINTF (3, 4)
-    fail (GError **error, const char *path, const char *format, ...)
-{
-  g_autofree char *text = NULL;
-  va_list args;
-
-  va_start (args, format);
-  text = g_strdup_vprintf (format, args);
-  va_end (args);
-  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: %s", path, text);
-  return FALSE;
-}
 
 static const cJSON *
 get (const cJSON *object, const char *key)
@@ -82,13 +69,15 @@ check_pre_tokenizer (const char *path, const cJSON *root, GError **error)
 
   if (!has_text (get (sequence, "type"), "Sequence") || cJSON_GetArraySize (list) != 2
       || !has_text (get (split, "type"), "Split") || !has_text (get (bytes, "type"), "ByteLevel"))
-    return fail (error, path, "pre_tokenizer is %s, expected Split and ByteLevel in a Sequence",
-                 type_of (sequence));
+    return error_fail_model (error, path,
+                             "pre_tokenizer is %s, expected Split and ByteLevel in a Sequence",
+                             type_of (sequence));
   if (!has_text (pattern, PRETOKENIZE_PATTERN) || !has_text (get (split, "behavior"), "Isolated")
       || !is_off (split, "invert"))
-    return fail (error, path, "pre_tokenizer splits by another pattern than Qwen's");
+    return error_fail_model (error, path, "pre_tokenizer splits by another pattern than Qwen's");
   if (!is_off (bytes, "add_prefix_space") || !is_off (bytes, "use_regex"))
-    return fail (error, path, "pre_tokenizer ByteLevel has settings that are not supported");
+    return error_fail_model (error, path,
+                             "pre_tokenizer ByteLevel has settings that are not supported");
   return TRUE;
 }
 
@@ -103,18 +92,18 @@ check_settings (const char *path, const cJSON *root, gboolean *nfc, GError **err
   const cJSON *post = get (root, "post_processor");
 
   if (!has_text (get (model, "type"), "BPE"))
-    return fail (error, path, "the tokenizer model is %.60s, only BPE is supported",
-                 type_of (model));
+    return error_fail_model (error, path, "the tokenizer model is %.60s, only BPE is supported",
+                             type_of (model));
   for (guint i = 0; i < G_N_ELEMENTS (switches); i++)
     if (!is_off (model, switches[i]))
-      return fail (error, path, "model setting \"%s\" is not supported", switches[i]);
+      return error_fail_model (error, path, "model setting \"%s\" is not supported", switches[i]);
   *nfc = normalizer != NULL && !cJSON_IsNull (normalizer);
   if (*nfc && !has_text (get (normalizer, "type"), "NFC"))
-    return fail (error, path, "the normalizer is %.60s, only NFC is supported",
-                 type_of (normalizer));
+    return error_fail_model (error, path, "the normalizer is %.60s, only NFC is supported",
+                             type_of (normalizer));
   if (post != NULL && !cJSON_IsNull (post) && !has_text (get (post, "type"), "ByteLevel"))
-    return fail (error, path, "the post_processor is %.60s, only ByteLevel is supported",
-                 type_of (post));
+    return error_fail_model (
+        error, path, "the post_processor is %.60s, only ByteLevel is supported", type_of (post));
   return check_pre_tokenizer (path, root, error);
 }
 
@@ -151,7 +140,8 @@ read_added_tokens (Tokenizer *self, const char *path, const cJSON *root, GError 
   const cJSON *item;
 
   if (!cJSON_IsArray (list) || cJSON_GetArraySize (list) > MAX_ADDED_TOKENS)
-    return fail (error, path, "added_tokens is not an array of at most %d", MAX_ADDED_TOKENS);
+    return error_fail_model (error, path, "added_tokens is not an array of at most %d",
+                             MAX_ADDED_TOKENS);
   cJSON_ArrayForEach (item, list)
   {
     const cJSON *content = get (item, "content");
@@ -161,11 +151,12 @@ read_added_tokens (Tokenizer *self, const char *path, const cJSON *root, GError 
 
     if (!cJSON_IsString (content) || *content->valuestring == '\0'
         || !read_id (get (item, "id"), &id))
-      return fail (error, path, "an added token lacks its content or id");
+      return error_fail_model (error, path, "an added token lacks its content or id");
     for (guint i = 0; i < G_N_ELEMENTS (switches); i++)
       if (!is_off (item, switches[i]))
-        return fail (error, path, "added token %.60s has \"%s\", which is not supported",
-                     content->valuestring, switches[i]);
+        return error_fail_model (error, path,
+                                 "added token %.60s has \"%s\", which is not supported",
+                                 content->valuestring, switches[i]);
     token = (AddedToken){ g_strdup (content->valuestring), strlen (content->valuestring), id };
     bucket = &self->added[(guchar)token.text[0]];
     if (*bucket == NULL)
@@ -209,7 +200,7 @@ read_bytes (GHashTable *vocab, const char *path, guint32 bytes[256], GError **er
 
       g_unichar_to_utf8 (byte_symbol (i), symbol);
       if (!g_hash_table_lookup_extended (vocab, symbol, NULL, &id))
-        return fail (error, path, "the vocabulary has no symbol for byte %u", i);
+        return error_fail_model (error, path, "the vocabulary has no symbol for byte %u", i);
       bytes[i] = GPOINTER_TO_UINT (id);
     }
   return TRUE;
@@ -250,13 +241,13 @@ read_merges (Tokenizer *self, GHashTable *vocab, const char *path, const cJSON *
     gpointer a, b, merged;
 
     if (!split_merge (item, left, right))
-      return fail (error, path, "merge %u is not a pair of symbols", n);
+      return error_fail_model (error, path, "merge %u is not a pair of symbols", n);
     if (!g_hash_table_lookup_extended (vocab, left->str, NULL, &a)
         || !g_hash_table_lookup_extended (vocab, right->str, NULL, &b)
         || !g_hash_table_lookup_extended (vocab, g_string_append (left, right->str)->str, NULL,
                                           &merged))
-      return fail (error, path, "merge %u makes or needs a symbol that is not in the vocabulary",
-                   n);
+      return error_fail_model (error, path,
+                               "merge %u makes or needs a symbol that is not in the vocabulary", n);
     bpe_add_merge (self->bpe, GPOINTER_TO_UINT (a), GPOINTER_TO_UINT (b),
                    GPOINTER_TO_UINT (merged));
     n++;
@@ -274,12 +265,12 @@ read_model (Tokenizer *self, const char *path, const cJSON *model, GError **erro
   guint32 bytes[256], id;
 
   if (!cJSON_IsObject (symbols) || !cJSON_IsArray (merges))
-    return fail (error, path, "the model lacks its vocab or merges");
+    return error_fail_model (error, path, "the model lacks its vocab or merges");
   cJSON_ArrayForEach (item, symbols)
   {
     if (!read_id (item, &id))
-      return fail (error, path, "the id of symbol %.60s is not a whole number below %d",
-                   item->string, MAX_ID);
+      return error_fail_model (error, path, "the id of symbol %.60s is not a whole number below %d",
+                               item->string, MAX_ID);
     g_hash_table_insert (vocab, item->string, GUINT_TO_POINTER (id));
   }
   if (!read_bytes (vocab, path, bytes, error))
@@ -315,7 +306,8 @@ check_template_tokens (const Tokenizer *self, const char *path, GError **error)
       const AddedToken *token = match_added (self, needed[i], end);
 
       if (token == NULL || token->length != strlen (needed[i]))
-        return fail (error, path, "no added token %s, which the chat template needs", needed[i]);
+        return error_fail_model (error, path, "no added token %s, which the chat template needs",
+                                 needed[i]);
     }
   return TRUE;
 }

@@ -140,6 +140,10 @@ typedef struct LinearBackend
   /* x [M, K] -> out [M, N] (or [M, N/2] when linear->swiglu), activation type, any M >= 1. */
   Status (*apply) (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
   void (*release) (Stream *s, Linear *linear); /* NULL linear is a no-op */
+  /* (optional) `apply` into the columns from `first` on of a wider out [M, W]; first is a multiple
+   * of 8. */
+  Status (*apply_columns) (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
+                           Tensor *out);
 } LinearBackend;
 
 /* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */

@@ -233,9 +233,9 @@ prepare_sm80 (Stream *s, const LinearSource *source, Linear **out)
 }
 
 const LinearBackend linear_cuda_bf16_sm90 = {
-  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release,
+  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release, NULL,
 };
 
 const LinearBackend linear_cuda_bf16 = {
-  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release,
+  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release, NULL,
 };

@@ -175,6 +175,31 @@ stream_free (Stream *s, void *memory)
       }
 }
 
+Status
+stream_workspace_join (Stream *s, size_t bytes)
+{
+  if (bytes > s->workspace_bytes)
+    {
+      void *grown = NULL;
+      CHECK (stream_alloc (s, bytes, &grown));
+      stream_free (s, s->workspace);
+      s->workspace = grown;
+      s->workspace_bytes = bytes;
+    }
+  s->workspace_users++;
+  return STATUS_OK;
+}
+
+void
+stream_workspace_leave (Stream *s)
+{
+  if (--s->workspace_users > 0)
+    return;
+  stream_free (s, s->workspace);
+  s->workspace = NULL;
+  s->workspace_bytes = 0;
+}
+
 /* -- transfers ----------------------------------------------------------------------------------
  */
 

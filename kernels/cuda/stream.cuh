@@ -46,6 +46,12 @@ struct Stream
    * order, so every launcher may use all of it, and nothing in it outlives the launcher's work. */
   void *scratch;
 
+  /* What a linear's steps hand each other, apart from scratch, which any of them may use. Made
+   * while weights are loaded, so that recordings need not allocate. */
+  void *workspace;
+  size_t workspace_bytes;
+  int workspace_users;
+
   Allocation *allocations; /* unordered; for sizes at free */
   size_t n_allocations, max_allocations;
   uint64_t allocated; /* bytes */
@@ -72,6 +78,11 @@ Status stream_refuse (Stream *s, const char *what, const char *condition);
 /* Device memory under the budget; freed with stream_free, or by close. STATUS_NO_MEMORY. */
 Status stream_alloc (Stream *s, size_t bytes, void **out);
 void stream_free (Stream *s, void *memory); /* NULL is a no-op; waits for the device */
+
+/* The workspace has at least `bytes` from now on, counted in the budget, until as many users have
+ * left as have joined. Growing moves it: recordings made before must not run again. */
+Status stream_workspace_join (Stream *s, size_t bytes);
+void stream_workspace_leave (Stream *s);
 
 /* Queues the transfer of a host tensor into device memory of type `to`, same element order; the
  * conversion between F32, BF16 and F16 runs on the card. `compute` waits for it, the host does

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * SVDQuant linears: what every path has in common. A path brings its product.
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/svdq.h"
+
+#include <stdlib.h>
+
+typedef struct
+{
+  Linear base;
+  SvdqWeights weights;
+  SvdqProduct product;
+  bool joined; /* counts as a user of the workspace */
+} SvdqLinear;
+
+void
+svdq_linear_release (Stream *s, Linear *linear)
+{
+  if (linear == NULL)
+    return;
+  SvdqLinear *l = (SvdqLinear *)linear;
+  svdq_weights_free (s, &l->weights);
+  if (l->joined)
+    stream_workspace_leave (s);
+  free (l);
+}
+
+Status
+svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend *backend,
+                     SvdqProduct product, Linear **out)
+{
+  *out = NULL;
+  SvdqLinear *l = (SvdqLinear *)calloc (1, sizeof *l);
+  if (l == NULL)
+    return STATUS_NO_MEMORY;
+  l->base.backend = backend;
+  l->base.n = source->n;
+  l->base.k = source->k;
+  l->base.swiglu = source->swiglu;
+  l->product = product;
+  Status status = svdq_weights_load (s, source, &l->weights);
+  l->base.bytes = l->weights.bytes;
+  if (status == STATUS_OK)
+    status = stream_workspace_join (s, svdq_activations_bytes (&l->weights, SVDQ_SLAB_ROWS));
+  l->joined = status == STATUS_OK;
+  if (status == STATUS_OK)
+    *out = &l->base;
+  else
+    svdq_linear_release (s, &l->base);
+  return status;
+}
+
+/* Slabs of one height, so that none is left with few rows. */
+static int64_t
+slab_rows (int64_t m)
+{
+  const int64_t even = CEIL_DIV (m, CEIL_DIV (m, SVDQ_SLAB_ROWS));
+  return CEIL_DIV (even, SVDQ_PITCH) * SVDQ_PITCH;
+}
+
+static Status
+run (Stream *s, const SvdqLinear *l, const bf16 *x, int64_t m, bf16 *y, int64_t stride)
+{
+  const int64_t most = slab_rows (m);
+  for (int64_t row = 0; row < m; row += most)
+    {
+      const int64_t rows = m - row < most ? m - row : most;
+      const SvdqActivations a = svdq_activations_in (&l->weights, rows, s->workspace);
+      const SvdqGemm g = { &l->weights, &a, y + row * stride, stride };
+      CHECK (svdq_quantise (s, &l->weights, x + row * l->base.k, &a));
+      CHECK (l->product (s, &g));
+    }
+  return STATUS_OK;
+}
+
+Status
+svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
+                           Tensor *out)
+{
+  const int64_t m = tensor_count (x) / linear->k;
+  const int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
+  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
+  REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
+  const int64_t stride = tensor_count (out) / m;
+  REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
+  return run (s, (const SvdqLinear *)linear, (const bf16 *)x->data, m, (bf16 *)out->data + first,
+              stride);
+}
+
+Status
+svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  const int64_t m = tensor_count (x) / linear->k;
+  REQUIRE (s, tensor_count (out) == m * (linear->swiglu ? linear->n / 2 : linear->n));
+  return svdq_linear_apply_columns (s, linear, x, 0, out);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * svdq.h - SVDQuant linears on the card: what their kernels read, and the steps they share
+ *
+ *   y [M, N] = Qa(x / smooth) Qw^T outer + bf16(x proj_down) proj_up^T + bias
+ *
+ * Roundings are those of level L1 (spec svdquant 8.3). A linear runs in two steps: `svdq_quantise`
+ * turns x into codes, scales and the low-rank input, then a product (SvdqProduct) of the path at
+ * hand makes y of them. N and K are multiples of 64, the rank one of 16 (0 = no low-rank branch).
+ * All pointers are device memory, aligned to 256 bytes; numbers of 16 bits are BF16 bits.
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+
+KERNELS_BEGIN_DECLS
+
+/* -- weights ---------------------------------------------------------------------------------- */
+
+/* Weights as a file has them but for three orders:
+ *  - with swiglu, the rows of qweight, proj_up, outer and bias, and the columns of wscales, are in
+ *    turn 8 of w1 and 8 of w3 (gemm_interleave), so that one thread holds both factors;
+ *  - NVFP4 scales of 64 k lie together, as the block-scaled mma takes them: one 32-bit word;
+ *  - proj_down is transposed: a product reads it as it reads any weight. */
+typedef struct
+{
+  SvdqFormat format;
+  int64_t n, k;
+  int rank;
+  bool swiglu;
+  uint64_t bytes; /* of `memory` */
+  void *memory;   /* owns all below */
+
+  uint8_t *qweight;    /* [N, K/2]; low nibble = even k; two's complement, or E2M1 */
+  void *wscales;       /* INT4: BF16 [K/64, N]; NVFP4: E4M3 [K/64, N, 4] */
+  uint16_t *smooth;    /* [K] BF16 */
+  uint16_t *proj_down; /* [R, K] BF16; NULL without a low-rank branch */
+  uint16_t *proj_up;   /* [N, R] BF16; NULL likewise */
+  float *outer;        /* [N]; NULL = 1 */
+  float *bias;         /* [N]; NULL = 0 */
+} SvdqWeights;
+
+/* Brings source->svdq and its bias to the card, through the pinned ring and under the budget; waits
+ * for it. On failure nothing is held. STATUS_UNSUPPORTED for sizes that do not fit. */
+Status svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out);
+void svdq_weights_free (Stream *s, SvdqWeights *w); /* an all-zero one is a no-op */
+
+/* -- activations ------------------------------------------------------------------------------ */
+
+#define SVDQ_PITCH 128 /* rows of scales are padded to a multiple of this */
+
+/* Quantised rows. What lies behind row m of a row of scales is arbitrary. */
+typedef struct
+{
+  int64_t m, pitch; /* pitch: m rounded up to SVDQ_PITCH */
+  uint8_t *codes;   /* [M, K/2], as qweight */
+  void *scales;     /* INT4: BF16 [K/64, pitch]; NVFP4: E4M3 [K/64, pitch, 4] */
+  uint16_t *lora;   /* [M, R] BF16: x proj_down; NULL without a low-rank branch */
+} SvdqActivations;
+
+/* Bytes that m quantised rows take in one block, and their places in the block at `memory`. */
+size_t svdq_activations_bytes (const SvdqWeights *w, int64_t m);
+SvdqActivations svdq_activations_in (const SvdqWeights *w, int64_t m, void *memory);
+
+/* x [M, K] BF16 -> a->codes, a->scales, a->lora. Sums of lora are FP32, of 16-bit products, in an
+ * order that depends on M, K and R alone: equal input gives equal bits. */
+Status svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivations *a);
+
+/* -- products --------------------------------------------------------------------------------- */
+
+/* y + stride row [N, or N/2 with swiglu] = the linear on quantised rows; stride in numbers, a
+ * multiple of 8; y BF16, aligned to 16 bytes. */
+typedef struct
+{
+  const SvdqWeights *w;
+  const SvdqActivations *a;
+  void *y;
+  int64_t stride;
+} SvdqGemm;
+
+typedef Status (*SvdqProduct) (Stream *s, const SvdqGemm *g);
+
+/* -- linears ---------------------------------------------------------------------------------- */
+
+/* What the LinearBackends have in common, but for the product. Rows of x pass through the stream's
+ * workspace, in slabs when there are more than SVDQ_SLAB_ROWS. */
+#define SVDQ_SLAB_ROWS 4608
+
+Status svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend *backend,
+                            SvdqProduct product, Linear **out);
+Status svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
+Status svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
+                                  Tensor *out);
+void svdq_linear_release (Stream *s, Linear *linear);
+
+KERNELS_END_DECLS

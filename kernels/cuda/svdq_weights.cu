@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * SVDQuant weights on their way to the card: everything in one block of memory. Parts whose order
+ * changes land in a block of their own first, which is given back at once.
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/svdq.h"
+
+#define MAX_RANK        1024
+#define INTERLEAVE_ROWS 8
+
+/* -- orders -------------------------------------------------------------------------------------
+ */
+
+/* Where row n of [w1; w3] goes; f rows of each, 0 = rows stay. */
+static __device__ __forceinline__ int64_t
+interleaved (int64_t n, int64_t f)
+{
+  if (f == 0)
+    return n;
+  const int64_t r = n % f;
+  return 2 * (r - r % INTERLEAVE_ROWS) + r % INTERLEAVE_ROWS + n / f * INTERLEAVE_ROWS;
+}
+
+/* from [groups, n] -> to [groups / TOGETHER, n, TOGETHER], columns interleaved. */
+template <typename T, int TOGETHER>
+static __global__ void
+scales_kernel (const T *__restrict__ from, T *__restrict__ to, int64_t groups, int64_t n, int64_t f)
+{
+  const int64_t stride = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < groups * n; i += stride)
+    {
+      const int64_t g = i / n, column = interleaved (i % n, f);
+      to[(g / TOGETHER * n + column) * TOGETHER + g % TOGETHER] = from[i];
+    }
+}
+
+/* from [rows, columns] -> to [columns, rows]. */
+static __global__ void
+transpose_kernel (const uint16_t *__restrict__ from, uint16_t *__restrict__ to, int64_t rows,
+                  int64_t columns)
+{
+  const int64_t stride = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * columns; i += stride)
+    to[i] = from[i % rows * columns + i / rows];
+}
+
+/* -- parts --------------------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  Stream *s;
+  const LinearSource *source;
+  SvdqWeights *w;
+  void *landing; /* for parts whose order changes */
+} Loading;
+
+static int64_t
+gated_rows (const SvdqWeights *w)
+{
+  return w->swiglu ? w->n / 2 : 0;
+}
+
+static unsigned
+blocks_for (const Stream *s, int64_t count)
+{
+  const int64_t most = s->caps.multiprocessors * 8;
+  return (unsigned)(CEIL_DIV (count, 256) < most ? CEIL_DIV (count, 256) : most);
+}
+
+static Status
+upload (Stream *s, const void *host, size_t bytes, void *device)
+{
+  const Tensor t = tensor_1d (DTYPE_U8, const_cast<void *> (host), (int64_t)bytes);
+  return stream_upload_weights (s, &t, DTYPE_U8, device);
+}
+
+/* Rows of `row_bytes` each, a multiple of 16. */
+static Status
+load_rows (const Loading *l, const void *host, int64_t row_bytes, void *device)
+{
+  const size_t bytes = (size_t)l->w->n * row_bytes;
+  if (!l->w->swiglu)
+    return upload (l->s, host, bytes, device);
+  CHECK (upload (l->s, host, bytes, l->landing));
+  CHECK (gemm_interleave (l->s, l->landing, device, l->w->n / 2, row_bytes / sizeof (bf16)));
+  return cuda_wait (l->s); /* the landing is used again */
+}
+
+static Status
+load_scales (const Loading *l)
+{
+  Stream *s = l->s;
+  SvdqWeights *w = l->w;
+  const bool int4 = w->format == SVDQ_INT4;
+  const int64_t groups = w->k / (int4 ? 64 : 16), f = gated_rows (w);
+  const size_t bytes = (size_t)groups * w->n * (int4 ? 2 : 1);
+  if (int4 && !w->swiglu)
+    return upload (s, l->source->svdq->wscales, bytes, w->wscales);
+  CHECK (upload (s, l->source->svdq->wscales, bytes, l->landing));
+  const unsigned blocks = blocks_for (s, groups * w->n);
+  if (int4)
+    scales_kernel<uint16_t, 1><<<blocks, 256, 0, s->compute>>> (
+        (const uint16_t *)l->landing, (uint16_t *)w->wscales, groups, w->n, f);
+  else
+    scales_kernel<uint8_t, 4><<<blocks, 256, 0, s->compute>>> (
+        (const uint8_t *)l->landing, (uint8_t *)w->wscales, groups, w->n, f);
+  CHECK (LAUNCHED (s));
+  return cuda_wait (s);
+}
+
+/* An [N] vector of any floating type, as F32. */
+static Status
+load_vector (const Loading *l, const Tensor *host, float *device)
+{
+  if (!l->w->swiglu)
+    return stream_upload_weights (l->s, host, DTYPE_F32, device);
+  CHECK (stream_upload_weights (l->s, host, DTYPE_F32, l->landing));
+  scales_kernel<float, 1><<<blocks_for (l->s, l->w->n), 256, 0, l->s->compute>>> (
+      (const float *)l->landing, device, 1, l->w->n, gated_rows (l->w));
+  CHECK (LAUNCHED (l->s));
+  return cuda_wait (l->s);
+}
+
+static Status
+load_low_rank (const Loading *l)
+{
+  Stream *s = l->s;
+  SvdqWeights *w = l->w;
+  const SvdqSource *from = l->source->svdq;
+  if (w->rank == 0)
+    return STATUS_OK;
+  CHECK (upload (s, from->proj_down, (size_t)w->k * w->rank * 2, l->landing));
+  transpose_kernel<<<blocks_for (s, w->k * w->rank), 256, 0, s->compute>>> (
+      (const uint16_t *)l->landing, w->proj_down, w->k, w->rank);
+  CHECK (LAUNCHED (s));
+  CHECK (cuda_wait (s));
+  return load_rows (l, from->proj_up, w->rank * (int64_t)sizeof (bf16), w->proj_up);
+}
+
+static Status
+load_parts (const Loading *l)
+{
+  SvdqWeights *w = l->w;
+  const SvdqSource *from = l->source->svdq;
+  CHECK (load_rows (l, from->qweight, w->k / 2, w->qweight));
+  CHECK (load_scales (l));
+  CHECK (upload (l->s, from->smooth, (size_t)w->k * 2, w->smooth));
+  CHECK (load_low_rank (l));
+  if (w->outer != NULL)
+    {
+      const Tensor outer = tensor_1d (DTYPE_F32, const_cast<float *> (from->outer), w->n);
+      CHECK (load_vector (l, &outer, w->outer));
+    }
+  if (w->bias != NULL)
+    CHECK (load_vector (l, &l->source->bias, w->bias));
+  return cuda_wait (l->s);
+}
+
+/* -- the whole ----------------------------------------------------------------------------------
+ */
+
+static Status
+check_source (Stream *s, const LinearSource *source)
+{
+  REQUIRE (s, source->svdq != NULL);
+  const int64_t n = source->n, k = source->k, rank = source->svdq->rank;
+  REQUIRE (s, k >= 64 && k % 64 == 0 && k <= INT32_MAX / 64);
+  REQUIRE (s, n >= 64 && n % 64 == 0 && n <= INT32_MAX / 64);
+  REQUIRE (s, rank >= 0 && rank % 16 == 0 && rank <= MAX_RANK);
+  REQUIRE (s, source->bias.data == NULL || tensor_count (&source->bias) == n);
+  return STATUS_OK;
+}
+
+/* Takes `bytes` of a block at *at; a NULL block only counts. */
+static void *
+place (char *block, size_t *at, size_t bytes)
+{
+  void *found = block != NULL && bytes > 0 ? block + *at : NULL;
+  *at += CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
+  return found;
+}
+
+/* The parts' places in `memory`; returns their bytes. */
+static size_t
+place_parts (SvdqWeights *w, bool outer, bool bias, void *memory)
+{
+  const size_t n = (size_t)w->n, k = (size_t)w->k, rank = (size_t)w->rank;
+  char *block = (char *)memory;
+  size_t at = 0;
+  w->qweight = (uint8_t *)place (block, &at, n * k / 2);
+  w->wscales = place (block, &at, w->format == SVDQ_INT4 ? n * k / 32 : n * k / 16);
+  w->smooth = (uint16_t *)place (block, &at, k * 2);
+  w->proj_down = (uint16_t *)place (block, &at, k * rank * 2);
+  w->proj_up = (uint16_t *)place (block, &at, n * rank * 2);
+  w->outer = (float *)place (block, &at, outer ? n * 4 : 0);
+  w->bias = (float *)place (block, &at, bias ? n * 4 : 0);
+  return at;
+}
+
+/* The most that a part whose order changes takes. */
+static size_t
+landing_bytes (const SvdqWeights *w)
+{
+  const size_t codes = w->swiglu ? (size_t)w->n * w->k / 2 : 0;
+  const size_t scales = (size_t)w->n * w->k / (w->format == SVDQ_INT4 ? 32 : 16);
+  const size_t rank = (size_t)w->rank * 2 * (w->n > w->k ? w->n : w->k);
+  const size_t most = codes > scales ? codes : scales;
+  return most > rank ? most : rank;
+}
+
+Status
+svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out)
+{
+  *out = SvdqWeights{};
+  CHECK (check_source (s, source));
+  SvdqWeights w = {};
+  w.format = source->svdq->format;
+  w.n = source->n;
+  w.k = source->k;
+  w.rank = source->svdq->rank;
+  w.swiglu = source->swiglu;
+  const bool outer = source->svdq->outer != NULL, bias = source->bias.data != NULL;
+  w.bytes = place_parts (&w, outer, bias, NULL);
+
+  Loading loading = { s, source, &w, NULL };
+  CHECK (stream_alloc (s, w.bytes, &w.memory));
+  place_parts (&w, outer, bias, w.memory);
+  Status status = stream_alloc (s, landing_bytes (&w), &loading.landing);
+  if (status == STATUS_OK)
+    status = load_parts (&loading);
+  stream_free (s, loading.landing);
+  if (status == STATUS_OK)
+    *out = w;
+  else
+    stream_free (s, w.memory);
+  return status;
+}
+
+void
+svdq_weights_free (Stream *s, SvdqWeights *w)
+{
+  stream_free (s, w->memory);
+  *w = SvdqWeights{};
+}
+
+/* -- activations --------------------------------------------------------------------------------
+ */
+
+static size_t
+place_activations (const SvdqWeights *w, SvdqActivations *a, void *memory)
+{
+  const size_t m = (size_t)a->m, pitch = (size_t)a->pitch, k = (size_t)w->k;
+  char *block = (char *)memory;
+  size_t at = 0;
+  a->codes = (uint8_t *)place (block, &at, m * k / 2);
+  a->scales = place (block, &at, pitch * (k / 64) * (w->format == SVDQ_INT4 ? 2 : 4));
+  a->lora = (uint16_t *)place (block, &at, m * w->rank * 2);
+  return at;
+}
+
+SvdqActivations
+svdq_activations_in (const SvdqWeights *w, int64_t m, void *memory)
+{
+  SvdqActivations a = { m, CEIL_DIV (m, SVDQ_PITCH) * SVDQ_PITCH, NULL, NULL, NULL };
+  place_activations (w, &a, memory);
+  return a;
+}
+
+size_t
+svdq_activations_bytes (const SvdqWeights *w, int64_t m)
+{
+  SvdqActivations a = { m, CEIL_DIV (m, SVDQ_PITCH) * SVDQ_PITCH, NULL, NULL, NULL };
+  return place_activations (w, &a, NULL);
+}

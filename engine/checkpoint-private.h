@@ -6,6 +6,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/svdquant/read.h"
+#include "engine/synthetic-memory.h"
 
 G_BEGIN_DECLS
 
@@ -19,9 +20,6 @@ struct _Weights
   int n_layers;      /* text encoder: the last one is never used */
   GHashTable *used;  /* set of names as the file spells them, owned */
 };
-
-typedef struct _SyntheticMemory SyntheticMemory;    /* in synthetic.c */
-void synthetic_memory_free (SyntheticMemory *self); /* NULL is a no-op */
 
 struct _Checkpoint
 {

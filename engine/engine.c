@@ -63,9 +63,10 @@ engine_new (const char *model_dir, const EngineOptions *options, GError **error)
 {
   Engine *self = g_new0 (Engine, 1);
   const char *file = options != NULL ? options->transformer_file : NULL;
+  const char *type = options != NULL ? options->svdquant_type : NULL;
 
   if (device_open (&self->device, options, error)
-      && models_open (&self->models, &self->device, model_dir, file, error))
+      && models_open (&self->models, &self->device, model_dir, file, type, error))
     return self;
   engine_free (self);
   return NULL;

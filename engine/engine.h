@@ -51,9 +51,11 @@ typedef struct
 {
   const char *device;           /* "auto" (or NULL), "cpu", "cuda", "cuda:N" */
   const char *transformer_file; /* a transformer beside the folder's own; NULL = none */
-  gboolean bf16_math;           /* CPU: BF16 matrix products; refused where the CPU has none */
-  int threads;                  /* CPU: 0 = all cores */
-  guint64 memory_budget;        /* bytes of device memory the engine may hold; 0 = what is free */
+  const char *svdquant_type; /* "int4", "nvfp4": the 4-bit transformer must be of this type, and of
+                                several in the folder one is taken; NULL = what suits the device */
+  gboolean bf16_math;        /* CPU: BF16 matrix products; refused where the CPU has none */
+  int threads;               /* CPU: 0 = all cores */
+  guint64 memory_budget;     /* bytes of device memory the engine may hold; 0 = what is free */
 } EngineOptions;
 
 /* How a device runs one type of transformer file. Static strings. */

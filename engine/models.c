@@ -12,12 +12,12 @@
 #define RESIDENT_SHARE 8
 
 /* The 4-bit transformer in `folder` whose name begins with `prefix` (transfer full), or NULL: one
- * that suits the device, else any; of several the first by name. */
+ * named after the wanted format, else any; of several the first by name. */
 static char *
-find_quantised (const char *folder, const char *prefix, const Device *device)
+find_quantised (const char *folder, const char *prefix, SvdqFormat wanted)
 {
   g_autoptr (GDir) listing = g_dir_open (folder, 0, NULL);
-  const char *format = device->caps.sm >= FP4_SM ? "fp4" : "int4";
+  const char *format = wanted == SVDQ_NVFP4 ? "fp4" : "int4";
   g_autofree char *found = NULL;
   const char *name;
 
@@ -38,32 +38,79 @@ find_quantised (const char *folder, const char *prefix, const Device *device)
 /* What a model folder brings of its own: a published svdq-*.safetensors put into it, or anything in
  * its svdquant/. */
 static char *
-find_own_quantised (const char *dir, const Device *device)
+find_own_quantised (const char *dir, SvdqFormat wanted)
 {
   g_autofree char *folder = g_build_filename (dir, "svdquant", NULL);
-  char *published = find_quantised (dir, "svdq-", device);
+  char *published = find_quantised (dir, "svdq-", wanted);
 
-  return published != NULL ? published : find_quantised (folder, "", device);
+  return published != NULL ? published : find_quantised (folder, "", wanted);
+}
+
+/* "int4", "nvfp4", or NULL for what suits the device. */
+static gboolean
+parse_format (const char *text, const Device *device, SvdqFormat *out, GError **error)
+{
+  if (text == NULL)
+    *out = device->caps.sm >= FP4_SM ? SVDQ_NVFP4 : SVDQ_INT4;
+  else if (g_str_equal (text, "int4"))
+    *out = SVDQ_INT4;
+  else if (g_str_equal (text, "nvfp4"))
+    *out = SVDQ_NVFP4;
+  else
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST,
+                   "there is no type of SVDQuant \"%s\"; it can be int4 or nvfp4", text);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* FALSE with an error if there is a 4-bit transformer, but of another type. */
+static gboolean
+check_format (Checkpoint *checkpoint, SvdqFormat wanted, GError **error)
+{
+  Weights *weights = checkpoint_weights (checkpoint, CHECKPOINT_TRANSFORMER, TRUE, NULL);
+  SvdqFormat found;
+
+  if (weights == NULL || !weights_svdq_format (weights, &found) || found == wanted)
+    return TRUE;
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: is %s, and not %s as asked for",
+               weights_path (weights), found == SVDQ_INT4 ? "INT4" : "NVFP4",
+               wanted == SVDQ_INT4 ? "INT4" : "NVFP4");
+  return FALSE;
+}
+
+static Checkpoint *
+open_synthetic (const char *name, const char *transformer, SvdqFormat wanted, GError **error)
+{
+  SyntheticSvdq svdq = { wanted, SYNTHETIC_RANK };
+
+  if (transformer != NULL && !synthetic_parse_svdq (transformer, &svdq, error))
+    return NULL;
+  return synthetic_open (name, &svdq, error);
 }
 
 gboolean
 models_open (Models *self, const Device *device, const char *dir, const char *transformer_file,
-             GError **error)
+             const char *svdquant, GError **error)
 {
   g_autofree char *tokenizer_dir = g_build_filename (dir, "tokenizer", NULL);
+  gboolean synthetic = g_str_has_prefix (dir, SYNTHETIC_PREFIX);
   g_autofree char *quantised = NULL;
+  SvdqFormat wanted;
 
   *self = (Models){ 0 };
-  if (g_str_has_prefix (dir, SYNTHETIC_PREFIX))
-    {
-      self->checkpoint = synthetic_open (dir, error);
-      return self->checkpoint != NULL;
-    }
-  if (transformer_file == NULL)
-    transformer_file = quantised = find_own_quantised (dir, device);
-  self->checkpoint = checkpoint_open (dir, transformer_file, error);
-  if (self->checkpoint == NULL)
+  if (!parse_format (svdquant, device, &wanted, error))
     return FALSE;
+  if (transformer_file == NULL && !synthetic)
+    transformer_file = quantised = find_own_quantised (dir, wanted);
+  self->checkpoint = synthetic ? open_synthetic (dir, transformer_file, wanted, error)
+                               : checkpoint_open (dir, transformer_file, error);
+  if (self->checkpoint == NULL
+      || (svdquant != NULL && !check_format (self->checkpoint, wanted, error)))
+    return FALSE;
+  if (synthetic)
+    return TRUE;
   self->tokenizer = tokenizer_new (tokenizer_dir, error);
   return self->tokenizer != NULL;
 }

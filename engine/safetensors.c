@@ -354,6 +354,12 @@ safetensors_add_borrowed (Safetensors *self, const char *name, const Tensor *ten
 }
 
 void
+safetensors_set_borrowed_metadata (Safetensors *self, const char *key, const char *value)
+{
+  g_hash_table_insert (self->metadata, g_strdup (key), g_strdup (value));
+}
+
+void
 safetensors_free (Safetensors *self)
 {
   if (self == NULL)

@@ -50,6 +50,8 @@ const char *safetensors_path (Safetensors *self);
  * tensors are views of memory that outlives it. */
 Safetensors *safetensors_new_borrowed (const char *label);
 void safetensors_add_borrowed (Safetensors *self, const char *name, const Tensor *tensor);
+void safetensors_set_borrowed_metadata (Safetensors *self, const char *key,
+                                        const char *value); /* copied */
 
 /* Writes tensors to `path` under a temporary name and renames. Metadata pairs may be NULL (keys
  * and values alternate, NULL ends). */

@@ -1,113 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
 #include "engine/synthetic.h"
 
 #include "engine/checkpoint-private.h"
 #include "engine/engine.h"
 #include "engine/inventory.h"
+#include "engine/synthetic-memory.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#define BLOCK_BYTES    ((gsize)64 << 20)
-#define SPREAD         0.02f /* standard deviation of weights: products of normed rows stay near 1 */
-#define STEP           ((gsize)4096 * 37) /* from a tensor's start to the next one's */
-#define TEMPLATE_IDS   8
-#define MODEL_NAME     "z-image-turbo"
-#define PARAMETERS_MAX 65536 /* of a vector */
-
-struct _SyntheticMemory
-{
-  char *window;  /* the block, over and over */
-  gsize bytes;   /* of the window */
-  guint16 *ones; /* BF16, for norms */
-};
-
-/* -- the block ----------------------------------------------------------------------------------
- */
-
-/* Sum of four uniforms from one xorshift number: near enough to a normal. */
-static float
-small_normal (guint64 *state)
-{
-  float sum = 0.0f;
-
-  *state ^= *state << 13;
-  *state ^= *state >> 7;
-  *state ^= *state << 17;
-  for (int i = 0; i < 4; i++)
-    sum += (float)((*state >> (16 * i)) & 0xffff) / 65536.0f - 0.5f;
-  return sum * SPREAD * 1.7320508f; /* four uniforms have variance 1/3 */
-}
-
-static gboolean
-fill_block (int file)
-{
-  guint64 state = 0x9e3779b97f4a7c15u;
-  guint16 *block;
-
-  if (ftruncate (file, (off_t)BLOCK_BYTES) != 0)
-    return FALSE;
-  block = mmap (NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (block == MAP_FAILED)
-    return FALSE;
-  for (gsize i = 0; i < BLOCK_BYTES / sizeof *block; i++)
-    block[i] = bf16_from_float (small_normal (&state));
-  return munmap (block, BLOCK_BYTES) == 0;
-}
-
-static gboolean
-map_window (SyntheticMemory *self, int file)
-{
-  self->window = mmap (NULL, self->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (self->window == MAP_FAILED)
-    {
-      self->window = NULL;
-      return FALSE;
-    }
-  for (gsize at = 0; at < self->bytes; at += BLOCK_BYTES)
-    if (mmap (self->window + at, BLOCK_BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0)
-        == MAP_FAILED)
-      return FALSE;
-  return TRUE;
-}
-
-void
-synthetic_memory_free (SyntheticMemory *self)
-{
-  if (self == NULL)
-    return;
-  if (self->window != NULL)
-    munmap (self->window, self->bytes);
-  g_free (self->ones);
-  g_free (self);
-}
-
-/* A window that holds a tensor of `largest` bytes from any place in the block. */
-static SyntheticMemory *
-memory_new (gsize largest, GError **error)
-{
-  SyntheticMemory *self = g_new0 (SyntheticMemory, 1);
-  int file = memfd_create ("synthetic-weights", MFD_CLOEXEC);
-  gboolean ok;
-
-  self->bytes = (largest / BLOCK_BYTES + 2) * BLOCK_BYTES;
-  self->ones = g_new (guint16, PARAMETERS_MAX);
-  for (guint i = 0; i < PARAMETERS_MAX; i++)
-    self->ones[i] = bf16_from_float (1.0f);
-  ok = file >= 0 && fill_block (file) && map_window (self, file);
-  if (!ok)
-    g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY, "%s%s: cannot make weights: %s",
-                 SYNTHETIC_PREFIX, MODEL_NAME, g_strerror (errno));
-  if (file >= 0)
-    close (file);
-  if (ok)
-    return self;
-  synthetic_memory_free (self);
-  return NULL;
-}
+#define TEMPLATE_IDS 8
+#define MODEL_NAME   "z-image-turbo"
+#define MAX_RANK     256
 
 /* -- the model ----------------------------------------------------------------------------------
  */
@@ -163,40 +66,130 @@ typedef struct
 {
   Safetensors *file;
   SyntheticMemory *memory;
-  gsize next; /* where the next tensor starts in the block */
+  const SyntheticSvdq *svdq; /* NULL: all dense */
+  GError *error;             /* (owned) the first that happened */
 } Fill;
+
+static void
+add (Fill *self, const char *name, SyntheticKind kind, Tensor tensor)
+{
+  if (self->error != NULL)
+    return;
+  tensor.data = synthetic_memory_take (self->memory, kind, tensor_bytes (&tensor), &self->error);
+  if (tensor.data != NULL)
+    safetensors_add_borrowed (self->file, name, &tensor);
+}
 
 static void
 on_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
 {
-  Fill *self = user_data;
+  gboolean norm = rank == 1 && strstr (name, "norm") != NULL && g_str_has_suffix (name, ".weight");
   Tensor tensor = { .dtype = DTYPE_BF16, .rank = rank, .shape = { 1, 1, 1, 1 } };
 
   memcpy (tensor.shape, shape, (gsize)rank * sizeof *shape);
-  if (rank == 1 && strstr (name, "norm") != NULL && g_str_has_suffix (name, ".weight"))
-    tensor.data = self->memory->ones;
-  else
-    tensor.data = self->memory->window + self->next % BLOCK_BYTES;
-  self->next += STEP;
-  safetensors_add_borrowed (self->file, name, &tensor);
+  add (user_data, name, norm ? SYNTHETIC_ONES : SYNTHETIC_NORMAL, tensor);
 }
 
-static gboolean
-fill_parts (Checkpoint *self, SyntheticMemory *memory, GError **error)
-{
-  Fill fills[CHECKPOINT_N_PARTS];
-  int counts[] = { 0, self->text_encoder.n_layers, self->vae.n_blocks };
+/* -- its 4-bit companion ------------------------------------------------------------------------
+ */
 
-  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
-    fills[i] = (Fill){ safetensors_new_borrowed (self->dir), memory, 0 };
-  inventory_transformer (&self->transformer, on_tensor, &fills[CHECKPOINT_TRANSFORMER]);
-  inventory_text_encoder (&self->text_encoder, on_tensor, &fills[CHECKPOINT_TEXT_ENCODER]);
-  inventory_vae_decoder (&self->vae, on_tensor, &fills[CHECKPOINT_VAE]);
-  inventory_vae_encoder (&self->vae, on_tensor, &fills[CHECKPOINT_VAE]);
-  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
-    self->parts[i] = weights_new ((CheckpointPart)i, fills[i].file, counts[i],
-                                  error != NULL && *error != NULL ? NULL : error);
-  return self->parts[0] != NULL && self->parts[1] != NULL && self->parts[2] != NULL;
+static void
+add_part (Fill *self, const char *base, const char *part, SyntheticKind kind, Tensor tensor)
+{
+  g_autofree char *name = g_strconcat (base, ".", part, NULL);
+
+  add (self, name, kind, tensor);
+}
+
+/* A quantised linear in our own file format (spec svdquant 3.6). */
+static void
+add_quantised (Fill *self, const char *base, int64_t n, int64_t k)
+{
+  int64_t rank = self->svdq->rank;
+
+  add_part (self, base, "qweight", SYNTHETIC_CODES, tensor_2d (DTYPE_U8, NULL, n, k / 2));
+  if (self->svdq->format == SVDQ_INT4)
+    add_part (self, base, "wscales", SYNTHETIC_INT4_SCALES,
+              tensor_2d (DTYPE_BF16, NULL, k / 64, n));
+  else
+    {
+      add_part (self, base, "wscales", SYNTHETIC_NVFP4_SCALES,
+                tensor_2d (DTYPE_F8_E4M3, NULL, k / 16, n));
+      if (g_str_has_suffix (base, ".to_qkv")) /* as published: three linears in one */
+        add_part (self, base, "wcscales", SYNTHETIC_NVFP4_OUTER, tensor_1d (DTYPE_BF16, NULL, n));
+      else
+        add_part (self, base, "wtscale", SYNTHETIC_NVFP4_OUTER, tensor_1d (DTYPE_BF16, NULL, 1));
+    }
+  add_part (self, base, "smooth_factor", SYNTHETIC_SMOOTH, tensor_1d (DTYPE_BF16, NULL, k));
+  add_part (self, base, "proj_down", SYNTHETIC_NORMAL, tensor_2d (DTYPE_BF16, NULL, k, rank));
+  add_part (self, base, "proj_up", SYNTHETIC_NORMAL, tensor_2d (DTYPE_BF16, NULL, n, rank));
+}
+
+/* The dense weights that a quantised linear stands for; where several are fused, only the first
+ * brings it. */
+static const struct
+{
+  const char *weight, *fused; /* `fused` NULL: fused with another */
+  int times;                  /* rows of the whole, in rows of this one */
+} quantised[] = {
+  { ".attention.to_q.weight", ".attention.to_qkv", 3 },
+  { ".attention.to_k.weight", NULL, 0 },
+  { ".attention.to_v.weight", NULL, 0 },
+  { ".attention.to_out.0.weight", ".attention.to_out.0", 1 },
+  { ".feed_forward.w1.weight", ".feed_forward.w13", 2 },
+  { ".feed_forward.w3.weight", NULL, 0 },
+  { ".feed_forward.w2.weight", ".feed_forward.w2", 1 },
+};
+
+static void
+on_quantised_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (quantised); i++)
+    if (g_str_has_suffix (name, quantised[i].weight))
+      {
+        gsize block = strlen (name) - strlen (quantised[i].weight);
+        g_autofree char *base = g_strdup_printf ("%.*s%s", (int)block, name, quantised[i].fused);
+
+        if (quantised[i].fused != NULL)
+          add_quantised (user_data, base, shape[0] * quantised[i].times, shape[1]);
+        return;
+      }
+  on_tensor (name, rank, shape, user_data);
+}
+
+/* -- all parts ----------------------------------------------------------------------------------
+ */
+
+static void
+fill_transformer (Fill *fill, const Checkpoint *checkpoint)
+{
+  if (fill->svdq != NULL)
+    safetensors_set_borrowed_metadata (fill->file, "svdq_canonical", "1");
+  inventory_transformer (&checkpoint->transformer,
+                         fill->svdq != NULL ? on_quantised_tensor : on_tensor, fill);
+}
+
+/* One part's weights, or with `svdq` the transformer's in 4 bit. */
+static Weights *
+make_part (const Checkpoint *self, CheckpointPart part, const SyntheticSvdq *svdq, GError **error)
+{
+  Fill fill = { safetensors_new_borrowed (self->dir), self->synthetic, svdq, NULL };
+  const int counts[] = { 0, self->text_encoder.n_layers, self->vae.n_blocks };
+
+  if (part == CHECKPOINT_TRANSFORMER)
+    fill_transformer (&fill, self);
+  else if (part == CHECKPOINT_TEXT_ENCODER)
+    inventory_text_encoder (&self->text_encoder, on_tensor, &fill);
+  else
+    {
+      inventory_vae_decoder (&self->vae, on_tensor, &fill);
+      inventory_vae_encoder (&self->vae, on_tensor, &fill);
+    }
+  if (fill.error == NULL)
+    return weights_new (part, fill.file, counts[part], error);
+  safetensors_free (fill.file);
+  g_propagate_prefixed_error (error, fill.error, "%s: ", self->dir);
+  return NULL;
 }
 
 /* "synthetic:z-image-turbo" -> 30, "synthetic:z-image-turbo:2" -> 2; 0 for anything else. */
@@ -216,8 +209,31 @@ parse_name (const char *name)
   return (int)layers;
 }
 
+gboolean
+synthetic_parse_svdq (const char *name, SyntheticSvdq *out, GError **error)
+{
+  static const char *const formats[] = { [SVDQ_INT4] = "int4", [SVDQ_NVFP4] = "nvfp4" };
+  g_auto (GStrv) parts = g_strsplit (name, ":", 3);
+  guint64 rank = SYNTHETIC_RANK;
+
+  for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
+    if (g_str_has_prefix (name, SYNTHETIC_PREFIX) && g_str_equal (parts[1], formats[i])
+        && (parts[2] == NULL
+            || g_ascii_string_to_unsigned (parts[2], 10, 16, MAX_RANK, &rank, NULL))
+        && rank % 16 == 0)
+      {
+        *out = (SyntheticSvdq){ (SvdqFormat)i, (int)rank };
+        return TRUE;
+      }
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+               "a synthetic model has no transformer %s; it can be %sint4 or %snvfp4, or with a "
+               "rank that is a multiple of 16 up to %d, %sint4:128",
+               name, SYNTHETIC_PREFIX, SYNTHETIC_PREFIX, MAX_RANK, SYNTHETIC_PREFIX);
+  return FALSE;
+}
+
 Checkpoint *
-synthetic_open (const char *name, GError **error)
+synthetic_open (const char *name, const SyntheticSvdq *svdq, GError **error)
 {
   g_autoptr (Checkpoint) self = NULL;
   int n_layers = parse_name (name);
@@ -231,13 +247,16 @@ synthetic_open (const char *name, GError **error)
     }
   self = g_new0 (Checkpoint, 1);
   self->dir = g_strdup (name);
+  self->synthetic = synthetic_memory_new ();
   fill_configs (self, n_layers);
-  /* The embedding table is the largest tensor. */
-  self->synthetic = memory_new (
-      (gsize)self->text_encoder.vocab * (gsize)self->text_encoder.hidden * sizeof (guint16), error);
-  if (self->synthetic == NULL || !fill_parts (self, self->synthetic, error))
-    return NULL;
-  return g_steal_pointer (&self);
+  for (int part = 0; part < CHECKPOINT_N_PARTS; part++)
+    {
+      self->parts[part] = make_part (self, (CheckpointPart)part, NULL, error);
+      if (self->parts[part] == NULL)
+        return NULL;
+    }
+  self->svdquant = make_part (self, CHECKPOINT_TRANSFORMER, svdq, error);
+  return self->svdquant != NULL ? g_steal_pointer (&self) : NULL;
 }
 
 GArray *

@@ -3,8 +3,10 @@
  * synthetic.h - models of real sizes with random weights
  *
  * To measure speed and memory at full size without a download. The pictures mean nothing. All
- * tensors are windows into one small random block that is mapped again and again, so 20 GB of
+ * tensors are windows into small random blocks that are mapped again and again, so 20 GB of
  * weights take 64 MiB of memory, and loading them takes the same way as loading a real file.
+ * Beside the BF16 transformer there is one in 4 bit, of the same sizes and magnitudes; it is drawn
+ * for itself and does not approximate the other.
  */
 #pragma once
 
@@ -13,10 +15,22 @@
 G_BEGIN_DECLS
 
 #define SYNTHETIC_PREFIX "synthetic:"
+#define SYNTHETIC_RANK   32 /* of the 4-bit transformer, unless another is asked for */
+
+typedef struct
+{
+  SvdqFormat format;
+  int rank; /* of all quantised layers, a multiple of 16 */
+} SyntheticSvdq;
+
+/* "synthetic:int4", "synthetic:nvfp4:128": format and rank (SYNTHETIC_RANK if not said) of a
+ * transformer. ENGINE_ERROR_MODEL for any other name. */
+gboolean synthetic_parse_svdq (const char *name, SyntheticSvdq *out, GError **error);
 
 /* `name`: "synthetic:z-image-turbo", or with a number of layers, "synthetic:z-image-turbo:2", a
- * slice of the model for slow devices. ENGINE_ERROR_MODEL for any other name. */
-Checkpoint *synthetic_open (const char *name, GError **error);
+ * slice of the model for slow devices. `svdq`: what its 4-bit transformer is like.
+ * ENGINE_ERROR_MODEL for any other name. */
+Checkpoint *synthetic_open (const char *name, const SyntheticSvdq *svdq, GError **error);
 
 /* Ids for a prompt, since there is no vocabulary: one a word, and the template's eight. element
  * gint64 (transfer full). */

@@ -63,7 +63,7 @@ add_configuration (QualityRun *run, const char *model, const char *transformer, 
   EngineRequest request = { .precision = found };
   QualityConfiguration *c;
 
-  if (precision == NULL || !cli_parse_precision (told, &request, error))
+  if (precision == NULL || !cli_parse_precision (told, &request, NULL, error))
     return FALSE;
   c = g_new0 (QualityConfiguration, 1);
   g_ptr_array_add (run->configurations, c);

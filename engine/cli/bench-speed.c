@@ -213,15 +213,15 @@ cli_bench_speed (int argc, char **argv, GError **error)
   const GOptionEntry entries[] = {
     { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o.model,
       "Model folder, or synthetic:z-image-turbo for random weights of the real sizes", "DIR" },
-    { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o.transformer, "Transformer file to use",
-      "FILE" },
+    { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o.transformer,
+      "Transformer file to use; synthetic:int4:RANK beside a synthetic model", "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o.prompt, "Prompt (default: filler words)",
       "TEXT" },
     { "tokens", 0, 0, G_OPTION_ARG_INT, &o.tokens, "Length of the filler on a synthetic model",
       "N" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o.size, "Multiples of 16 from 64 to 2048", "WxH" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "Denoising steps", "N" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, "bf16 or svdquant", "P" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, "bf16, svdquant, int4 or nvfp4", "P" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, "auto, cpu, cuda or cuda:N", "D" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget, "Most device memory to hold",
       "B" },
@@ -251,7 +251,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   options.device = o.device;
   options.transformer_file = o.transformer;
   if (!cli_parse_size (o.size, &request, error)
-      || !cli_parse_precision (o.precision, &request, error)
+      || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
       || !engine_request_validate (&request, error))
     return FALSE;

@@ -47,11 +47,13 @@ gboolean cli_parse (int argc, char **argv, const char *summary, const GOptionEnt
 gboolean cli_usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
 /* Values of options that several commands take; NULL text changes nothing. "1024x768"; one of
- * `names` (NULL-terminated) as its index; "bf16" or "svdquant"; "16GiB". */
+ * `names` (NULL-terminated) as its index; "bf16", "svdquant", or unless svdquant_type is NULL,
+ * "int4" or "nvfp4", which go there (static string); "16GiB". */
 gboolean cli_parse_size (const char *text, EngineRequest *r, GError **error);
 gboolean cli_parse_choice (const char *option, const char *text, const char *const *names, int *out,
                            GError **error);
-gboolean cli_parse_precision (const char *text, EngineRequest *r, GError **error);
+gboolean cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_type,
+                              GError **error);
 gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
 
 /* While one exists, SIGINT and SIGTERM cancel its cancellable (borrowed) instead of ending the

@@ -35,7 +35,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
  */
 
 static gboolean
-fill_request (const Options *o, EngineRequest *r, GError **error)
+fill_request (const Options *o, EngineRequest *r, EngineOptions *e, GError **error)
 {
   static const char *const noises[] = { "torch-cpu", "torch-cuda", NULL };
   int noise = (int)r->noise;
@@ -50,7 +50,8 @@ fill_request (const Options *o, EngineRequest *r, GError **error)
   if (o->seed != NULL && !g_ascii_string_to_unsigned (o->seed, 10, 0, G_MAXUINT64, &r->seed, NULL))
     return cli_usage_error (error, "--seed is \"%s\"; it must be a number from 0 to 2^64 - 1",
                             o->seed);
-  if (!cli_parse_size (o->size, r, error) || !cli_parse_precision (o->precision, r, error)
+  if (!cli_parse_size (o->size, r, error)
+      || !cli_parse_precision (o->precision, r, &e->svdquant_type, error)
       || !cli_parse_choice ("--noise", o->noise, noises, &noise, error))
     return FALSE;
   r->noise = (EngineNoise)noise;
@@ -94,7 +95,7 @@ parse (int argc, char **argv, Options *o, GError **error)
     { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
       "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16 or svdquant", "P" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16, svdquant, int4 or nvfp4", "P" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
     { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
       "CPU matrix products in fp32 or bf16 (where the processor has it)", "M" },
@@ -243,7 +244,8 @@ cli_generate (int argc, char **argv, GError **error)
     options.model = engine_find_builtin_model ();
   if (options.model == NULL || options.prompt == NULL)
     return cli_usage_error (error, "--model and --prompt are needed");
-  return fill_request (&options, &request, error) && engine_request_validate (&request, error)
+  return fill_request (&options, &request, &engine_options, error)
+         && engine_request_validate (&request, error)
          && fill_engine_options (&options, &engine_options, error)
          && generate (&options, &request, &engine_options, error);
 }

@@ -54,14 +54,17 @@ cli_parse_choice (const char *option, const char *text, const char *const *names
 }
 
 gboolean
-cli_parse_precision (const char *text, EngineRequest *r, GError **error)
+cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_type, GError **error)
 {
-  static const char *const names[] = { "bf16", "svdquant", NULL };
+  static const char *const names[] = { "bf16", "svdquant", "int4", "nvfp4", NULL };
+  static const char *const two[] = { "bf16", "svdquant", NULL };
   int choice = (int)r->precision;
 
-  if (!cli_parse_choice ("--precision", text, names, &choice, error))
+  if (!cli_parse_choice ("--precision", text, svdquant_type != NULL ? names : two, &choice, error))
     return FALSE;
-  r->precision = (EnginePrecision)choice;
+  r->precision = choice > 0 ? ENGINE_PRECISION_SVDQUANT : ENGINE_PRECISION_BF16;
+  if (choice > ENGINE_PRECISION_SVDQUANT)
+    *svdquant_type = names[choice];
   return TRUE;
 }
 

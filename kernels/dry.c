@@ -121,6 +121,12 @@ dry_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
   return STATUS_OK;
 }
 
+static uint64_t
+dry_conv_bytes (const ConvSource *source)
+{
+  return 0;
+}
+
 static Status
 dry_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
 {
@@ -146,6 +152,7 @@ const Ops ops_dry = {
   .download = dry_download,
   .copy = dry_map,
   .detail = dry_detail,
+  .trim = dry_close,
   .rms_norm = dry_rms_norm,
   .residual_norm = dry_residual_norm,
   .layer_norm = dry_layer_norm,
@@ -158,6 +165,7 @@ const Ops ops_dry = {
   .fill_rows = dry_map,
   .group_norm = dry_group_norm,
   .conv_prepare = dry_conv_prepare,
+  .conv_bytes = dry_conv_bytes,
   .conv2d = dry_conv2d,
   .conv_release = dry_conv_release,
 };

@@ -127,8 +127,21 @@ struct Linear
   const char *name; /* which layer it is, for observers; set and owned by who made it */
   int64_t n, k;
   uint64_t bytes; /* memory this linear holds of its own, for the gauge */
-  bool swiglu;    /* `apply` writes [M, n/2] = silu(first half) * second half, in one pass */
+  /* The one block that holds all its weights, and its size; NULL if they cannot be moved. Whoever
+   * loads the model may copy it elsewhere, tell the backend by `move`, and free it then. */
+  void *memory;
+  size_t memory_bytes;
+  bool swiglu; /* `apply` writes [M, n/2] = silu(first half) * second half, in one pass */
 };
+
+/* What a layer takes of its device, in bytes. */
+typedef struct
+{
+  uint64_t weights;   /* kept */
+  uint64_t loading;   /* besides, while it is prepared */
+  uint64_t workspace; /* working memory that is made once and serves all layers, the largest one */
+  bool swiglu;        /* two halves in one pass, if asked for */
+} LinearMemory;
 
 /* One way to run a linear layer. */
 typedef struct LinearBackend
@@ -144,6 +157,13 @@ typedef struct LinearBackend
    * of 8. */
   Status (*apply_columns) (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
                            Tensor *out);
+  /* (optional: without it nothing sets linear->memory) The bytes of linear->memory lie, or will lie
+   * when the linear is next applied, at `memory`; NULL: nowhere, and release has nothing to free.
+   */
+  void (*move) (Linear *linear, void *memory);
+  /* (optional: without it, what the file holds) What a layer takes of the device, from its shape
+   * alone: n, k, n_parts, bias.data != NULL, swiglu, svdq's format and rank; nothing is read. */
+  void (*measure) (const LinearSource *source, LinearMemory *out);
 } LinearBackend;
 
 /* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */
@@ -161,6 +181,8 @@ typedef enum
   ROPE_INTERLEAVED, /* pairs (2i, 2i+1): the transformer */
   ROPE_HALF,        /* pairs (i, i + d/2): Qwen3 */
 } RopePairing;
+
+#define TRANSFER_SLOTS 4
 
 /* A device. All entries are set unless marked (optional). */
 typedef struct Ops
@@ -181,6 +203,21 @@ typedef struct Ops
   Status (*download) (Stream *s, const Tensor *device, Tensor *host);
   Status (*copy) (Stream *s, const Tensor *from, Tensor *to); /* device to device, same type */
   const char *(*detail) (Stream *s); /* text of the last failure, or ""; s may be NULL */
+  /* Gives working memory back that the stream keeps between calls; the next call takes it again.
+   * Nothing may be queued. */
+  void (*trim) (Stream *s);
+
+  /* -- (optional) weights that come and go, beside the maths ------------------------------ */
+  /* Host memory that transfers read and write at full speed. STATUS_NO_MEMORY. */
+  Status (*host_alloc) (Stream *s, size_t bytes, void **out);
+  void (*host_free) (Stream *s, void *memory); /* NULL is a no-op; before close */
+  /* Queues a copy between such memory and the device's, either way. It begins behind the maths that
+   * was queued when transfer_used was last called for `slot`, one of TRANSFER_SLOTS; other slots do
+   * not hold it up, but for sharing the bus. */
+  Status (*transfer) (Stream *s, int slot, void *to, const void *from, size_t bytes);
+  /* Maths queued from now on begins behind the slot's last transfer. */
+  Status (*transfer_wait) (Stream *s, int slot);
+  Status (*transfer_used) (Stream *s, int slot); /* see transfer */
 
   /* -- (optional) launches captured once and replayed ------------------------------------ */
   Status (*record) (Stream *s);
@@ -227,6 +264,8 @@ typedef struct Ops
   Status (*group_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
                         int groups, float eps, bool silu, Tensor *out);
   Status (*conv_prepare) (Stream *s, const ConvSource *source, Conv **out);
+  /* Bytes that it will keep, from shapes alone: nothing is read. */
+  uint64_t (*conv_bytes) (const ConvSource *source);
   /* x [H, W, Cin] -> out [H', W', Cout]; 3x3 pads by 1, 1x1 by 0; `residual` of out's shape is
    * added (NULL: none) and may be out's own memory. */
   Status (*conv2d) (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual,

@@ -241,6 +241,19 @@ take_weights (Stream *s, const ConvSource *source, Conv *conv)
   return STATUS_OK;
 }
 
+/* oneDNN may pad channels to a multiple of its vectors. */
+uint64_t
+cpu_conv_bytes (const ConvSource *source)
+{
+  const int64_t *shape = source->weight.shape;
+  uint64_t lanes = 16, phases = source->upsample ? 4 : 1;
+  uint64_t out = ((uint64_t)shape[0] + lanes - 1) / lanes * lanes;
+  uint64_t in = ((uint64_t)shape[1] + lanes - 1) / lanes * lanes;
+
+  return phases * out * in * (uint64_t)(shape[2] * shape[3]) * sizeof (float) + out * sizeof (float)
+         + sizeof (Conv);
+}
+
 Status
 cpu_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
 {

@@ -25,7 +25,7 @@ typedef struct
 {
   Linear base;
   int n_parts;
-  Tensor parts[LINEAR_MAX_PARTS]; /* views of the file or of `own` */
+  Tensor parts[LINEAR_MAX_PARTS]; /* views of the file or, where `owned`, of base.memory */
   bool owned[LINEAR_MAX_PARTS];
   float *bias; /* [N] or NULL */
   DType type;  /* of the products' operands: F32 or BF16 */
@@ -45,9 +45,7 @@ dense_release (Stream *s, Linear *linear)
 
   if (self == NULL)
     return;
-  for (int i = 0; i < self->n_parts; i++)
-    if (self->owned[i])
-      host_free (&s->memory, self->parts[i].data);
+  host_free (&s->memory, linear->memory);
   host_free (&s->memory, self->bias);
   host_free (&s->memory, self);
 }
@@ -84,14 +82,15 @@ convert_weights (Stream *s, const Tensor *from, int64_t first, int64_t count, DT
     }
 }
 
-/* A weight that is used as mapped must be of a known type and lie on a multiple of its size. */
+/* What becomes of a part: a weight that is used as mapped must be of a known type and lie on a
+ * multiple of its size. */
 static Status
-take_part (Stream *s, const LinearSource *source, const Tensor *part, DenseLinear *self)
+describe_part (Stream *s, const LinearSource *source, DenseLinear *self)
 {
   int i = self->n_parts;
+  const Tensor *part = &source->parts[i];
   bool known = part->dtype == DTYPE_F32 || part->dtype == DTYPE_BF16 || part->dtype == DTYPE_F16;
   bool aligned = (uintptr_t)part->data % dtype_size (part->dtype) == 0;
-  void *copy;
 
   if (!known)
     return cpu_fail (s, STATUS_UNSUPPORTED, "no linear layers of %s", dtype_name (part->dtype));
@@ -102,15 +101,54 @@ take_part (Stream *s, const LinearSource *source, const Tensor *part, DenseLinea
   self->n_parts = i + 1;
   if (aligned && (part->dtype == self->type || !source->resident))
     return STATUS_OK;
-
-  self->parts[i].dtype = aligned ? self->type : part->dtype;
-  CHECK (cpu_alloc (s, tensor_bytes (&self->parts[i]), &copy));
-  self->parts[i].data = copy;
   self->owned[i] = true;
-  if (aligned)
-    convert_weights (s, part, 0, tensor_count (part), self->type, copy);
-  else
-    memcpy (copy, part->data, tensor_bytes (part));
+  self->parts[i].dtype = aligned ? self->type : part->dtype;
+  return STATUS_OK;
+}
+
+static size_t
+owned_bytes (const DenseLinear *self, int part)
+{
+  size_t bytes = self->owned[part] ? tensor_bytes (&self->parts[part]) : 0;
+
+  return (bytes + HOST_ALIGNMENT - 1) / HOST_ALIGNMENT * HOST_ALIGNMENT;
+}
+
+static void
+dense_move (Linear *linear, void *memory)
+{
+  DenseLinear *self = (DenseLinear *)linear;
+  size_t offset = 0;
+
+  linear->memory = memory;
+  for (int i = 0; i < self->n_parts; i++)
+    if (self->owned[i])
+      {
+        self->parts[i].data = memory != NULL ? (char *)memory + offset : NULL;
+        offset += owned_bytes (self, i);
+      }
+}
+
+static Status
+copy_owned (Stream *s, const LinearSource *source, DenseLinear *self)
+{
+  void *memory;
+
+  for (int i = 0; i < self->n_parts; i++)
+    self->base.memory_bytes += owned_bytes (self, i);
+  if (self->base.memory_bytes == 0)
+    return STATUS_OK;
+  CHECK (cpu_alloc (s, self->base.memory_bytes, &memory));
+  dense_move (&self->base, memory);
+  for (int i = 0; i < self->n_parts; i++)
+    {
+      const Tensor *from = &source->parts[i], *to = &self->parts[i];
+
+      if (self->owned[i] && to->dtype != from->dtype)
+        convert_weights (s, from, 0, tensor_count (from), to->dtype, to->data);
+      else if (self->owned[i])
+        memcpy (to->data, from->data, tensor_bytes (from));
+    }
   return STATUS_OK;
 }
 
@@ -126,7 +164,8 @@ take_source (Stream *s, const LinearSource *source, DenseLinear *self)
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer of %lld rows has parts of %lld",
                      (long long)source->n, (long long)rows);
   for (int i = 0; i < source->n_parts; i++)
-    CHECK (take_part (s, source, &source->parts[i], self));
+    CHECK (describe_part (s, source, self));
+  CHECK (copy_owned (s, source, self));
   if (source->bias.data != NULL)
     {
       Tensor to = tensor_1d (DTYPE_F32, NULL, source->n);
@@ -137,6 +176,17 @@ take_source (Stream *s, const LinearSource *source, DenseLinear *self)
         return cpu_fail (s, STATUS_UNSUPPORTED, "the bias of a linear layer does not fit it");
     }
   return STATUS_OK;
+}
+
+/* As if the file had no type that can be used as mapped. */
+static void
+dense_measure (const LinearSource *source, LinearMemory *out)
+{
+  *out = (LinearMemory){ .swiglu = source->swiglu };
+  if (source->resident)
+    out->weights += (uint64_t)(source->n * source->k) * sizeof (float);
+  if (source->bias.data != NULL)
+    out->weights += (uint64_t)source->n * sizeof (float);
 }
 
 static Status
@@ -351,4 +401,6 @@ const LinearBackend linear_cpu_dense = {
   .prepare_weights = dense_prepare,
   .apply = dense_apply,
   .release = dense_release,
+  .move = dense_move,
+  .measure = dense_measure,
 };

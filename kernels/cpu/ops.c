@@ -51,6 +51,23 @@ cpu_transfer (Stream *s, const Tensor *from, Tensor *to)
                                          dtype_name (from->dtype), dtype_name (to->dtype));
 }
 
+/* -- weights that come and go: within one memory, so at once --------------------------------- */
+
+static Status
+cpu_move (Stream *s, int slot, void *to, const void *from, size_t bytes)
+{
+  memcpy (to, from, bytes);
+  return STATUS_OK;
+}
+
+static Status
+cpu_slot (Stream *s, int slot)
+{
+  return STATUS_OK;
+}
+
+/* -- maths ------------------------------------------------------------------------------------ */
+
 static Status
 cpu_silu (Stream *s, const Tensor *x, Tensor *out)
 {
@@ -138,6 +155,12 @@ const Ops ops_cpu = {
   .download = cpu_transfer,
   .copy = cpu_transfer,
   .detail = cpu_detail,
+  .trim = cpu_trim,
+  .host_alloc = cpu_alloc,
+  .host_free = cpu_free,
+  .transfer = cpu_move,
+  .transfer_wait = cpu_slot,
+  .transfer_used = cpu_slot,
   .rms_norm = cpu_rms_norm,
   .residual_norm = cpu_residual_norm,
   .layer_norm = cpu_layer_norm,
@@ -150,6 +173,7 @@ const Ops ops_cpu = {
   .fill_rows = cpu_fill_rows,
   .group_norm = cpu_group_norm,
   .conv_prepare = cpu_conv_prepare,
+  .conv_bytes = cpu_conv_bytes,
   .conv2d = cpu_conv2d,
   .conv_release = cpu_conv_release,
 };

@@ -183,6 +183,15 @@ cpu_scratch (Stream *s, size_t bytes, void **out)
   return STATUS_OK;
 }
 
+void
+cpu_trim (Stream *s)
+{
+  host_free (&s->memory, s->scratch);
+  host_free (&s->memory, s->workspace);
+  s->scratch = s->workspace = NULL;
+  s->scratch_bytes = s->workspace_bytes = 0;
+}
+
 Status
 cpu_workspace (Stream *s, size_t bytes, void **out)
 {

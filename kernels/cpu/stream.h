@@ -71,6 +71,7 @@ Status cpu_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor
 Status cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
                        int groups, float eps, bool silu, Tensor *out);
 Status cpu_conv_prepare (Stream *s, const ConvSource *source, Conv **out);
+uint64_t cpu_conv_bytes (const ConvSource *source);
 Status
 cpu_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out);
 void cpu_conv_release (Stream *s, Conv *conv);
@@ -79,3 +80,4 @@ void cpu_conv_release (Stream *s, Conv *conv);
 Status cpu_query (int index, DeviceCaps *caps);
 Status cpu_open (int index, const StreamOptions *options, Stream **out);
 void cpu_close (Stream *s);
+void cpu_trim (Stream *s);

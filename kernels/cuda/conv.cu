@@ -119,16 +119,39 @@ pack (Stream *s, const float *raw, Conv *conv)
   return LAUNCHED (s);
 }
 
-static Status
-prepare (Stream *s, const ConvSource *source, Conv *conv)
+/* The sizes of a layer, from the shape of its weight. */
+static void
+describe (const ConvSource *source, Conv *conv)
 {
-  const Tensor *weight = &source->weight;
-  const int64_t tile = conv->c_out <= 32 ? 32 : 128, depth = 64;
+  const int64_t *shape = source->weight.shape;
+  const int64_t tile = shape[0] <= 32 ? 32 : 128, depth = 64;
+  conv->c_out = (int)shape[0];
+  conv->c_in = (int)shape[1];
+  conv->size = (int)shape[2];
+  conv->stride = source->stride;
+  conv->upsample = source->upsample;
   conv->phases = conv->upsample ? 4 : 1;
   conv->side = conv->upsample ? 2 : conv->size;
   conv->n = CEIL_DIV (conv->c_out, tile) * tile;
   conv->k = CEIL_DIV ((int64_t)conv->side * conv->side * conv->c_in, depth) * depth;
+}
 
+uint64_t
+cuda_conv_bytes (const ConvSource *source)
+{
+  Conv conv = {};
+  describe (source, &conv);
+  const uint64_t weight = conv.c_in % 8 != 0
+                              ? (uint64_t)tensor_count (&source->weight) * sizeof (float)
+                              : (uint64_t)(conv.phases * conv.n * conv.k) * sizeof (bf16);
+  return CEIL_DIV (weight, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
+         + CEIL_DIV ((uint64_t)conv.n * sizeof (float), DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
+}
+
+static Status
+prepare (Stream *s, const ConvSource *source, Conv *conv)
+{
+  const Tensor *weight = &source->weight;
   void *raw;
   CHECK (fill_bias (s, &source->bias, conv));
   CHECK (stream_alloc (s, (size_t)tensor_count (weight) * sizeof (float), &raw));
@@ -155,11 +178,7 @@ cuda_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
   Conv *conv = (Conv *)calloc (1, sizeof *conv);
   if (conv == NULL)
     return STATUS_NO_MEMORY;
-  conv->c_out = (int)shape[0];
-  conv->c_in = (int)shape[1];
-  conv->size = (int)shape[2];
-  conv->stride = source->stride;
-  conv->upsample = source->upsample;
+  describe (source, conv);
   const Status status = prepare (s, source, conv);
   if (status != STATUS_OK)
     {

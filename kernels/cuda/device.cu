@@ -136,7 +136,6 @@ open_queues (Stream *s)
   CUDA_CHECK (s, cudaStreamCreateWithFlags (&s->compute, cudaStreamNonBlocking));
   CUDA_CHECK (s, cudaStreamCreateWithFlags (&s->upload, cudaStreamNonBlocking));
   CUDA_CHECK (s, cudaEventCreateWithFlags (&s->uploaded, cudaEventDisableTiming));
-  CUDA_CHECK (s, cudaMalloc (&s->scratch, SCRATCH_BYTES));
   return STATUS_OK;
 }
 
@@ -176,17 +175,16 @@ cuda_close (Stream *s)
     (void)cudaStreamSynchronize (s->compute);
   if (s->upload)
     (void)cudaStreamSynchronize (s->upload);
+  stream_close_transfers (s);
   for (size_t i = 0; i < s->n_allocations; i++)
     (void)cudaFree (s->allocations[i].memory);
   free (s->allocations);
   for (int i = 0; i < STAGING_SLOTS; i++)
     {
       (void)cudaFreeHost (s->staging[i].host);
-      (void)cudaFree (s->staging[i].device);
       if (s->staging[i].done)
         (void)cudaEventDestroy (s->staging[i].done);
     }
-  (void)cudaFree (s->scratch);
   if (s->uploaded)
     (void)cudaEventDestroy (s->uploaded);
   if (s->upload)

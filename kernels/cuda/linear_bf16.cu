@@ -12,10 +12,45 @@
 
 typedef struct
 {
-  Linear base;
+  Linear base;  /* base.memory: the weight, and behind it the bias */
+  bool biased;  /* there is one */
   void *weight; /* BF16 [n, k], device */
   float *bias;  /* F32 [n], device; NULL = none */
 } DenseLinear;
+
+static size_t
+aligned (size_t bytes)
+{
+  return CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
+}
+
+static size_t
+weight_bytes (int64_t n, int64_t k)
+{
+  return aligned ((size_t)n * k * sizeof (bf16));
+}
+
+static void
+move (Linear *linear, void *memory)
+{
+  DenseLinear *l = (DenseLinear *)linear;
+  linear->memory = memory;
+  l->weight = memory;
+  l->bias = memory != NULL && l->biased
+                ? (float *)((char *)memory + weight_bytes (linear->n, linear->k))
+                : NULL;
+}
+
+/* With swiglu the rows pass through memory of their own while they are interleaved. */
+static void
+measure (const LinearSource *source, LinearMemory *out)
+{
+  const size_t weight = weight_bytes (source->n, source->k);
+  out->weights = weight + (source->bias.data != NULL ? aligned (source->n * sizeof (float)) : 0);
+  out->loading = source->swiglu ? weight : 0;
+  out->workspace = 0;
+  out->swiglu = source->swiglu;
+}
 
 /* -- the order of rows for swiglu ----------------------------------------------------------------
  */
@@ -67,10 +102,8 @@ release (Stream *s, Linear *linear)
 {
   if (linear == NULL)
     return;
-  DenseLinear *l = (DenseLinear *)linear;
-  stream_free (s, l->weight);
-  stream_free (s, l->bias);
-  free (l);
+  stream_free (s, linear->memory);
+  free (linear);
 }
 
 static Status
@@ -130,14 +163,13 @@ upload_interleaved (Stream *s, const LinearSource *source, DenseLinear *l)
 static Status
 fill (Stream *s, const LinearSource *source, DenseLinear *l)
 {
-  const size_t weight_bytes = (size_t)source->n * source->k * sizeof (bf16);
-  CHECK (stream_alloc (s, weight_bytes, &l->weight));
-  l->base.bytes = weight_bytes;
-  if (source->bias.data != NULL)
-    {
-      CHECK (stream_alloc (s, (size_t)source->n * sizeof (float), (void **)&l->bias));
-      l->base.bytes += (size_t)source->n * sizeof (float);
-    }
+  LinearMemory size;
+  measure (source, &size);
+  void *memory = NULL;
+  CHECK (stream_alloc (s, size.weights, &memory));
+  l->base.bytes = l->base.memory_bytes = size.weights;
+  l->biased = source->bias.data != NULL;
+  move (&l->base, memory);
   if (source->swiglu)
     return upload_interleaved (s, source, l);
   CHECK (upload_parts (s, source, l->weight));
@@ -233,9 +265,9 @@ prepare_sm80 (Stream *s, const LinearSource *source, Linear **out)
 }
 
 const LinearBackend linear_cuda_bf16_sm90 = {
-  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release, NULL,
+  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release, NULL, move, measure,
 };
 
 const LinearBackend linear_cuda_bf16 = {
-  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release, NULL,
+  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release, NULL, move, measure,
 };

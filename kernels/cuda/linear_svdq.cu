@@ -27,6 +27,21 @@ svdq_linear_release (Stream *s, Linear *linear)
   free (l);
 }
 
+void
+svdq_linear_move (Linear *linear, void *memory)
+{
+  linear->memory = memory;
+  svdq_weights_move (&((SvdqLinear *)linear)->weights, memory);
+}
+
+void
+svdq_linear_measure (const LinearSource *source, LinearMemory *out)
+{
+  SvdqWeights w;
+  svdq_weights_measure (source, &w, out);
+  out->workspace = svdq_activations_bytes (&w, SVDQ_SLAB_ROWS);
+}
+
 Status
 svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend *backend,
                      SvdqProduct product, Linear **out)
@@ -41,7 +56,8 @@ svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend 
   l->base.swiglu = source->swiglu;
   l->product = product;
   Status status = svdq_weights_load (s, source, &l->weights);
-  l->base.bytes = l->weights.bytes;
+  l->base.memory = l->weights.memory;
+  l->base.bytes = l->base.memory_bytes = l->weights.bytes;
   if (status == STATUS_OK)
     status = stream_workspace_join (s, svdq_activations_bytes (&l->weights, SVDQ_SLAB_ROWS));
   l->joined = status == STATUS_OK;

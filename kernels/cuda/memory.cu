@@ -200,10 +200,35 @@ stream_workspace_leave (Stream *s)
   s->workspace_bytes = 0;
 }
 
+Status
+cuda_alloc (Stream *s, size_t bytes, void **out)
+{
+  *out = NULL;
+  if (s->scratch == NULL)
+    CHECK (stream_alloc (s, SCRATCH_BYTES, &s->scratch));
+  return stream_alloc (s, bytes, out);
+}
+
+void
+cuda_trim (Stream *s)
+{
+  stream_free (s, s->scratch);
+  s->scratch = NULL;
+  for (int i = 0; i < STAGING_SLOTS; i++)
+    {
+      StagingSlot *slot = &s->staging[i];
+      stream_free (s, slot->device);
+      slot->device = NULL;
+      cuda_host_free (s, slot->host);
+      slot->host = NULL;
+    }
+}
+
 /* -- transfers ----------------------------------------------------------------------------------
  */
 
-/* Slots are made by the first transfer: a device that is only looked at pins no memory. */
+/* Slots are made by the first transfer: a device that is only looked at pins no memory. Their twins
+ * by the first that converts. */
 static Status
 make_slots (Stream *s)
 {
@@ -216,8 +241,6 @@ make_slots (Stream *s)
       StagingSlot *slot = &s->staging[i];
       if (slot->host == NULL)
         CUDA_CHECK (s, cudaMallocHost (&slot->host, STAGING_BYTES));
-      if (slot->device == NULL)
-        CUDA_CHECK (s, cudaMalloc (&slot->device, STAGING_BYTES));
       if (slot->done == NULL)
         CUDA_CHECK (s, cudaEventCreateWithFlags (&slot->done, cudaEventDisableTiming));
     }
@@ -226,11 +249,13 @@ make_slots (Stream *s)
 
 /* The next slot, once the card has finished with it. */
 static Status
-take_slot (Stream *s, StagingSlot **out)
+take_slot (Stream *s, bool converts, StagingSlot **out)
 {
   StagingSlot *slot = &s->staging[s->next_slot];
   s->next_slot = (s->next_slot + 1) % STAGING_SLOTS;
   CUDA_CHECK (s, cudaEventSynchronize (slot->done));
+  if (converts && slot->device == NULL)
+    CHECK (stream_alloc (s, STAGING_BYTES, &slot->device));
   *out = slot;
   return STATUS_OK;
 }
@@ -269,7 +294,7 @@ transfer_in (Stream *s, cudaStream_t queue, const Tensor *host, DType to, void *
       const size_t count = n - first < chunk ? n - first : chunk;
       char *target = (char *)device + first * to_size;
       StagingSlot *slot = NULL;
-      CHECK (take_slot (s, &slot));
+      CHECK (take_slot (s, host->dtype != to, &slot));
       copy_by_many (slot->host, (const char *)host->data + first * from_size, count * from_size);
       void *landing = host->dtype == to ? target : slot->device;
       CUDA_CHECK (s, cudaMemcpyAsync (landing, slot->host, count * from_size,
@@ -312,7 +337,7 @@ cuda_download (Stream *s, const Tensor *device, Tensor *host)
       const char *source = (const char *)device->data + first * dtype_size (from);
       const size_t bytes = count * dtype_size (to);
       StagingSlot *slot = NULL;
-      CHECK (take_slot (s, &slot));
+      CHECK (take_slot (s, from != to, &slot));
       if (from != to)
         {
           CHECK (convert (s, s->compute, from, source, to, slot->device, count));

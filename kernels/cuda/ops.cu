@@ -18,13 +18,20 @@ make_ops ()
   ops.open = cuda_open;
   ops.close = cuda_close;
   ops.wait = cuda_wait;
-  ops.alloc = stream_alloc;
+  ops.alloc = cuda_alloc;
   ops.free = stream_free;
   ops.allocated = cuda_allocated;
   ops.upload = cuda_upload;
   ops.download = cuda_download;
   ops.copy = cuda_copy;
   ops.detail = cuda_detail;
+  ops.trim = cuda_trim;
+
+  ops.host_alloc = cuda_host_alloc;
+  ops.host_free = cuda_host_free;
+  ops.transfer = cuda_transfer;
+  ops.transfer_wait = cuda_transfer_wait;
+  ops.transfer_used = cuda_transfer_used;
 
   ops.record = cuda_record;
   ops.record_end = cuda_record_end;
@@ -44,6 +51,7 @@ make_ops ()
 
   ops.group_norm = cuda_group_norm;
   ops.conv_prepare = cuda_conv_prepare;
+  ops.conv_bytes = cuda_conv_bytes;
   ops.conv2d = cuda_conv2d;
   ops.conv_release = cuda_conv_release;
   return ops;

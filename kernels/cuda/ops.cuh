@@ -35,6 +35,7 @@ Status cuda_fill_rows (Stream *s, const Tensor *row, Tensor *out);
 
 /* conv.cu: 1x1 and 3x3, any number of channels; multiples of 8 run on tensor cores. */
 Status cuda_conv_prepare (Stream *s, const ConvSource *source, Conv **out);
+uint64_t cuda_conv_bytes (const ConvSource *source);
 Status
 cuda_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out);
 void cuda_conv_release (Stream *s, Conv *conv);

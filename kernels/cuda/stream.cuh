@@ -4,7 +4,8 @@
  *
  * Everything of a device lives in its Stream: nothing here is global. Kernels run on `compute`.
  * Weights travel on `upload`, through a ring of pinned buffers, while the host reads on; `compute`
- * is made to wait for them. Memory is counted and refused above the budget.
+ * is made to wait for them. Weights that come and go travel on `transfers`. All device memory is
+ * counted, working memory too, and refused above the budget.
  */
 #pragma once
 
@@ -17,7 +18,7 @@
 #define SCRATCH_BYTES    ((size_t)16 << 20)
 #define DEVICE_ALIGNMENT ((size_t)256)
 
-/* A pinned buffer, its twin on the card for conversions, and when both are free again. */
+/* A pinned buffer, its twin on the card if there was a conversion, and when both are free again. */
 typedef struct
 {
   void *host;
@@ -42,8 +43,12 @@ struct Stream
   int next_slot;
   cudaEvent_t uploaded; /* what `compute` waits for after weights */
 
+  cudaStream_t transfers; /* weights that come and go; the rest as in transfer.cu */
+  cudaEvent_t arrived[TRANSFER_SLOTS], used[TRANSFER_SLOTS];
+
   /* SCRATCH_BYTES on the card for the partial results of one operation. Work on `compute` runs in
-   * order, so every launcher may use all of it, and nothing in it outlives the launcher's work. */
+   * order, so every launcher may use all of it, and nothing in it outlives the launcher's work.
+   * Taken by cuda_alloc, before there is anything to compute on; given back by cuda_trim. */
   void *scratch;
 
   /* What a linear's steps hand each other, apart from scratch, which any of them may use. Made
@@ -90,11 +95,20 @@ void stream_workspace_leave (Stream *s);
  * This is how a backend brings its weights in. */
 Status stream_upload_weights (Stream *s, const Tensor *host, DType to, void *device);
 
+void stream_close_transfers (Stream *s); /* part of close */
+
 /* The CUDA half of Ops (kernels.h). */
 Status cuda_query (int index, DeviceCaps *caps);
 Status cuda_open (int index, const StreamOptions *options, Stream **out);
 void cuda_close (Stream *s);
 Status cuda_wait (Stream *s);
+Status cuda_alloc (Stream *s, size_t bytes, void **out);
+void cuda_trim (Stream *s);
+Status cuda_host_alloc (Stream *s, size_t bytes, void **out);
+void cuda_host_free (Stream *s, void *memory);
+Status cuda_transfer (Stream *s, int slot, void *to, const void *from, size_t bytes);
+Status cuda_transfer_wait (Stream *s, int slot);
+Status cuda_transfer_used (Stream *s, int slot);
 uint64_t cuda_allocated (Stream *s);
 Status cuda_upload (Stream *s, const Tensor *host, Tensor *device);
 Status cuda_download (Stream *s, const Tensor *device, Tensor *host);

@@ -27,9 +27,9 @@ typedef struct
   SvdqFormat format;
   int64_t n, k;
   int rank;
-  bool swiglu;
+  bool swiglu, has_outer, has_bias;
   uint64_t bytes; /* of `memory` */
-  void *memory;   /* owns all below */
+  void *memory;   /* holds all below; the Linear's, that is base.memory */
 
   uint8_t *qweight;    /* [N, K/2]; low nibble = even k; two's complement, or E2M1 */
   void *wscales;       /* INT4: BF16 [K/64, N]; NVFP4: E4M3 [K/64, N, 4] */
@@ -44,6 +44,12 @@ typedef struct
  * for it. On failure nothing is held. STATUS_UNSUPPORTED for sizes that do not fit. */
 Status svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out);
 void svdq_weights_free (Stream *s, SvdqWeights *w); /* an all-zero one is a no-op */
+
+/* The same bytes lie at `memory` now; NULL: nowhere. (LinearBackend.move) */
+void svdq_weights_move (SvdqWeights *w, void *memory);
+
+/* What svdq_weights_load will take of the card: `loading` until it returns. */
+void svdq_weights_measure (const LinearSource *source, SvdqWeights *w, LinearMemory *out);
 
 /* -- activations ------------------------------------------------------------------------------ */
 
@@ -92,5 +98,7 @@ Status svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tens
 Status svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
                                   Tensor *out);
 void svdq_linear_release (Stream *s, Linear *linear);
+void svdq_linear_move (Linear *linear, void *memory);
+void svdq_linear_measure (const LinearSource *source, LinearMemory *out);
 
 KERNELS_END_DECLS

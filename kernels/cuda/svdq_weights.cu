@@ -185,7 +185,7 @@ place (char *block, size_t *at, size_t bytes)
 
 /* The parts' places in `memory`; returns their bytes. */
 static size_t
-place_parts (SvdqWeights *w, bool outer, bool bias, void *memory)
+place_parts (SvdqWeights *w, void *memory)
 {
   const size_t n = (size_t)w->n, k = (size_t)w->k, rank = (size_t)w->rank;
   char *block = (char *)memory;
@@ -195,8 +195,8 @@ place_parts (SvdqWeights *w, bool outer, bool bias, void *memory)
   w->smooth = (uint16_t *)place (block, &at, k * 2);
   w->proj_down = (uint16_t *)place (block, &at, k * rank * 2);
   w->proj_up = (uint16_t *)place (block, &at, n * rank * 2);
-  w->outer = (float *)place (block, &at, outer ? n * 4 : 0);
-  w->bias = (float *)place (block, &at, bias ? n * 4 : 0);
+  w->outer = (float *)place (block, &at, w->has_outer ? n * 4 : 0);
+  w->bias = (float *)place (block, &at, w->has_bias ? n * 4 : 0);
   return at;
 }
 
@@ -211,23 +211,51 @@ landing_bytes (const SvdqWeights *w)
   return most > rank ? most : rank;
 }
 
-Status
-svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out)
+/* NVFP4 files always have an outer scale; of an INT4 one nothing but its data says so. */
+static SvdqWeights
+describe (const LinearSource *source)
 {
-  *out = SvdqWeights{};
-  CHECK (check_source (s, source));
   SvdqWeights w = {};
   w.format = source->svdq->format;
   w.n = source->n;
   w.k = source->k;
   w.rank = source->svdq->rank;
   w.swiglu = source->swiglu;
-  const bool outer = source->svdq->outer != NULL, bias = source->bias.data != NULL;
-  w.bytes = place_parts (&w, outer, bias, NULL);
+  w.has_outer = source->svdq->outer != NULL;
+  w.has_bias = source->bias.data != NULL;
+  w.bytes = place_parts (&w, NULL);
+  return w;
+}
+
+void
+svdq_weights_move (SvdqWeights *w, void *memory)
+{
+  w->memory = memory;
+  place_parts (w, memory);
+}
+
+void
+svdq_weights_measure (const LinearSource *source, SvdqWeights *w, LinearMemory *out)
+{
+  *w = describe (source);
+  w->has_outer = w->format == SVDQ_NVFP4;
+  w->bytes = place_parts (w, NULL);
+  out->weights = w->bytes;
+  out->loading = landing_bytes (w);
+  out->workspace = 0;
+  out->swiglu = w->swiglu;
+}
+
+Status
+svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out)
+{
+  *out = SvdqWeights{};
+  CHECK (check_source (s, source));
+  SvdqWeights w = describe (source);
 
   Loading loading = { s, source, &w, NULL };
   CHECK (stream_alloc (s, w.bytes, &w.memory));
-  place_parts (&w, outer, bias, w.memory);
+  place_parts (&w, w.memory);
   Status status = stream_alloc (s, landing_bytes (&w), &loading.landing);
   if (status == STATUS_OK)
     status = load_parts (&loading);

@@ -77,6 +77,13 @@ reference_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
   return STATUS_OK;
 }
 
+uint64_t
+reference_conv_bytes (const ConvSource *source)
+{
+  return sizeof (Conv) + (uint64_t)tensor_count (&source->weight) * sizeof (float)
+         + (uint64_t)source->weight.shape[0] * sizeof (float);
+}
+
 void
 reference_conv_release (Stream *s, Conv *conv)
 {

@@ -86,6 +86,11 @@ reference_transfer (Stream *s, const Tensor *from, Tensor *to)
                                                dtype_name (from->dtype), dtype_name (to->dtype));
 }
 
+static void
+reference_trim (Stream *s) /* keeps nothing between calls */
+{
+}
+
 static const char *
 reference_detail (Stream *s)
 {
@@ -271,6 +276,7 @@ const Ops ops_reference = {
   .download = reference_transfer,
   .copy = reference_transfer,
   .detail = reference_detail,
+  .trim = reference_trim,
   .rms_norm = reference_rms_norm,
   .residual_norm = reference_residual_norm,
   .layer_norm = reference_layer_norm,
@@ -283,6 +289,7 @@ const Ops ops_reference = {
   .fill_rows = reference_fill_rows,
   .group_norm = reference_group_norm,
   .conv_prepare = reference_conv_prepare,
+  .conv_bytes = reference_conv_bytes,
   .conv2d = reference_conv2d,
   .conv_release = reference_conv_release,
 };

@@ -101,18 +101,13 @@ run_case (Harness *h, const Candidate *candidate, const Case *c)
 {
   const LinearBackend *backend = candidate->backend;
   LinearSource source = make_source (h, c);
-  uint64_t before = h->ops->allocated (h->stream);
+  uint64_t held, bytes;
   Linear *expected = NULL;
   Linear *linear = NULL;
   bool passed
       = harness_both_ok (h, linear_reference.prepare_weights (h->reference, &source, &expected),
                          backend->prepare_weights (h->stream, &source, &linear));
 
-  if (passed && h->ops->allocated (h->stream) != before + linear->bytes)
-    {
-      snprintf (h->reason, sizeof h->reason, "linear->bytes is not what was allocated");
-      passed = false;
-    }
   if (passed && !backend->keeps_source)
     for (int i = 0; i < source.n_parts; i++)
       memset (source.parts[i].data, 0xff, tensor_bytes (&source.parts[i]));
@@ -123,7 +118,14 @@ run_case (Harness *h, const Candidate *candidate, const Case *c)
       passed = compare (h, candidate, expected, linear, c);
     }
   linear_reference.release (h->reference, expected);
+  held = h->ops->allocated (h->stream);
+  bytes = linear != NULL ? linear->bytes : 0;
   backend->release (h->stream, linear);
+  if (passed && held - h->ops->allocated (h->stream) != bytes)
+    {
+      snprintf (h->reason, sizeof h->reason, "linear->bytes is not what was given back");
+      passed = false;
+    }
   free_source (&source);
   return passed;
 }

@@ -21,6 +21,7 @@ main (void)
   if (!harness_open (&harness, &ops_cuda, NULL))
     return 1;
   cases_run (&harness, "", caps.name);
+  ops_cuda.trim (harness.stream);
   harness_report (&harness, ops_cuda.allocated (harness.stream) == 0, "all memory was given back");
   harness_close (&harness);
   return harness_finish (&harness);

@@ -199,7 +199,7 @@ linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, 
   /* Before loading the layer is not known: the plan allows for the unfused way. */
   CHECK (arena_tensor (ctx->arena, &both, out->dtype, out->shape[0], 2 * out->shape[1], 0, 0));
   CHECK (linear_apply (ctx, linear, x, &both));
-  CHECK (ctx->ops->silu_mul (ctx->stream, &both, out));
+  CHECK (ctx->ops->silu_mul (ctx->stream, &both, 0, out));
   arena_release (ctx->arena, ARENA_LOW, mark);
   return STATUS_OK;
 }

@@ -108,6 +108,12 @@ dry_map (Stream *s, const Tensor *x, Tensor *out)
 }
 
 static Status
+dry_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
 dry_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
                 float eps, bool silu, Tensor *out)
 {
@@ -158,7 +164,7 @@ const Ops ops_dry = {
   .layer_norm = dry_layer_norm,
   .qk_norm_rope = dry_qk_norm_rope,
   .attention = dry_attention,
-  .silu_mul = dry_map,
+  .silu_mul = dry_silu_mul,
   .silu = dry_map,
   .modulation = dry_map,
   .one_plus = dry_map,

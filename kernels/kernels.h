@@ -131,7 +131,8 @@ struct Linear
    * loads the model may copy it elsewhere, tell the backend by `move`, and free it then. */
   void *memory;
   size_t memory_bytes;
-  bool swiglu; /* `apply` writes [M, n/2] = silu(first half) * second half, in one pass */
+  bool swiglu; /* `apply` can write silu (w1 x) * w3 x in one pass */
+  int turn;    /* with swiglu: so many rows of w1 and of w3 come in turn; 0: halves */
 };
 
 /* What a layer takes of its device, in bytes. */
@@ -150,7 +151,8 @@ typedef struct LinearBackend
   bool keeps_source; /* the mapped file must outlive the Linear */
   bool (*supports) (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
   Status (*prepare_weights) (Stream *s, const LinearSource *source, Linear **out);
-  /* x [M, K] -> out [M, N] (or [M, N/2] when linear->swiglu), activation type, any M >= 1. */
+  /* x [M, K] -> out [M, N], activation type, any M >= 1. When linear->swiglu, out may be [M, N/2]
+   * and gets silu (w1 x) * w3 x; out [M, N] then gets the factors, in the order of `turn`. */
   Status (*apply) (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
   void (*release) (Stream *s, Linear *linear); /* NULL linear is a no-op */
   /* (optional) `apply` into the columns from `first` on of a wider out [M, W]; first is a multiple
@@ -248,8 +250,9 @@ typedef struct Ops
   /* softmax(q k^T / sqrt(d)) v without a score matrix. qkv [M, n_q + 2 n_kv, d], out [M, n_q d];
    * q head h reads kv head h / (n_q / n_kv); causal: keys j <= i. d: 16..512, multiple of 16. */
   Status (*attention) (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out);
-  /* out [M, F] = silu(x[:, :F]) * x[:, F:]; x [M, 2F]. */
-  Status (*silu_mul) (Stream *s, const Tensor *x, Tensor *out);
+  /* out [M, F] = silu(x[:, :F]) * x[:, F:]; x [M, 2F]. `turn` 8: the columns of both halves come in
+   * turn, eight of each, and F is a multiple of it; 0: one half after the other. */
+  Status (*silu_mul) (Stream *s, const Tensor *x, int turn, Tensor *out);
   Status (*silu) (Stream *s, const Tensor *x, Tensor *out); /* any shape; may be the same */
   /* Modulation vectors from linear outputs: m [S, 4D] activation type -> out [S, 4, D] F32,
    * (1 + scale, tanh(gate), 1 + scale, tanh(gate)). (spec z-image 5.7) */

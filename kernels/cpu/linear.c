@@ -224,6 +224,7 @@ dense_prepare (Stream *s, const LinearSource *source, Linear **out)
 typedef struct
 {
   const DenseLinear *linear;
+  bool swiglu;
   const void *x; /* [M, K], of the products' type */
   int64_t m;
   char *panel;  /* [panel_rows, K], of the products' type; twice with swiglu */
@@ -334,7 +335,7 @@ choose_blocks (const Stream *s, Work *work)
   work->panel_rows = PANEL_BYTES * threads / row_bytes / PANEL_ROWS * PANEL_ROWS;
   if (work->panel_rows < 2 * PANEL_ROWS)
     work->panel_rows = 2 * PANEL_ROWS;
-  if (linear->swiglu)
+  if (work->swiglu)
     work->panel_rows = SWIGLU_COLUMNS;
   if (work->panel_rows > linear->n)
     work->panel_rows = linear->n;
@@ -356,8 +357,8 @@ divide_scratch (Stream *s, const Tensor *x, Work *work)
 
   for (int i = 0; i < self->n_parts; i++)
     if (self->parts[i].dtype != self->type)
-      panel_bytes = (size_t)(work->panel_rows * k) * item * (self->base.swiglu ? 2 : 1);
-  if (self->base.swiglu)
+      panel_bytes = (size_t)(work->panel_rows * k) * item * (work->swiglu ? 2 : 1);
+  if (work->swiglu)
     pair_bytes = (size_t)(work->block_rows * 2 * work->panel_rows) * sizeof (float);
 
   x_bytes = (x_bytes + 255) & ~(size_t)255;
@@ -381,9 +382,11 @@ static Status
 dense_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const DenseLinear *self = (const DenseLinear *)linear;
-  int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
   Work work = { .linear = self, .m = tensor_count (x) / linear->k };
+  int64_t columns;
 
+  work.swiglu = linear->swiglu && tensor_count (out) == work.m * linear->n / 2;
+  columns = work.swiglu ? linear->n / 2 : linear->n;
   if (x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || tensor_count (x) != work.m * linear->k
       || tensor_count (out) != work.m * columns)
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
@@ -391,7 +394,7 @@ dense_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
     return STATUS_OK;
   choose_blocks (s, &work);
   CHECK (divide_scratch (s, x, &work));
-  return linear->swiglu ? apply_swiglu (s, &work, out->data) : apply_plain (s, &work, out->data);
+  return work.swiglu ? apply_swiglu (s, &work, out->data) : apply_plain (s, &work, out->data);
 }
 
 const LinearBackend linear_cpu_dense = {

@@ -84,18 +84,19 @@ cpu_silu (Stream *s, const Tensor *x, Tensor *out)
 }
 
 static Status
-cpu_silu_mul (Stream *s, const Tensor *x, Tensor *out)
+cpu_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
 {
-  int64_t f = x->shape[1] / 2;
+  int64_t f = x->shape[1] / 2, half = turn > 0 ? turn : f;
   const float *in = x->data;
   float *to = out->data;
 
   if (x->rank != 2 || x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || x->shape[1] % 2 != 0
-      || tensor_count (out) != x->shape[0] * f)
+      || tensor_count (out) != x->shape[0] * f || f % half != 0)
     return cpu_fail (s, STATUS_UNSUPPORTED, "SwiGLU of mismatched shapes");
 #pragma omp parallel for num_threads(s->threads) if (x->shape[0] * f > PARALLEL_MIN)
   for (int64_t row = 0; row < x->shape[0]; row++)
-    s->simd->silu_mul (in + row * 2 * f, in + (row * 2 + 1) * f, to + row * f, f);
+    for (int64_t i = row * f; i < (row + 1) * f; i += half)
+      s->simd->silu_mul (in + 2 * i, in + 2 * i + half, to + i, half);
   return STATUS_OK;
 }
 

@@ -214,6 +214,7 @@ svdq_prepare (Stream *s, const LinearSource *source, Linear **out)
 /* A slab of quantised rows, in scratch memory. */
 typedef struct
 {
+  bool swiglu; /* outputs are silu (w1 x) * w3 x */
   int8_t *codes;
   float *scales;
   int32_t *sums;
@@ -278,7 +279,7 @@ static void
 run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, int64_t first,
            int64_t last, float *out)
 {
-  int64_t columns = self->base.swiglu ? self->base.n / 2 : self->base.n;
+  int64_t columns = slab->swiglu ? self->base.n / 2 : self->base.n;
   float y[SVDQ_TILE_ROWS * SVDQ_BLOCK], up[SVDQ_TILE_ROWS * SVDQ_BLOCK];
 
   for (int64_t row = first; row < last; row += SVDQ_TILE_ROWS)
@@ -286,7 +287,7 @@ run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, i
       int rows = last - row < SVDQ_TILE_ROWS ? (int)(last - row) : SVDQ_TILE_ROWS;
 
       run_tile (self, slab, block, row, rows, y);
-      if (self->base.swiglu)
+      if (slab->swiglu)
         {
           run_tile (self, slab, block + columns / SVDQ_BLOCK, row, rows, up);
           s->simd->silu_mul (y, up, y, rows * SVDQ_BLOCK);
@@ -300,7 +301,7 @@ run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, i
 static void
 multiply_slab (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t rows, float *out)
 {
-  int64_t blocks = (self->base.swiglu ? self->base.n / 2 : self->base.n) / SVDQ_BLOCK;
+  int64_t blocks = (slab->swiglu ? self->base.n / 2 : self->base.n) / SVDQ_BLOCK;
 
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(s->threads)
   for (int64_t first = 0; first < blocks; first += TASK_BLOCK)
@@ -318,9 +319,9 @@ static Status
 svdq_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const SvdqLinear *self = (const SvdqLinear *)linear;
-  int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
   int64_t m = tensor_count (x) / linear->k;
-  Slab slab;
+  Slab slab = { .swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2 };
+  int64_t columns = slab.swiglu ? linear->n / 2 : linear->n;
 
   if (x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || tensor_count (x) != m * linear->k
       || tensor_count (out) != m * columns)

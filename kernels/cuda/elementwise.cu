@@ -10,13 +10,15 @@
 #define THREADS 256
 #define BATCH   4 /* packs of 8 that a thread has in flight */
 
-/* out [M, F] = silu(x[:, :F]) * x[:, F:]; `packs` = F / 8. */
+/* out [M, F] = silu(x[:, :F]) * x[:, F:]; `packs` = F / 8. IN_TURN: packs of both halves alternate.
+ */
+template <bool IN_TURN>
 static __global__ void
 __launch_bounds__ (THREADS)
     silu_mul_kernel (const bf16 *__restrict__ x, bf16 *__restrict__ out, int packs)
 {
   const uint4 *gate = reinterpret_cast<const uint4 *> (x) + (size_t)blockIdx.y * 2 * packs;
-  const uint4 *up = gate + packs;
+  const uint4 *up = gate + (IN_TURN ? 1 : packs);
   uint4 *to = reinterpret_cast<uint4 *> (out) + (size_t)blockIdx.y * packs;
   const int first = blockIdx.x * THREADS * BATCH + threadIdx.x;
   uint4 a[BATCH], b[BATCH];
@@ -24,8 +26,9 @@ __launch_bounds__ (THREADS)
   for (int i = 0; i < BATCH; i++)
     if (first + i * THREADS < packs)
       {
-        a[i] = gate[first + i * THREADS];
-        b[i] = up[first + i * THREADS];
+        const int at = (first + i * THREADS) * (IN_TURN ? 2 : 1);
+        a[i] = gate[at];
+        b[i] = up[at];
       }
 #pragma unroll
   for (int i = 0; i < BATCH; i++)
@@ -113,11 +116,12 @@ blocks_for (int64_t items)
 }
 
 Status
-cuda_silu_mul (Stream *s, const Tensor *x, Tensor *out)
+cuda_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
 {
   const int64_t m = x->shape[0], f = x->shape[1] / 2;
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16 && x->rank == 2);
   REQUIRE (s, x->shape[1] % 2 == 0 && f <= INT32_MAX && tensor_count (out) == m * f);
+  REQUIRE (s, turn == 0 || (turn == 8 && f % 8 == 0));
   if (f % 8 != 0)
     {
       silu_mul_odd_kernel<<<blocks_for (m * f), THREADS, 0, s->compute>>> (
@@ -125,13 +129,14 @@ cuda_silu_mul (Stream *s, const Tensor *x, Tensor *out)
       return LAUNCHED (s);
     }
   const int packs = (int)(f / 8);
+  const auto kernel = turn == 8 ? silu_mul_kernel<true> : silu_mul_kernel<false>;
   /* The grid's second extent ends at 65535: longer inputs take several launches. */
   for (int64_t row = 0; row < m; row += 65535)
     {
       const int64_t rows = m - row < 65535 ? m - row : 65535;
       const dim3 grid ((unsigned)CEIL_DIV (packs, THREADS * BATCH), (unsigned)rows);
-      silu_mul_kernel<<<grid, THREADS, 0, s->compute>>> ((const bf16 *)x->data + row * 2 * f,
-                                                         (bf16 *)out->data + row * f, packs);
+      kernel<<<grid, THREADS, 0, s->compute>>> ((const bf16 *)x->data + row * 2 * f,
+                                                (bf16 *)out->data + row * f, packs);
     }
   return LAUNCHED (s);
 }

@@ -190,6 +190,7 @@ prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, Li
   l->base.n = source->n;
   l->base.k = source->k;
   l->base.swiglu = source->swiglu;
+  l->base.turn = source->swiglu ? INTERLEAVE_ROWS : 0;
   const Status status = fill (s, source, l);
   if (status != STATUS_OK)
     release (s, &l->base);
@@ -208,9 +209,9 @@ as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Ge
   const int64_t m = tensor_count (x) / linear->k;
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
-  REQUIRE (s, tensor_count (out) == m * (linear->swiglu ? linear->n / 2 : linear->n));
-  const Gemm product
-      = { x->data, l->weight, l->bias, out->data, m, linear->n, linear->k, linear->swiglu };
+  const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
+  REQUIRE (s, tensor_count (out) == m * (swiglu ? linear->n / 2 : linear->n));
+  const Gemm product = { x->data, l->weight, l->bias, out->data, m, linear->n, linear->k, swiglu };
   *g = product;
   return STATUS_OK;
 }

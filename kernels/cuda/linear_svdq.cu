@@ -54,6 +54,7 @@ svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend 
   l->base.n = source->n;
   l->base.k = source->k;
   l->base.swiglu = source->swiglu;
+  l->base.turn = source->swiglu ? 8 : 0;
   l->product = product;
   Status status = svdq_weights_load (s, source, &l->weights);
   l->base.memory = l->weights.memory;
@@ -77,14 +78,16 @@ slab_rows (int64_t m)
 }
 
 static Status
-run (Stream *s, const SvdqLinear *l, const bf16 *x, int64_t m, bf16 *y, int64_t stride)
+run (Stream *s, const SvdqLinear *l, bool swiglu, const bf16 *x, int64_t m, bf16 *y, int64_t stride)
 {
   const int64_t most = slab_rows (m);
+  SvdqWeights w = l->weights;
+  w.swiglu = swiglu;
   for (int64_t row = 0; row < m; row += most)
     {
       const int64_t rows = m - row < most ? m - row : most;
       const SvdqActivations a = svdq_activations_in (&l->weights, rows, s->workspace);
-      const SvdqGemm g = { &l->weights, &a, y + row * stride, stride };
+      const SvdqGemm g = { &w, &a, y + row * stride, stride };
       CHECK (svdq_quantise (s, &l->weights, x + row * l->base.k, &a));
       CHECK (l->product (s, &g));
     }
@@ -96,20 +99,22 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
                            Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k;
-  const int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
+  const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
+  const int64_t columns = swiglu ? linear->n / 2 : linear->n;
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
   REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
   const int64_t stride = tensor_count (out) / m;
   REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
-  return run (s, (const SvdqLinear *)linear, (const bf16 *)x->data, m, (bf16 *)out->data + first,
-              stride);
+  return run (s, (const SvdqLinear *)linear, swiglu, (const bf16 *)x->data, m,
+              (bf16 *)out->data + first, stride);
 }
 
 Status
 svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, tensor_count (out) == m * (linear->swiglu ? linear->n / 2 : linear->n));
+  REQUIRE (s, tensor_count (out) == m * linear->n
+                  || (linear->swiglu && tensor_count (out) == m * linear->n / 2));
   return svdq_linear_apply_columns (s, linear, x, 0, out);
 }

@@ -27,7 +27,7 @@ Status cuda_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tenso
                           RopePairing pairing);
 
 /* elementwise.cu: any width. */
-Status cuda_silu_mul (Stream *s, const Tensor *x, Tensor *out);
+Status cuda_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out);
 Status cuda_silu (Stream *s, const Tensor *x, Tensor *out);
 Status cuda_modulation (Stream *s, const Tensor *m, Tensor *out);
 Status cuda_one_plus (Stream *s, const Tensor *x, Tensor *out);

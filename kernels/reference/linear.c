@@ -128,13 +128,14 @@ output (const ReferenceLinear *self, const float *x, int64_t row)
 
 /* Level L1, row by row; with swiglu through a block of its own. */
 static Status
-apply_svdq (Stream *s, const ReferenceLinear *self, const float *x, int64_t m, float *out)
+apply_svdq (Stream *s, const ReferenceLinear *self, bool swiglu, const float *x, int64_t m,
+            float *out)
 {
   int64_t n = self->base.n;
   void *memory;
   float *pair;
 
-  if (!self->base.swiglu)
+  if (!swiglu)
     return svdq_reference (SVDQ_LEVEL_CONTRACT, &self->svdq, n, self->base.k, self->bias, x, m,
                            out);
   CHECK (host_alloc (&s->memory, (size_t)n * sizeof (float), &memory));
@@ -161,19 +162,20 @@ reference_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const ReferenceLinear *self = (const ReferenceLinear *)linear;
   int64_t m = tensor_count (x) / linear->k;
-  int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
+  bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
+  int64_t columns = swiglu ? linear->n / 2 : linear->n;
 
   if (tensor_count (out) != m * columns)
     return reference_fail (s, STATUS_UNSUPPORTED, "output of the wrong size");
   if (self->svdq_memory != NULL)
-    return apply_svdq (s, self, x->data, m, out->data);
+    return apply_svdq (s, self, swiglu, x->data, m, out->data);
   for (int64_t row = 0; row < m; row++)
     for (int64_t i = 0; i < columns; i++)
       {
         const float *in = (const float *)x->data + row * linear->k;
         double value = output (self, in, i);
 
-        if (linear->swiglu)
+        if (swiglu)
           value = value / (1.0 + exp (-value)) * output (self, in, columns + i);
         ((float *)out->data)[row * columns + i] = (float)value;
       }

@@ -205,16 +205,16 @@ reference_layer_norm (Stream *s, const Tensor *x, const Tensor *scale, float eps
 }
 
 static Status
-reference_silu_mul (Stream *s, const Tensor *x, Tensor *out)
+reference_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
 {
-  int64_t f = x->shape[1] / 2;
+  int64_t f = x->shape[1] / 2, half = turn > 0 ? turn : f;
 
   for (int64_t row = 0; row < x->shape[0]; row++)
     for (int64_t i = 0; i < f; i++)
       {
-        const float *in = (const float *)x->data + row * 2 * f;
+        const float *in = (const float *)x->data + row * 2 * f + i / half * 2 * half + i % half;
 
-        ((float *)out->data)[row * f + i] = (float)(silu (in[i]) * in[f + i]);
+        ((float *)out->data)[row * f + i] = (float)(silu (in[0]) * in[half]);
       }
   return STATUS_OK;
 }

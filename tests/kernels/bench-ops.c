@@ -180,7 +180,7 @@ call_rope (Bench *bench, Args *a, int i)
 static Status
 call_silu_mul (Bench *bench, Args *a, int i)
 {
-  return ops->silu_mul (bench->stream, &a->x[i], &a->out[i]);
+  return ops->silu_mul (bench->stream, &a->x[i], 0, &a->out[i]);
 }
 
 static void

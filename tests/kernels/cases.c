@@ -136,8 +136,11 @@ run_silu_mul (Harness *h, const Case *c)
   Pair *x = harness_input (h, rows (c->a, 2 * c->b), 0.0f, 8.0f);
   Pair *out = harness_output (h, rows (c->a, c->b));
 
-  return harness_both_ok (h, ops_reference.silu_mul (h->reference, &x->reference, &out->reference),
-                          h->ops->silu_mul (h->stream, &x->device, &out->device))
+  int turn = (int)c->c;
+
+  return harness_both_ok (
+             h, ops_reference.silu_mul (h->reference, &x->reference, turn, &out->reference),
+             h->ops->silu_mul (h->stream, &x->device, turn, &out->device))
          && harness_check (h, out, limit_of (h, c));
 }
 
@@ -329,6 +332,8 @@ static const Case cases[] = {
   { "silu_mul", run_silu_mul, 1, 16, .limit = NORM_LIMIT },
   { "silu_mul", run_silu_mul, 7, 100, .limit = NORM_LIMIT },
   { "silu_mul", run_silu_mul, 40, 1024, .limit = NORM_LIMIT },
+  { "silu_mul in turn", run_silu_mul, 1, 8, 8, .limit = NORM_LIMIT },
+  { "silu_mul in turn", run_silu_mul, 33, 1000, 8, .limit = NORM_LIMIT },
   { "silu", run_silu, 1, 3, .limit = NORM_LIMIT },
   { "silu", run_silu, 77, 513, .flags = IN_PLACE, .limit = NORM_LIMIT },
   { "modulation", run_modulation, 1, 16, .limit = NORM_LIMIT },

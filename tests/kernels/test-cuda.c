@@ -309,7 +309,7 @@ test_elements (Run *run, int64_t m, int64_t f)
   for (int64_t r = 0; r < m; r++)
     for (int64_t i = 0; i < f; i++)
       e[r * f + i] = silu (v[r * 2 * f + i]) * v[r * 2 * f + f + i];
-  require (run, ops->silu_mul (run->stream, &x_rows, &out_rows), "silu_mul");
+  require (run, ops->silu_mul (run->stream, &x_rows, 0, &out_rows), "silu_mul");
   snprintf (name, sizeof name, "silu_mul [%d, %d]", (int)m, (int)(2 * f));
   compare (run, &out, e, ROUNDED, name);
 

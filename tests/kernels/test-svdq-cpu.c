@@ -105,18 +105,26 @@ random_rows (int64_t m, int64_t k)
 
 /* -- the backend ------------------------------------------------------------------------------ */
 
+/* What is asked of a layer. */
+typedef enum
+{
+  PLAIN,
+  SWIGLU,  /* silu (w1 x) * w3 x */
+  FACTORS, /* of a layer that could multiply them */
+} Asked;
+
 /* Opens the CPU as one that has only the given instruction sets. */
 static bool
 run_backend (const LinearBackend *backend, const Ops *ops, const SvdqTiles *tiles, const Layer *l,
-             bool biased, bool swiglu, const float *x, int64_t m, float *y)
+             bool biased, Asked asked, const float *x, int64_t m, float *y)
 {
   LinearSource source = { .n = l->n,
                           .k = l->k,
                           .bias = tensor_1d (DTYPE_F32, biased ? l->bias : NULL, l->n),
                           .svdq = &l->source,
-                          .swiglu = swiglu };
+                          .swiglu = asked != PLAIN };
   Tensor in = tensor_2d (DTYPE_F32, (void *)(uintptr_t)x, m, l->k);
-  Tensor out = tensor_2d (DTYPE_F32, y, m, swiglu ? l->n / 2 : l->n);
+  Tensor out = tensor_2d (DTYPE_F32, y, m, asked == SWIGLU ? l->n / 2 : l->n);
   Linear *linear = NULL;
   Stream *s = NULL;
   bool good;
@@ -172,7 +180,7 @@ test_four_bit (const SvdqTiles *tiles, SvdqFormat format, int64_t n, int64_t k, 
   float *x = random_rows (m, k);
   float *y = malloc ((size_t)(m * n) * sizeof *y), *expected = malloc ((size_t)(m * n) * sizeof *y);
   double *terms = malloc ((size_t)(m * n) * sizeof *terms);
-  bool good = run_backend (&linear_cpu_svdq, &ops_cpu, tiles, &l, true, false, x, m, y);
+  bool good = run_backend (&linear_cpu_svdq, &ops_cpu, tiles, &l, true, PLAIN, x, m, y);
   char what[128];
 
   good = good
@@ -194,22 +202,23 @@ test_four_bit (const SvdqTiles *tiles, SvdqFormat format, int64_t n, int64_t k, 
 }
 
 static void
-test_low_rank (const SvdqTiles *tiles, SvdqFormat format, int rank, bool swiglu)
+test_low_rank (const SvdqTiles *tiles, SvdqFormat format, int rank, Asked asked)
 {
   const int64_t n = 192, k = 256, m = 37;
   Layer l = layer_new (format, n, k, rank);
   float *x = random_rows (m, k);
   float *y = malloc ((size_t)(m * n) * sizeof *y), *expected = malloc ((size_t)(m * n) * sizeof *y);
-  int64_t count = swiglu ? m * n / 2 : m * n;
+  int64_t count = asked == SWIGLU ? m * n / 2 : m * n;
+  static const char *const asked_names[] = { "", " with SwiGLU", " with SwiGLU's factors" };
   char what[128];
-  bool good
-      = run_backend (&linear_cpu_svdq, &ops_cpu, tiles, &l, true, swiglu, x, m, y)
-        && run_backend (&linear_reference, &ops_reference, NULL, &l, true, swiglu, x, m, expected);
+  bool good = run_backend (&linear_cpu_svdq, &ops_cpu, tiles, &l, true, asked, x, m, y)
+              && run_backend (&linear_reference, &ops_reference, NULL, &l, true,
+                              asked == SWIGLU ? SWIGLU : PLAIN, x, m, expected);
   double error = good ? relative_rms (y, expected, count) : INFINITY;
 
   printf ("# relative RMS %.2g\n", error);
   snprintf (what, sizeof what, "%s rank %d%s,", format == SVDQ_INT4 ? "INT4" : "NVFP4", rank,
-            swiglu ? " with SwiGLU" : "");
+            asked_names[asked]);
   ok (error < 1e-5, what, tiles->name);
   free (x);
   free (y);
@@ -225,8 +234,9 @@ test_tiles (const SvdqTiles *tiles)
       test_four_bit (tiles, format, 64, 64, 1);
       test_four_bit (tiles, format, 192, 320, 5);
       test_four_bit (tiles, format, 128, 1024, 67);
-      test_low_rank (tiles, format, 16, false);
-      test_low_rank (tiles, format, 48, true);
+      test_low_rank (tiles, format, 16, PLAIN);
+      test_low_rank (tiles, format, 48, SWIGLU);
+      test_low_rank (tiles, format, 48, FACTORS);
     }
 }
 

@@ -25,7 +25,7 @@ GBytes *image_get_bytes (const Image *self); /* borrowed */
 /* What a PNG says about how it was made. Any member may be NULL; image_info_clear frees them. */
 typedef struct
 {
-  EngineRequest *request; /* (owned) the request, from our own chunk or from A1111's */
+  EngineRequest *request; /* (owned) the request: from our chunk, A1111's or ComfyUI's */
   char *details;          /* (owned) our JSON chunk in full: engine, device, seconds, weights */
   char *report;           /* (owned) what was read from where, and what was ignored */
 } ImageInfo;
@@ -38,7 +38,7 @@ void image_info_clear (ImageInfo *info);
 gboolean image_save_png (Image *self, const char *path, const ImageInfo *info, GError **error);
 
 /* Reads an 8-bit PNG of any colour type as RGB; hostile input is refused with an error. `info`
- * (may be NULL) gets what its text chunks say: ours, or A1111's. */
+ * (may be NULL) gets what its text chunks say: ours, A1111's or ComfyUI's. */
 Image *image_load_png (const char *path, ImageInfo *info, GError **error);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Image, image_unref)

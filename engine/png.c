@@ -247,11 +247,41 @@ find_text (const Decoder *self, const char *key)
   return NULL;
 }
 
+/* Whose chunks are read, the most telling first. */
+static const struct
+{
+  const char *key, *name;
+  EngineRequest *(*read) (const char *text, gsize length, char **ignored, GError **error);
+} FOREIGN[] = {
+  { KEY_A1111, "\"parameters\" text", engine_request_from_a1111 },
+  { "prompt", "ComfyUI graph", engine_request_from_comfyui },
+  { "workflow", "ComfyUI workflow", engine_request_from_comfyui },
+};
+
+/* Tries one foreign chunk, with a line or more in `report`; FALSE if there is none. */
+static gboolean
+read_foreign (const Decoder *self, guint which, ImageInfo *info, GString *report)
+{
+  g_autofree char *text = find_text (self, FOREIGN[which].key);
+  g_autofree char *ignored = NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (text == NULL)
+    return FALSE;
+  info->request = FOREIGN[which].read (text, strlen (text), &ignored, &error);
+  if (info->request == NULL)
+    g_string_append_printf (report, "The %s could not be read: %s\n", FOREIGN[which].name,
+                            error->message);
+  else
+    g_string_append_printf (report, "Read from the %s.\n%s%s", FOREIGN[which].name,
+                            *ignored ? "Not taken over:\n" : "", ignored);
+  return TRUE;
+}
+
 static void
 read_info (const Decoder *self, ImageInfo *info)
 {
-  g_autofree char *a1111 = find_text (self, KEY_A1111);
-  g_autofree char *ignored = NULL;
+  g_autoptr (GString) report = g_string_new (NULL);
   g_autoptr (GError) error = NULL;
 
   info->details = find_text (self, KEY_OURS);
@@ -259,25 +289,14 @@ read_info (const Decoder *self, ImageInfo *info)
     {
       info->request = engine_request_from_json (info->details, strlen (info->details), &error);
       if (info->request != NULL)
-        {
-          info->report = g_strdup ("Read from Tessera's own record.\n");
-          return;
-        }
-      info->report = g_strdup_printf ("Tessera's own record is damaged: %s\n", error->message);
-      g_clear_error (&error);
+        g_string_append (report, "Read from Tessera's own record.\n");
+      else
+        g_string_append_printf (report, "Tessera's own record is damaged: %s\n", error->message);
     }
-  if (a1111 != NULL)
-    {
-      g_autofree char *before = g_steal_pointer (&info->report);
-
-      info->request = engine_request_from_a1111 (a1111, strlen (a1111), &ignored, &error);
-      info->report = g_strconcat (before ? before : "",
-                                  info->request ? "Read from the \"parameters\" text.\n"
-                                                : "The \"parameters\" text could not be read: ",
-                                  info->request ? "" : error->message,
-                                  ignored && *ignored ? "Not taken over:\n" : "",
-                                  ignored ? ignored : "", NULL);
-    }
+  for (guint i = 0; i < G_N_ELEMENTS (FOREIGN) && info->request == NULL; i++)
+    read_foreign (self, i, info, report);
+  if (report->len > 0)
+    info->report = g_strdup (report->str);
 }
 
 Image *

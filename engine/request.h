@@ -76,6 +76,10 @@ char *engine_request_to_a1111 (const EngineRequest *request, const char *model_n
 EngineRequest *
 engine_request_from_a1111 (const char *text, gsize length, char **ignored, GError **error);
 
+/* The same from ComfyUI's graph: its chunk `prompt`, or its editor's `workflow`. */
+EngineRequest *
+engine_request_from_comfyui (const char *text, gsize length, char **ignored, GError **error);
+
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EngineRequest, engine_request_free)
 
 G_END_DECLS

@@ -158,6 +158,121 @@ test_a1111_foreign (void)
   g_assert_null (engine_request_from_a1111 ("no settings", 11, NULL, NULL));
 }
 
+static EngineRequest *
+from_comfyui (const char *graph, char **ignored, GError **error)
+{
+  g_autofree char *json = g_strdelimit (g_strdup (graph), "'", '"');
+
+  return engine_request_from_comfyui (json, strlen (json), ignored, error);
+}
+
+/* The graph of a plain text-to-picture run, with Python's NaN, a seed of 64 bits, a size and a
+ * prompt behind links, and what has no equal here. */
+static void
+test_comfyui (void)
+{
+  g_autofree char *ignored = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (EngineRequest) r = from_comfyui (
+      "{'1':{'class_type':'UNETLoader','inputs':{'unet_name':'z_image.safetensors'}},"
+      "'2':{'class_type':'LoraLoaderModelOnly','inputs':{'model':['1',0],'lora_name':'ink'}},"
+      "'3':{'class_type':'KSampler','inputs':{'seed':18446744073709551615,'steps':9,'cfg':3.5,"
+      "'sampler_name':'res_multistep','scheduler':'simple','denoise':1.0,'model':['2',0],"
+      "'positive':['6',0],'negative':['7',0],'latent_image':['5',0]},'is_changed':[NaN]},"
+      "'5':{'class_type':'EmptySD3LatentImage','inputs':{'width':768,'height':['8',0]}},"
+      "'6':{'class_type':'CLIPTextEncode','inputs':{'text':['9',0]}},"
+      "'7':{'class_type':'CLIPTextEncode','inputs':{'text':'blurry'}},"
+      "'8':{'class_type':'PrimitiveInt','inputs':{'value':1360}},"
+      "'9':{'class_type':'PrimitiveString','inputs':{'value':'a fox, NaN 12345678901234567890'}}}",
+      &ignored, &error);
+
+  g_assert_no_error (error);
+  g_assert_cmpstr (r->prompt, ==, "a fox, NaN 12345678901234567890");
+  g_assert_cmpstr (r->negative, ==, "blurry");
+  g_assert_cmpuint (r->seed, ==, G_MAXUINT64);
+  g_assert_cmpint (r->steps, ==, 9);
+  g_assert_cmpint (r->width, ==, 768);
+  g_assert_cmpint (r->height, ==, 1360);
+  g_assert_cmpfloat (r->guidance, ==, 2.5);
+  g_assert_cmpstr (ignored, ==, "Sampler: res_multistep\nModel: z_image.safetensors\nLoRA: ink\n");
+}
+
+/* The sampler in parts: noise, guider, sampler and sigmas are nodes of their own. */
+static void
+test_comfyui_custom (void)
+{
+  g_autofree char *ignored = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (EngineRequest) r = from_comfyui (
+      "{'1':{'class_type':'SamplerCustomAdvanced','inputs':{'noise':['2',0],'guider':['3',0],"
+      "'sampler':['4',0],'sigmas':['5',0],'latent_image':['6',0]}},"
+      "'2':{'class_type':'RandomNoise','inputs':{'noise_seed':77}},"
+      "'3':{'class_type':'BasicGuider','inputs':{'conditioning':['7',0]}},"
+      "'4':{'class_type':'KSamplerSelect','inputs':{'sampler_name':'euler'}},"
+      "'5':{'class_type':'BasicScheduler','inputs':{'scheduler':'beta','steps':4,'denoise':0.8}},"
+      "'6':{'class_type':'EmptySD3LatentImage','inputs':{'width':1000,'height':1024}},"
+      "'7':{'class_type':'FluxGuidance','inputs':{'conditioning':['8',0]}},"
+      "'8':{'class_type':'CLIPTextEncode','inputs':{'text':'a pier'}}}",
+      &ignored, &error);
+
+  g_assert_no_error (error);
+  g_assert_cmpstr (r->prompt, ==, "a pier");
+  g_assert_cmpuint (r->seed, ==, 77);
+  g_assert_cmpint (r->steps, ==, 4);
+  g_assert_cmpint (r->width, ==, 1024); /* 1000 is no multiple of 16: the size stays */
+  g_assert_cmpfloat (r->guidance, ==, 0.0);
+  g_assert_cmpstr (ignored, ==, "Width: 1000\nSchedule type: beta\nDenoise: 0.8\n");
+}
+
+static void
+test_comfyui_workflow (void)
+{
+  g_autofree char *ignored = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (EngineRequest) r = from_comfyui (
+      "{'nodes':[{'id':1,'type':'KSampler','widgets_values':[7,'fixed',9,1,'euler','simple',1],"
+      "'inputs':[{'name':'positive','link':2},{'name':'latent_image','link':3}]},"
+      "{'id':2,'type':'CLIPTextEncode','widgets_values':['a \\'fox\\'']},"
+      "{'id':3,'type':'EmptyLatentImage','widgets_values':[512,640,1]}],"
+      "'links':[[2,2,0,1,0,'CONDITIONING'],[3,3,0,1,1,'LATENT'],'no link',[4]]}",
+      &ignored, &error);
+
+  g_assert_no_error (error);
+  g_assert_cmpstr (r->prompt, ==, "a \"fox\"");
+  g_assert_cmpuint (r->seed, ==, 7);
+  g_assert_cmpint (r->steps, ==, 9);
+  g_assert_cmpint (r->width, ==, 512);
+  g_assert_cmpint (r->height, ==, 640);
+  g_assert_cmpstr (ignored, ==, "");
+}
+
+static void
+test_comfyui_hostile (void)
+{
+  static const char *const refused[]
+      = { "",      "[]",  "{}", "{'1':{'inputs':{'steps':3}}}", "{'nodes':[{}],'links':[[1,2]]}",
+          "{'1':", "\xff" };
+  g_autofree char *ignored = NULL;
+  g_autoptr (EngineRequest) circle = NULL;
+
+  for (gsize i = 0; i < G_N_ELEMENTS (refused); i++)
+    {
+      g_autoptr (GError) error = NULL;
+
+      g_assert_null (from_comfyui (refused[i], NULL, &error));
+      g_assert_nonnull (error);
+    }
+  /* Links in a circle, to nowhere, and of wrong types end the search for that value only. */
+  circle = from_comfyui ("{'1':{'class_type':3,'inputs':{'latent_image':['1',0],'seed':['1',0],"
+                         "'steps':['x',0],'positive':['1',0],'noise':7,'conditioning':['1',0],"
+                         "'samples':['1',0],'cfg':'high','sampler_name':[[]],'denoise':null}}}",
+                         &ignored, NULL);
+  g_assert_nonnull (circle);
+  g_assert_cmpstr (ignored, ==,
+                   "Seed: unknown\nSteps: unknown\nWidth: unknown\nHeight: unknown\n"
+                   "Prompt: not found in the graph\n");
+}
+
 /* -- PNG ----------------------------------------------------------------------------------------
  */
 
@@ -264,6 +379,10 @@ main (int argc, char **argv)
   g_test_add_func ("/request/json-hostile", test_json_hostile);
   g_test_add_func ("/request/a1111", test_a1111);
   g_test_add_func ("/request/a1111-foreign", test_a1111_foreign);
+  g_test_add_func ("/request/comfyui", test_comfyui);
+  g_test_add_func ("/request/comfyui-custom", test_comfyui_custom);
+  g_test_add_func ("/request/comfyui-workflow", test_comfyui_workflow);
+  g_test_add_func ("/request/comfyui-hostile", test_comfyui_hostile);
   g_test_add_func ("/request/comparable", test_comparable);
   g_test_add_func ("/png/round-trip", test_png);
   g_test_add_func ("/png/errors", test_png_errors);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A request as JSON and as A1111's text. What is accepted must be valid, and must come back from
- * its own JSON as it was.
+ * A request as JSON, as A1111's text and as ComfyUI's graph. What is accepted must be valid, and
+ * must come back from its own JSON as it was.
  */
 #include "engine/request.h"
 #include "tests/fuzz/fuzz.h"
@@ -27,13 +27,17 @@ int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 {
   g_autoptr (EngineRequest) from_json = engine_request_from_json ((const char *)data, size, NULL);
-  g_autofree char *ignored = NULL;
+  g_autofree char *ignored = NULL, *ignored_of_graph = NULL;
   g_autoptr (EngineRequest) from_a1111
       = engine_request_from_a1111 ((const char *)data, size, &ignored, NULL);
+  g_autoptr (EngineRequest) from_comfyui
+      = engine_request_from_comfyui ((const char *)data, size, &ignored_of_graph, NULL);
 
   if (from_json != NULL)
     check (from_json);
   if (from_a1111 != NULL)
     check (from_a1111);
+  if (from_comfyui != NULL)
+    check (from_comfyui);
   return 0;
 }

@@ -109,9 +109,24 @@ def requests_and_pictures():
     ours = {"schema": "tessera.request/v1", "prompt": "a lighthouse", "negative": "", "precision": "svdquant",
             "width": 1024, "height": 768, "steps": 8, "seed": "18446744073709551615",
             "noise": "torch-cpu", "guidance": 0, "cfg_normalization": 0, "cfg_truncation": 1}
-    comfy = {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 8, "cfg": 1.0}}}
+    comfy = {"3": {"class_type": "KSampler", "inputs": {
+                 "seed": 18446744073709551615, "steps": 8, "cfg": 2.5, "sampler_name": "euler",
+                 "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}},
+             "5": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 768, "height": ["8", 0]}},
+             "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0]}, "is_changed": [float("nan")]},
+             "7": {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["7", 0]}},
+             "8": {"class_type": "PrimitiveInt", "inputs": {"value": 1024}},
+             "9": {"class_type": "PrimitiveString", "inputs": {"value": "a lighthouse"}}}
+    editor = {"nodes": [
+                  {"id": 1, "type": "KSampler", "widgets_values": [7, "fixed", 9, 1, "euler", "simple", 1],
+                   "inputs": [{"name": "positive", "link": 2}, {"name": "latent_image", "link": 3}]},
+                  {"id": 2, "type": "CLIPTextEncode", "widgets_values": ["a fox"]},
+                  {"id": 3, "type": "EmptyLatentImage", "widgets_values": [512, 640, 1]}],
+              "links": [[2, 2, 0, 1, 0, "CONDITIONING"], [3, 3, 0, 1, 1, "LATENT"]]}
     put("request", "a1111", a1111)
     put("request", "ours", json.dumps(ours))
+    put("request", "comfyui", json.dumps(comfy))
+    put("request", "comfyui-workflow", json.dumps(editor))
     put("request", "empty-object", "{}")
     text = [chunk(b"tEXt", b"parameters\0" + a1111.encode("latin-1")),
             chunk(b"iTXt", b"tessera\0\0\0\0\0" + json.dumps({"request": ours}).encode()),

@@ -2,6 +2,7 @@
 #include "app/entry.h"
 
 #include "app/job.h"
+#include "app/shrink.h"
 
 #include <glib/gi18n.h>
 
@@ -33,14 +34,14 @@ static GParamSpec *properties[N_PROPS];
 typedef struct /* what a pool thread brings back */
 {
   TesseraPicture *picture;
-  Image *small;
+  GdkTexture *small;
 } Loaded;
 
 static void
 loaded_free (Loaded *loaded)
 {
   g_clear_object (&loaded->picture);
-  g_clear_pointer (&loaded->small, image_unref);
+  g_clear_object (&loaded->small);
   g_free (loaded);
 }
 
@@ -58,7 +59,7 @@ load_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cance
     }
   loaded = g_new0 (Loaded, 1);
   loaded->picture = picture;
-  loaded->small = image_shrink (picture_get_image (picture), ENTRY_THUMBNAIL_SIZE);
+  loaded->small = texture_shrink_to_fit (picture_get_texture (picture), ENTRY_THUMBNAIL_SIZE);
   g_task_return_pointer (task, loaded, (GDestroyNotify)loaded_free);
 }
 
@@ -68,7 +69,7 @@ shrink_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *can
   Loaded *loaded = g_new0 (Loaded, 1);
 
   loaded->picture = g_object_ref (data);
-  loaded->small = image_shrink (picture_get_image (data), ENTRY_THUMBNAIL_SIZE);
+  loaded->small = texture_shrink_to_fit (picture_get_texture (data), ENTRY_THUMBNAIL_SIZE);
   g_task_return_pointer (task, loaded, (GDestroyNotify)loaded_free);
 }
 
@@ -88,7 +89,7 @@ adopt (TesseraEntry *self, Loaded *loaded)
   g_weak_ref_set (&self->picture, loaded->picture);
   if (self->thumbnail != NULL)
     return;
-  self->thumbnail = texture_from_image (loaded->small);
+  self->thumbnail = g_object_ref (loaded->small);
   if (request != NULL && request->prompt[0] != '\0')
     /* Translators: prompt and precision of a picture in the history */
     set_label (self, g_strdup_printf (_ ("%s (%s)"), request->prompt,

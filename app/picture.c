@@ -30,42 +30,6 @@ texture_from_image (Image *image)
                                  3 * (gsize)width);
 }
 
-/* Mean of the source pixels [x0, x1) x [y0, y1), one channel. */
-static guint8
-mean_of (const guint8 *pixels, int width, int x0, int x1, int y0, int y1, int channel)
-{
-  guint sum = 0;
-
-  for (int y = y0; y < y1; y++)
-    for (int x = x0; x < x1; x++)
-      sum += pixels[3 * ((gsize)y * width + x) + channel];
-  return sum / ((x1 - x0) * (y1 - y0));
-}
-
-Image *
-image_shrink (Image *image, int size)
-{
-  const int width = image_get_width (image), height = image_get_height (image);
-  const guint8 *pixels = g_bytes_get_data (image_get_bytes (image), NULL);
-  const int longest = MAX (width, height);
-  const int w = MAX (1, (int)((gint64)width * size / longest));
-  const int h = MAX (1, (int)((gint64)height * size / longest));
-  g_autoptr (GBytes) bytes = NULL;
-  guint8 *out;
-
-  if (longest <= size)
-    return image_ref (image);
-  out = g_malloc ((gsize)3 * w * h);
-  for (int y = 0; y < h; y++)
-    for (int x = 0; x < w; x++)
-      for (int c = 0; c < 3; c++)
-        out[3 * (y * w + x) + c]
-            = mean_of (pixels, width, (gint64)x * width / w, (gint64)(x + 1) * width / w,
-                       (gint64)y * height / h, (gint64)(y + 1) * height / h, c);
-  bytes = g_bytes_new_take (out, (gsize)3 * w * h);
-  return image_new (w, h, bytes);
-}
-
 TesseraPicture *
 picture_new (Image *image, const EngineRequest *request, const PictureFacts *facts)
 {

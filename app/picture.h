@@ -43,7 +43,5 @@ char *picture_caption (TesseraPicture *self);
 
 /* Shares the image's bytes (transfer full). */
 GdkTexture *texture_from_image (Image *image);
-/* A copy averaged down so that neither side is above `size` (transfer full). (any thread) */
-Image *image_shrink (Image *image, int size);
 
 G_END_DECLS

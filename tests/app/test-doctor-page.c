@@ -14,59 +14,51 @@ static const struct
   const char *name;
   DoctorCode expected;
   DoctorEvidence seen;
-  int sm;
+  int sm; /* of its card; 0: none is seen */
+  gboolean small, no_kernels;
 } machines[] = {
-  { "ready", DOCTOR_GPU_READY, { .module_version = (char *)"580.82.07" }, 86 },
-  { "no-card", DOCTOR_NO_CARD, { .library_error = (char *)"no libcuda.so.1" }, 0 },
-  { "no-driver",
-    DOCTOR_NO_DRIVER,
-    { .library_error = (char *)"no libcuda.so.1",
-      .pci = (char *)"0000:01:00.0 (device 0x2504, driver nouveau)",
-      .distribution = (char *)"debian" },
-    0 },
-  { "no-library",
-    DOCTOR_NO_LIBRARY,
-    { .library_error = (char *)"libcuda.so.1: cannot open shared object file",
-      .module_version = (char *)"580.82.07",
-      .distribution = (char *)"fedora" },
-    0 },
-  { "extension-missing",
-    DOCTOR_EXTENSION_MISSING,
-    { .library_error = (char *)"no libcuda.so.1",
-      .flatpak = TRUE,
-      .module_version = (char *)"580.82.07" },
-    0 },
-  { "extension-differs",
-    DOCTOR_EXTENSION_DIFFERS,
-    { .init_error = 803,
-      .flatpak = TRUE,
-      .extension = (char *)"575-51-02",
-      .module_version = (char *)"580.82.07" },
-    0 },
-  { "driver-too-old",
-    DOCTOR_DRIVER_TOO_OLD,
-    { .driver_cuda = 12040,
-      .module_version = (char *)"550.54.14",
-      .distribution = (char *)"ubuntu" },
-    0 },
-  { "driver-mismatch",
-    DOCTOR_DRIVER_MISMATCH,
-    { .init_error = 803, .module_version = (char *)"575.51.02" },
-    0 },
-  { "uvm-not-loaded",
-    DOCTOR_UVM_NOT_LOADED,
-    { .init_error = 999, .module_version = (char *)"580.82.07" },
-    0 },
-  { "no-access",
-    DOCTOR_NO_ACCESS,
-    { .init_error = 100,
-      .uvm = TRUE,
-      .module_version = (char *)"580.82.07",
-      .closed_node = (char *)"/dev/nvidia0",
-      .closed_errno = 13,
-      .closed_group = (char *)"video" },
-    0 },
-  { "card-too-old", DOCTOR_CARD_TOO_OLD, { .module_version = (char *)"580.82.07" }, 75 },
+  { "ready", DOCTOR_GPU_READY, .seen = { .module_version = (char *)"580.82.07" }, .sm = 86 },
+  { "no-card", DOCTOR_NO_CARD, .seen = { .library_error = (char *)"no libcuda.so.1" } },
+  { "no-driver", DOCTOR_NO_DRIVER,
+    .seen = { .library_error = (char *)"no libcuda.so.1",
+              .pci = (char *)"0000:01:00.0 (device 0x2504, driver nouveau)",
+              .distribution = (char *)"debian" } },
+  { "no-library", DOCTOR_NO_LIBRARY,
+    .seen = { .library_error = (char *)"libcuda.so.1: cannot open shared object file",
+              .module_version = (char *)"580.82.07",
+              .distribution = (char *)"fedora" } },
+  { "extension-missing", DOCTOR_EXTENSION_MISSING,
+    .seen = { .library_error = (char *)"no libcuda.so.1",
+              .flatpak = TRUE,
+              .module_version = (char *)"580.82.07" } },
+  { "extension-differs", DOCTOR_EXTENSION_DIFFERS,
+    .seen = { .init_error = 803,
+              .flatpak = TRUE,
+              .extension = (char *)"575-51-02",
+              .module_version = (char *)"580.82.07" } },
+  { "driver-too-old", DOCTOR_DRIVER_TOO_OLD,
+    .seen = { .driver_cuda = 12040,
+              .module_version = (char *)"550.54.14",
+              .distribution = (char *)"ubuntu" } },
+  { "driver-mismatch", DOCTOR_DRIVER_MISMATCH,
+    .seen = { .init_error = 803, .module_version = (char *)"575.51.02" } },
+  { "uvm-not-loaded", DOCTOR_UVM_NOT_LOADED,
+    .seen = { .init_error = 999, .module_version = (char *)"580.82.07" } },
+  { "no-access", DOCTOR_NO_ACCESS,
+    .seen = { .init_error = 100,
+              .uvm = TRUE,
+              .module_version = (char *)"580.82.07",
+              .closed_node = (char *)"/dev/nvidia0",
+              .closed_errno = 13,
+              .closed_group = (char *)"video" } },
+  { "card-too-old", DOCTOR_CARD_TOO_OLD, .seen = { .module_version = (char *)"580.82.07" },
+    .sm = 75 },
+  { "driver-failed", DOCTOR_DRIVER_FAILED,
+    .seen = { .init_error = 999, .uvm = TRUE, .module_version = (char *)"580.82.07" } },
+  { "little-gpu-memory", DOCTOR_GPU_READY, .seen = { .module_version = (char *)"580.82.07" },
+    .sm = 86, .small = TRUE },
+  { "no-kernels", DOCTOR_NO_KERNELS, .seen = { .module_version = (char *)"580.82.07" }, .sm = 86,
+    .no_kernels = TRUE },
 };
 
 static void
@@ -82,7 +74,8 @@ test_shots (void)
       g_autofree char *name = g_strconcat ("doctor-", machines[i].name, NULL);
       DoctorCard card = { .name = (char *)"NVIDIA GeForce RTX 3060",
                           .sm = machines[i].sm,
-                          .memory = G_GUINT64_CONSTANT (12600000000) };
+                          .memory = machines[i].small ? G_GUINT64_CONSTANT (4100000000)
+                                                      : G_GUINT64_CONSTANT (12600000000) };
       DoctorEvidence evidence = machines[i].seen;
       g_autoptr (GPtrArray) cards = g_ptr_array_new ();
       g_autoptr (GPtrArray) findings = NULL;
@@ -90,7 +83,7 @@ test_shots (void)
       if (card.sm > 0)
         g_ptr_array_add (cards, &card);
       evidence.cards = cards;
-      evidence.needed_cuda = 13000;
+      evidence.needed_cuda = machines[i].no_kernels ? 0 : 13000;
       evidence.memory = i % 2 ? G_GUINT64_CONSTANT (4100000000) : G_GUINT64_CONSTANT (32800000000);
       evidence.disk_known = TRUE;
       evidence.disk = i % 2 ? G_GUINT64_CONSTANT (3000000000) : G_GUINT64_CONSTANT (90000000000);

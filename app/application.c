@@ -20,6 +20,7 @@ struct _TesseraApplication
   GSettings *settings;
   GCancellable *opening;
   char *opened; /* folder of the model that is open or being opened */
+  char *models_dir;
 
   TesseraWindow *window; /* borrowed from GtkApplication */
   GtkWindow *models;     /* made when first asked for; hidden while closed */
@@ -127,16 +128,21 @@ choose_model (GSimpleAction *action, GVariant *parameter, gpointer data)
 }
 
 static void
+make_models_window (TesseraApplication *self)
+{
+  if (self->models == NULL)
+    self->models = g_object_ref_sink (GTK_WINDOW (
+        models_window_new (GTK_WINDOW (self->window), self->settings, self->models_dir)));
+}
+
+static void
 show_models (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraApplication *self = data;
-  g_autofree char *folder = g_build_filename (g_get_user_data_dir (), "tessera", "models", NULL);
 
   if (self->window == NULL)
     return;
-  if (self->models == NULL)
-    self->models = g_object_ref_sink (
-        GTK_WINDOW (models_window_new (GTK_WINDOW (self->window), self->settings, folder)));
+  make_models_window (self);
   gtk_window_present (self->models);
 }
 
@@ -251,7 +257,7 @@ on_close_request (GtkWindow *window, gpointer data)
   queue_stop (self->queue);
   worker_stop_async (self->worker, on_worker_stopped, self);
   if (self->models != NULL)
-    gtk_window_destroy (self->models); /* pauses what is being downloaded */
+    gtk_window_destroy (self->models); /* interrupts what is being downloaded */
   g_clear_object (&self->models);
   self->window = NULL;
   return GDK_EVENT_PROPAGATE;
@@ -270,6 +276,7 @@ application_startup (GApplication *application)
 
   G_APPLICATION_CLASS (application_parent_class)->startup (application);
   gtk_window_set_default_icon_name (APP_ID);
+  self->models_dir = g_build_filename (g_get_user_data_dir (), "tessera", "models", NULL);
   self->settings = g_settings_new (APP_ID);
   self->worker = worker_new ();
   self->history = history_new (folder);
@@ -295,6 +302,8 @@ application_activate (GApplication *application)
       self->window = window_new (GTK_APPLICATION (self), self->worker, self->history, self->queue,
                                  self->settings);
       g_signal_connect (self->window, "close-request", G_CALLBACK (on_close_request), self);
+      if (models_window_is_due (self->models_dir))
+        make_models_window (self);
       open_model (self);
     }
   gtk_window_present (GTK_WINDOW (self->window));
@@ -362,6 +371,7 @@ static void
 application_finalize (GObject *object)
 {
   g_free (TESSERA_APPLICATION (object)->opened);
+  g_free (TESSERA_APPLICATION (object)->models_dir);
   G_OBJECT_CLASS (application_parent_class)->finalize (object);
 }
 

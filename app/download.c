@@ -3,11 +3,15 @@
 
 #include "app/adopt.h"
 #include "app/fetch-part.h"
+#include "app/move.h"
 
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define INDEX       "model_index.json"
+#define MARK        ".downloading" /* in the model's folder: asked for, and not yet whole */
 #define INTERVAL_MS 250
 #define SMOOTHING   0.15 /* weight of the latest interval in the rate */
 
@@ -20,6 +24,7 @@ struct _TesseraDownload
   char *dir;
   FetchOptions options;
   DownloadState state;
+  gboolean paused; /* by the user */
   char *error;
 
   GCancellable *cancellable; /* of the run, or NULL */
@@ -31,6 +36,7 @@ struct _TesseraDownload
   Fetch *current;
   guint64 finished, expected; /* bytes of whole files; of those to come, as far as known */
   GPtrArray *hosts;
+  TreeProgress move;
 };
 
 G_DEFINE_FINAL_TYPE (TesseraDownload, download, G_TYPE_OBJECT)
@@ -83,6 +89,33 @@ note_finished (TesseraDownload *self, const CatalogueFile *file, const char *pat
   self->finished += (guint64)status.st_size;
   self->expected -= MIN (self->expected, known_bytes (file));
   g_mutex_unlock (&self->lock);
+}
+
+/* Such as "/media/disk/z-image: is not there" for a link that leads nowhere; else NULL. */
+static char *
+describe_missing_place (TesseraDownload *self)
+{
+  g_autofree char *target = move_target (self->dir);
+
+  if (target == NULL || g_file_test (self->dir, G_FILE_TEST_IS_DIR))
+    return NULL;
+  return g_strdup_printf ("%s: is not there; attach the disk that has it", target);
+}
+
+static void
+set_mark (TesseraDownload *self, gboolean wanted)
+{
+  g_autofree char *path = g_build_filename (self->dir, MARK, NULL);
+  int fd;
+
+  if (!wanted)
+    {
+      g_unlink (path);
+      return;
+    }
+  fd = g_open (path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd >= 0)
+    close (fd);
 }
 
 static Fetch *
@@ -160,12 +193,19 @@ get_model (TesseraDownload *self, const char *const *folders, GCancellable *canc
            GError **error)
 {
   const CatalogueFile *index = NULL;
+  g_autofree char *missing = describe_missing_place (self);
 
+  if (missing != NULL)
+    {
+      g_set_error (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "%s", missing);
+      return FALSE;
+    }
   if (g_mkdir_with_parents (self->dir, 0777) != 0)
     {
       g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", self->dir);
       return FALSE;
     }
+  set_mark (self, TRUE);
   for (guint i = 0; i < self->model->files->len; i++)
     {
       const CatalogueFile *file = g_ptr_array_index (self->model->files, i);
@@ -199,6 +239,11 @@ get_done (TesseraDownload *self, guint64 *total)
 {
   guint64 done = 0, of = 0, finished, expected;
 
+  if (self->state == DOWNLOAD_MOVING)
+    {
+      *total = __atomic_load_n (&self->move.total, __ATOMIC_RELAXED);
+      return __atomic_load_n (&self->move.done, __ATOMIC_RELAXED);
+    }
   g_mutex_lock (&self->lock);
   if (self->current != NULL)
     fetch_get_progress (self->current, &done, &of);
@@ -223,15 +268,33 @@ on_interval (gpointer data)
   return G_SOURCE_CONTINUE;
 }
 
+/* What begins and ends alike for a download and a move. */
+static void
+begin_run (TesseraDownload *self, DownloadState state)
+{
+  g_clear_pointer (&self->error, g_free);
+  self->state = state;
+  self->paused = FALSE;
+  self->last_done = 0;
+  self->cancellable = g_cancellable_new ();
+  self->timer = g_timeout_add (INTERVAL_MS, on_interval, self);
+}
+
+static void
+end_run (TesseraDownload *self)
+{
+  g_clear_object (&self->cancellable);
+  g_clear_handle_id (&self->timer, g_source_remove);
+  self->rate = 0;
+}
+
 static void
 on_run (GObject *source, GAsyncResult *result, gpointer data)
 {
   TesseraDownload *self = TESSERA_DOWNLOAD (source);
   g_autoptr (GError) error = NULL;
 
-  g_clear_object (&self->cancellable);
-  g_clear_handle_id (&self->timer, g_source_remove);
-  self->rate = 0;
+  end_run (self);
   if (g_task_propagate_boolean (G_TASK (result), &error))
     self->state = DOWNLOAD_DONE;
   else if (g_error_matches (error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
@@ -241,6 +304,8 @@ on_run (GObject *source, GAsyncResult *result, gpointer data)
       self->state = DOWNLOAD_FAILED;
       self->error = g_strdup (error->message);
     }
+  if (self->state == DOWNLOAD_DONE || self->paused)
+    set_mark (self, FALSE);
   g_signal_emit (self, signals[CHANGED], 0);
 }
 
@@ -253,13 +318,9 @@ download_start (TesseraDownload *self, const char *const *folders)
 
   if (self->cancellable != NULL)
     return;
-  g_clear_pointer (&self->error, g_free);
-  self->state = DOWNLOAD_RUNNING;
+  begin_run (self, DOWNLOAD_RUNNING);
   self->finished = 0;
   self->expected = catalogue_model_bytes (self->model);
-  self->last_done = 0;
-  self->cancellable = g_cancellable_new ();
-  self->timer = g_timeout_add (INTERVAL_MS, on_interval, self);
   task = g_task_new (self, self->cancellable, on_run, NULL);
   if (folders != NULL)
     g_task_set_task_data (task, g_strdupv ((char **)folders), (GDestroyNotify)g_strfreev);
@@ -272,7 +333,24 @@ download_pause (TesseraDownload *self)
 {
   g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
 
+  self->paused = TRUE;
   g_cancellable_cancel (self->cancellable);
+}
+
+void
+download_interrupt (TesseraDownload *self)
+{
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
+
+  g_cancellable_cancel (self->cancellable);
+}
+
+gboolean
+download_was_interrupted (TesseraDownload *self)
+{
+  g_autofree char *path = g_build_filename (self->dir, MARK, NULL);
+
+  return self->cancellable == NULL && g_file_test (path, G_FILE_TEST_EXISTS);
 }
 
 void
@@ -283,6 +361,81 @@ download_forget (TesseraDownload *self)
   self->state = DOWNLOAD_IDLE;
   g_clear_pointer (&self->error, g_free);
 }
+
+gboolean
+download_any_interrupted (const char *models_dir)
+{
+  g_autoptr (GDir) dir = g_dir_open (models_dir, 0, NULL);
+  gboolean any = FALSE;
+  const char *name;
+
+  while (dir != NULL && !any && (name = g_dir_read_name (dir)) != NULL)
+    {
+      g_autofree char *path = g_build_filename (models_dir, name, MARK, NULL);
+
+      any = g_file_test (path, G_FILE_TEST_EXISTS);
+    }
+  return any;
+}
+
+/* -- moving -------------------------------------------------------------------------------------
+ */
+
+static void
+move_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  TesseraDownload *self = source;
+  GError *error = NULL;
+
+  if (move_model (self->dir, data, &self->move, cancellable, &error))
+    g_task_return_boolean (task, TRUE);
+  else
+    g_task_return_error (task, error);
+}
+
+static void
+on_moved (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraDownload *self = TESSERA_DOWNLOAD (source);
+  g_autoptr (GError) error = NULL;
+
+  end_run (self);
+  self->state = DOWNLOAD_DONE;
+  if (!g_task_propagate_boolean (G_TASK (result), &error)
+      && !g_error_matches (error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
+    self->error = g_strdup (error->message);
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+void
+download_move (TesseraDownload *self, const char *folder)
+{
+  g_autoptr (GTask) task = NULL;
+
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
+
+  if (self->state != DOWNLOAD_DONE || self->cancellable != NULL)
+    return;
+  self->move = (TreeProgress){ 0 };
+  begin_run (self, DOWNLOAD_MOVING);
+  task = g_task_new (self, self->cancellable, on_moved, NULL);
+  g_task_set_task_data (task, g_strdup (folder), g_free);
+  /* A move that was finished when Cancel came is one. */
+  g_task_set_check_cancellable (task, FALSE);
+  g_task_run_in_thread (task, move_thread);
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+gboolean
+download_set_folder (TesseraDownload *self, const char *folder, GError **error)
+{
+  g_return_val_if_fail (TESSERA_IS_DOWNLOAD (self) && self->state == DOWNLOAD_IDLE, FALSE);
+
+  return move_prepare (self->dir, folder, error);
+}
+
+/* -- what is asked of it ------------------------------------------------------------------------
+ */
 
 DownloadState
 download_get_state (TesseraDownload *self)
@@ -353,7 +506,12 @@ download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
       g_set_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                    "%s: the checksum is %s, but %s was published", path, digest, file->hash);
       if (mend)
-        g_unlink (path);
+        {
+          g_autofree char *index = g_build_filename (dir, INDEX, NULL);
+
+          g_unlink (index); /* first: without a file it is no model */
+          g_unlink (path);
+        }
       return FALSE;
     }
   return TRUE;
@@ -368,14 +526,20 @@ download_new (Catalogue *catalogue, const CatalogueModel *model, const char *mod
 {
   const FetchOptions usual = FETCH_OPTIONS_INIT;
   TesseraDownload *self = g_object_new (TESSERA_TYPE_DOWNLOAD, NULL);
-  g_autofree char *index = NULL;
+  g_autofree char *index = NULL, *missing = NULL;
 
   self->catalogue = catalogue_ref (catalogue); /* owns the model, too */
   self->model = model;
   self->options = options != NULL ? *options : usual;
   self->dir = g_build_filename (models_dir, model->id, NULL);
   index = g_build_filename (self->dir, INDEX, NULL);
-  if (g_file_test (index, G_FILE_TEST_IS_REGULAR))
+  missing = describe_missing_place (self);
+  if (missing != NULL)
+    {
+      self->state = DOWNLOAD_FAILED;
+      self->error = g_steal_pointer (&missing);
+    }
+  else if (g_file_test (index, G_FILE_TEST_IS_REGULAR) && !download_was_interrupted (self))
     self->state = DOWNLOAD_DONE;
   else if (g_file_test (self->dir, G_FILE_TEST_IS_DIR))
     self->state = DOWNLOAD_PAUSED;

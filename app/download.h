@@ -3,8 +3,9 @@
  * download.h - a model of the catalogue on its way to this computer
  *
  * Runs on a thread of its own and reports on the main thread, by the signal "changed" a few times a
- * second. model_index.json comes last: until then the folder is no model. Pausing,
- * ending the program and losing power are the same: the next start goes on where it was.
+ * second. model_index.json comes last: until then the folder is no model. Pausing, ending the
+ * program and losing power are the same: it goes on where it was. Only what was not paused is
+ * marked as interrupted, for the next start to go on by itself.
  */
 #pragma once
 
@@ -21,6 +22,7 @@ typedef enum
   DOWNLOAD_PAUSED,
   DOWNLOAD_FAILED,
   DOWNLOAD_DONE,
+  DOWNLOAD_MOVING,
 } DownloadState;
 
 #define TESSERA_TYPE_DOWNLOAD (download_get_type ())
@@ -33,14 +35,26 @@ TesseraDownload *download_new (Catalogue *catalogue, const CatalogueModel *model
 /* Begins or goes on; nothing if it runs. `folders`: where to look for files before the network is
  * asked, NULL-terminated, may be NULL. */
 void download_start (TesseraDownload *self, const char *const *folders);
-void download_pause (TesseraDownload *self); /* takes effect at once; "changed" follows */
+/* Ends a run as the user wants it, or a move; takes effect at once, "changed" follows. */
+void download_pause (TesseraDownload *self);
+/* The same at the end of the program: the next start shall go on. */
+void download_interrupt (TesseraDownload *self);
+/* TRUE if an earlier run of the program ended, in whatever way, while it was under way. */
+gboolean download_was_interrupted (TesseraDownload *self);
+gboolean download_any_interrupted (const char *models_dir); /* of whatever catalogue */
+
+/* Moves a whole model to FOLDER/ID (move.h); its progress is download_get_progress's, a failure is
+ * download_get_error's while it is again DOWNLOAD_DONE. */
+void download_move (TesseraDownload *self, const char *folder);
+/* While DOWNLOAD_IDLE: it shall go to FOLDER/ID in place of MODELS_DIR/ID. Errors: move_prepare. */
+gboolean download_set_folder (TesseraDownload *self, const char *folder, GError **error);
 
 /* The model's folder is gone: as if it had never begun. Not while it runs. */
 void download_forget (TesseraDownload *self);
 
 DownloadState download_get_state (TesseraDownload *self);
 const char *download_get_dir (TesseraDownload *self);   /* of the model */
-const char *download_get_error (TesseraDownload *self); /* while DOWNLOAD_FAILED, else NULL */
+const char *download_get_error (TesseraDownload *self); /* of the last run or move, or NULL */
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */
 void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                             int *seconds_left);
@@ -48,7 +62,8 @@ void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total
 char **download_get_hosts (TesseraDownload *self);
 
 /* Reads every file of a model whose hash was published and compares; blocking. FALSE with
- * G_IO_ERROR_INVALID_DATA or _NOT_FOUND naming the first wrong file, which is deleted if `mend`. */
+ * G_IO_ERROR_INVALID_DATA or _NOT_FOUND naming the first wrong file. `mend`: then it is deleted,
+ * and model_index.json with it, so that a download brings both back. */
 gboolean download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
                           GCancellable *cancellable, GError **error);
 

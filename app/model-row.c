@@ -2,14 +2,17 @@
 #include "app/model-row.h"
 
 #include "app/adopt.h"
+#include "app/compat.h"
+#include "app/move.h"
 
 #include <glib/gi18n.h>
+#include <glib/gstdio.h>
 
 struct _TesseraModelRow
 {
   AdwActionRow parent_instance;
 
-  GtkButton *main_button, *verify, *discard;
+  GtkButton *main_button, *verify, *move, *discard;
   GtkProgressBar *bar;
 
   TesseraDownload *download;
@@ -37,6 +40,8 @@ describe_progress (TesseraModelRow *self)
   done_text = g_format_size (done);
   total_text = g_format_size (total);
   rate_text = g_format_size ((guint64)rate);
+  if (download_get_state (self->download) == DOWNLOAD_MOVING)
+    return g_strdup_printf (_ ("%s of %s moved"), done_text, total_text);
   if (left < 0)
     return g_strdup_printf (_ ("%s of %s downloaded"), done_text, total_text);
   if (left < 90)
@@ -48,6 +53,31 @@ describe_progress (TesseraModelRow *self)
                                     "%s of %s downloaded, %s a second, about %d minutes left",
                                     (gulong)(left + 30) / 60),
                           done_text, total_text, rate_text, (left + 30) / 60);
+}
+
+/* Of a model that is whole, or would be if its disk were there. */
+static char *
+describe_place (TesseraModelRow *self)
+{
+  const char *dir = download_get_dir (self->download);
+  const char *error = download_get_error (self->download);
+  g_autofree char *target = move_target (dir);
+
+  if (target != NULL && !g_file_test (dir, G_FILE_TEST_IS_DIR))
+    return g_strdup_printf (_ ("It is in %s, which is not there: attach that disk"), target);
+  if (error != NULL)
+    return g_strdup_printf (_ ("It was not moved: %s"), error);
+  if (target != NULL)
+    return g_strdup_printf (_ ("On this computer, in %s"), target);
+  return g_strdup (_ ("On this computer"));
+}
+
+static gboolean
+is_away (TesseraModelRow *self)
+{
+  const char *dir = download_get_dir (self->download);
+
+  return g_file_test (dir, G_FILE_TEST_IS_SYMLINK) && !g_file_test (dir, G_FILE_TEST_IS_DIR);
 }
 
 static char *
@@ -63,13 +93,16 @@ describe (TesseraModelRow *self)
   switch (download_get_state (self->download))
     {
     case DOWNLOAD_RUNNING:
+    case DOWNLOAD_MOVING:
       return describe_progress (self);
     case DOWNLOAD_FAILED:
+      if (is_away (self))
+        return describe_place (self);
       return g_strdup_printf (_ ("The download stopped: %s"), error);
     case DOWNLOAD_PAUSED:
       return g_strdup_printf (_ ("Paused; about %s in all"), size);
     case DOWNLOAD_DONE:
-      return g_strdup (_ ("On this computer"));
+      return describe_place (self);
     case DOWNLOAD_IDLE:
       break;
     }
@@ -85,9 +118,10 @@ update (TesseraModelRow *self)
   static const char *const labels[] = {
     [DOWNLOAD_IDLE] = N_ ("_Download…"),  [DOWNLOAD_RUNNING] = N_ ("_Pause"),
     [DOWNLOAD_PAUSED] = N_ ("_Continue"), [DOWNLOAD_FAILED] = N_ ("_Try Again"),
-    [DOWNLOAD_DONE] = N_ ("_Use"),
+    [DOWNLOAD_DONE] = N_ ("_Use"),        [DOWNLOAD_MOVING] = N_ ("_Cancel"),
   };
   const DownloadState state = download_get_state (self->download);
+  const gboolean busy = state == DOWNLOAD_RUNNING || state == DOWNLOAD_MOVING;
   g_autofree char *text = describe (self);
   guint64 done, total;
   double rate;
@@ -96,11 +130,12 @@ update (TesseraModelRow *self)
   download_get_progress (self->download, &done, &total, &rate, &left);
   adw_action_row_set_subtitle (ADW_ACTION_ROW (self), text);
   gtk_button_set_label (self->main_button, _ (labels[state]));
-  gtk_widget_set_visible (GTK_WIDGET (self->bar), state == DOWNLOAD_RUNNING);
+  gtk_widget_set_visible (GTK_WIDGET (self->bar), busy);
   gtk_widget_set_visible (GTK_WIDGET (self->verify), state == DOWNLOAD_DONE);
-  gtk_widget_set_visible (GTK_WIDGET (self->discard),
-                          state != DOWNLOAD_IDLE && state != DOWNLOAD_RUNNING);
+  gtk_widget_set_visible (GTK_WIDGET (self->move), state == DOWNLOAD_DONE);
+  gtk_widget_set_visible (GTK_WIDGET (self->discard), state != DOWNLOAD_IDLE && !busy);
   gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->verifying);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->move), !self->verifying);
   gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->verifying);
   gtk_progress_bar_set_fraction (self->bar, total > 0 ? (double)done / (double)total : 0);
 }
@@ -117,14 +152,67 @@ start (TesseraModelRow *self)
   download_start (self->download, (const char *const *)folders);
 }
 
+/* -- folders ------------------------------------------------------------------------------------
+ */
+
+static void
+on_download_folder (GFile *file, gpointer data)
+{
+  g_autoptr (TesseraModelRow) self = data;
+  g_autofree char *path = file != NULL ? g_file_get_path (file) : NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (path == NULL || download_get_state (self->download) != DOWNLOAD_IDLE)
+    return;
+  if (download_set_folder (self->download, path, &error))
+    {
+      start (self);
+      return;
+    }
+  g_free (self->verdict);
+  self->verdict = g_strdup (error->message);
+  update (self);
+}
+
+static void
+on_new_folder (GFile *file, gpointer data)
+{
+  g_autoptr (TesseraModelRow) self = data;
+  g_autofree char *path = file != NULL ? g_file_get_path (file) : NULL;
+
+  if (path == NULL)
+    return;
+  g_clear_pointer (&self->verdict, g_free);
+  download_move (self->download, path);
+}
+
+static void
+choose_folder (TesseraModelRow *self, const char *title, CompatFileChosen chosen)
+{
+  GtkRoot *root = gtk_widget_get_root (GTK_WIDGET (self));
+
+  compat_choose_folder (GTK_WINDOW (root), title, chosen, g_object_ref (self));
+}
+
+static void
+on_move (GtkButton *button, gpointer data)
+{
+  choose_folder (data, _ ("Move the Model To"), on_new_folder);
+}
+
+/* -- the licence --------------------------------------------------------------------------------
+ */
+
 static void
 on_answer (AdwMessageDialog *dialog, const char *response, gpointer data)
 {
   if (g_str_equal (response, "download"))
     start (data);
+  else if (g_str_equal (response, "folder"))
+    choose_folder (data, _ ("Download the Model To"), on_download_folder);
 }
 
-/* The licence is shown before anything is fetched. */
+/* It is shown before anything is fetched. */
 static void
 ask (TesseraModelRow *self)
 {
@@ -138,8 +226,8 @@ ask (TesseraModelRow *self)
                                   _ ("About %s. It is under the licence %s, which is explained at "
                                      "%s. Downloading goes on where it was when interrupted."),
                                   size, self->model->licence, self->model->page);
-  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"),
-                                    "download", _ ("_Download"), NULL);
+  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"), "folder",
+                                    _ ("Choose _Folder…"), "download", _ ("_Download"), NULL);
   adw_message_dialog_set_response_appearance (ADW_MESSAGE_DIALOG (dialog), "download",
                                               ADW_RESPONSE_SUGGESTED);
   adw_message_dialog_set_default_response (ADW_MESSAGE_DIALOG (dialog), "download");
@@ -159,6 +247,7 @@ on_main_button (GtkButton *button, gpointer data)
       ask (self);
       break;
     case DOWNLOAD_RUNNING:
+    case DOWNLOAD_MOVING:
       download_pause (self->download);
       break;
     case DOWNLOAD_PAUSED:
@@ -226,12 +315,18 @@ static void
 on_discard (GtkButton *button, gpointer data)
 {
   TesseraModelRow *self = data;
-  g_autoptr (GFile) folder = g_file_new_for_path (download_get_dir (self->download));
+  const char *dir = download_get_dir (self->download);
+  g_autofree char *target = move_target (dir);
+  g_autoptr (GFile) folder = g_file_new_for_path (target != NULL ? target : dir);
   g_autoptr (GError) error = NULL;
 
   g_clear_pointer (&self->verdict, g_free);
-  if (g_file_trash (folder, NULL, &error))
-    download_forget (self->download);
+  if (is_away (self) || g_file_trash (folder, NULL, &error))
+    {
+      if (target != NULL)
+        g_unlink (dir);
+      download_forget (self->download);
+    }
   else
     self->verdict = g_strdup_printf (_ ("It cannot be removed: %s"), error->message);
   update (self);
@@ -242,19 +337,29 @@ on_discard (GtkButton *button, gpointer data)
 
 TesseraModelRow *
 model_row_new (Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
-               gboolean recommended, GSettings *settings)
+               GSettings *settings)
 {
   TesseraModelRow *self = g_object_new (TESSERA_TYPE_MODEL_ROW, NULL);
 
   self->model = model;
   self->models_dir = g_strdup (models_dir);
-  self->recommended = recommended;
   self->settings = g_object_ref (settings);
   adw_preferences_row_set_use_markup (ADW_PREFERENCES_ROW (self), FALSE);
   adw_preferences_row_set_title (ADW_PREFERENCES_ROW (self), model->name);
   make_download (self, catalogue);
+  if (download_was_interrupted (self->download))
+    start (self);
   update (self);
   return self;
+}
+
+void
+model_row_recommend (TesseraModelRow *self)
+{
+  g_return_if_fail (TESSERA_IS_MODEL_ROW (self));
+
+  self->recommended = TRUE;
+  update (self);
 }
 
 TesseraDownload *
@@ -269,7 +374,7 @@ model_row_dispose (GObject *object)
   TesseraModelRow *self = TESSERA_MODEL_ROW (object);
 
   if (self->download != NULL)
-    download_pause (self->download);
+    download_interrupt (self->download);
   g_clear_object (&self->download);
   g_clear_object (&self->settings);
   G_OBJECT_CLASS (model_row_parent_class)->dispose (object);
@@ -301,6 +406,17 @@ add_button (TesseraModelRow *self, GtkWidget *button, GCallback callback)
   return GTK_BUTTON (button);
 }
 
+static GtkButton *
+add_icon_button (TesseraModelRow *self, const char *icon, const char *name, GCallback callback)
+{
+  GtkWidget *button = gtk_button_new_from_icon_name (icon);
+
+  gtk_widget_set_tooltip_text (button, name);
+  gtk_accessible_update_property (GTK_ACCESSIBLE (button), GTK_ACCESSIBLE_PROPERTY_LABEL, name, -1);
+  gtk_widget_add_css_class (button, "flat");
+  return add_button (self, button, callback);
+}
+
 static void
 model_row_init (TesseraModelRow *self)
 {
@@ -308,14 +424,12 @@ model_row_init (TesseraModelRow *self)
   gtk_widget_set_valign (GTK_WIDGET (self->bar), GTK_ALIGN_CENTER);
   gtk_widget_set_size_request (GTK_WIDGET (self->bar), 120, -1);
   adw_action_row_add_suffix (ADW_ACTION_ROW (self), GTK_WIDGET (self->bar));
-  self->verify = add_button (self, gtk_button_new_from_icon_name ("emblem-ok-symbolic"),
-                             G_CALLBACK (on_verify));
-  gtk_widget_set_tooltip_text (GTK_WIDGET (self->verify), _ ("Check Files"));
-  gtk_widget_add_css_class (GTK_WIDGET (self->verify), "flat");
-  self->discard = add_button (self, gtk_button_new_from_icon_name ("user-trash-symbolic"),
-                              G_CALLBACK (on_discard));
-  gtk_widget_set_tooltip_text (GTK_WIDGET (self->discard), _ ("Remove"));
-  gtk_widget_add_css_class (GTK_WIDGET (self->discard), "flat");
+  self->verify
+      = add_icon_button (self, "emblem-ok-symbolic", _ ("Check Files"), G_CALLBACK (on_verify));
+  self->move = add_icon_button (self, "folder-symbolic", _ ("Move to Another Folder…"),
+                                G_CALLBACK (on_move));
+  self->discard
+      = add_icon_button (self, "user-trash-symbolic", _ ("Remove"), G_CALLBACK (on_discard));
   self->main_button
       = add_button (self, gtk_button_new_with_mnemonic (""), G_CALLBACK (on_main_button));
 }

@@ -13,9 +13,11 @@ G_BEGIN_DECLS
 #define TESSERA_TYPE_MODEL_ROW (model_row_get_type ())
 G_DECLARE_FINAL_TYPE (TesseraModelRow, model_row, TESSERA, MODEL_ROW, AdwActionRow)
 
-/* "Use" writes the folder to the key "model" of `settings`. */
+/* "Use" writes the folder to the key "model" of `settings`. A download that an earlier run of the
+ * program left under way goes on at once. */
 TesseraModelRow *model_row_new (Catalogue *catalogue, const CatalogueModel *model,
-                                const char *models_dir, gboolean recommended, GSettings *settings);
+                                const char *models_dir, GSettings *settings);
+void model_row_recommend (TesseraModelRow *self); /* says that it suits this computer */
 TesseraDownload *model_row_get_download (TesseraModelRow *self);
 
 G_END_DECLS

@@ -5,6 +5,7 @@
 #include "app/models.h"
 #ifdef HAVE_DOWNLOAD
 #include "app/model-row.h"
+#include "app/move.h"
 #endif
 
 #include "engine/catalogue.h"
@@ -22,6 +23,8 @@ struct _TesseraModelsWindow
   AdwPreferencesGroup *hosts;
   AdwPreferencesRow *no_host;
   GHashTable *seen;
+  GPtrArray *rows; /* as the catalogue's models */
+  gboolean recommended;
 };
 
 G_DEFINE_FINAL_TYPE (TesseraModelsWindow, models_window, ADW_TYPE_PREFERENCES_WINDOW)
@@ -78,20 +81,24 @@ on_download_changed (TesseraDownload *download, gpointer data)
     }
 }
 
-/* The best card's; without one nothing is recommended. */
-static const CatalogueModel *
+/* The best card's; without one nothing is recommended. Asking the driver takes a moment, which a
+ * window that nobody sees is not worth. */
+static void
 recommend (TesseraModelsWindow *self)
 {
   g_autoptr (GArray) devices = engine_list_devices ();
+  const CatalogueModel *best = NULL;
+  guint i;
 
-  for (guint i = 0; i < devices->len; i++)
+  for (i = 0; i < devices->len && best == NULL; i++)
     {
       const EngineDevice *device = &g_array_index (devices, EngineDevice, i);
 
       if (device->gpu && device->usable)
-        return catalogue_recommend (self->catalogue, device->sm, device->total_memory);
+        best = catalogue_recommend (self->catalogue, device->sm, device->total_memory);
     }
-  return NULL;
+  if (best != NULL && g_ptr_array_find (self->catalogue->models, best, &i))
+    model_row_recommend (g_ptr_array_index (self->rows, i));
 }
 
 static void
@@ -99,20 +106,19 @@ add_catalogue (TesseraModelsWindow *self, AdwPreferencesGroup *group)
 {
   g_autofree char *path = models_find_catalogue ();
   g_autoptr (GError) error = NULL;
-  const CatalogueModel *best;
 
   self->catalogue = path != NULL ? catalogue_load (path, &error) : NULL;
   if (error != NULL)
     g_warning ("%s", error->message);
   if (self->catalogue == NULL)
     return;
-  best = recommend (self);
   for (guint i = 0; i < self->catalogue->models->len; i++)
     {
       const CatalogueModel *model = g_ptr_array_index (self->catalogue->models, i);
       TesseraModelRow *row
-          = model_row_new (self->catalogue, model, self->models_dir, model == best, self->settings);
+          = model_row_new (self->catalogue, model, self->models_dir, self->settings);
 
+      g_ptr_array_add (self->rows, row);
       adw_preferences_group_add (group, GTK_WIDGET (row));
       g_signal_connect_object (model_row_get_download (row), "changed",
                                G_CALLBACK (on_download_changed), self, 0);
@@ -176,6 +182,30 @@ models_window_new (GtkWindow *parent, GSettings *settings, const char *models_di
   return self;
 }
 
+gboolean
+models_window_is_due (const char *models_dir)
+{
+#ifdef HAVE_DOWNLOAD
+  move_recover (models_dir);
+  return download_any_interrupted (models_dir);
+#else
+  return FALSE;
+#endif
+}
+
+static void
+models_window_map (GtkWidget *widget)
+{
+  TesseraModelsWindow *self = TESSERA_MODELS_WINDOW (widget);
+
+  GTK_WIDGET_CLASS (models_window_parent_class)->map (widget);
+#ifdef HAVE_DOWNLOAD
+  if (self->catalogue != NULL && !self->recommended)
+    recommend (self);
+#endif
+  self->recommended = TRUE;
+}
+
 static void
 models_window_finalize (GObject *object)
 {
@@ -183,6 +213,7 @@ models_window_finalize (GObject *object)
 
   g_object_unref (self->settings);
   g_hash_table_unref (self->seen);
+  g_ptr_array_unref (self->rows);
   g_free (self->models_dir);
   catalogue_unref (self->catalogue);
   G_OBJECT_CLASS (models_window_parent_class)->finalize (object);
@@ -192,10 +223,12 @@ static void
 models_window_class_init (TesseraModelsWindowClass *klass)
 {
   G_OBJECT_CLASS (klass)->finalize = models_window_finalize;
+  GTK_WIDGET_CLASS (klass)->map = models_window_map;
 }
 
 static void
 models_window_init (TesseraModelsWindow *self)
 {
   self->seen = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  self->rows = g_ptr_array_new ();
 }

@@ -3,7 +3,8 @@
 """The first run as an assistive technology sees it: from nothing to a picture, twice.
 
 First with the built-in model; then with a small one that is downloaded from a server in this
-program, after its licence was shown. Usage: first-run.py TESSERA MODEL
+program, after its licence was shown, though the app is killed meanwhile; and that one is moved to
+another folder. Usage: first-run.py TESSERA MODEL
 """
 import functools
 import hashlib
@@ -15,18 +16,33 @@ import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from flow import Atspi, PROMPT, Walk, children, find, ok, press, read_png_json, wait, walk
+from flow import Atspi, LIMIT, PROMPT, Walk, children, find, ok, press, read_png_json, wait, walk
 
 ID = "io.github.tesseraimage.Tessera"
 
 
-class Quiet(SimpleHTTPRequestHandler):
+HELD = "transformer/diffusion_pytorch_model.safetensors"
+asked, released = threading.Event(), threading.Event()
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Gives nothing of one file until it is released."""
+
     def log_message(self, *args):
         pass
 
+    def do_GET(self):
+        if self.path.endswith(HELD):
+            asked.set()
+            released.wait(LIMIT)
+        try:
+            super().do_GET()
+        except (BrokenPipeError, ConnectionResetError):  # whoever asked was killed
+            self.close_connection = True
+
 
 def serve(folder):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 
@@ -63,7 +79,8 @@ def main():
     catalogue = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]) / "catalogue.json"
     write_catalogue(model, serve(model), catalogue)
     os.environ["TESSERA_CATALOGUE"] = str(catalogue)
-    print("1..5")
+    os.environ["GDK_DEBUG"] += ",portals"
+    print("1..7")
     Atspi.get_desktop(0).get_child_count()  # starts the bus before the app looks for it
     run = FirstRun(program)
     run.type_prompt()
@@ -79,20 +96,41 @@ def main():
         (node for node in walk(run.app) if node.get_role_name() == "push button"
          and (node.get_name() or "").endswith("Download")), None)).do_action(0)
     folder = pathlib.Path(os.environ["XDG_DATA_HOME"]) / "tessera" / "models" / "tiny"
+    assert asked.wait(LIMIT), "the download did not come to the file that is held"
+    run.process.kill()
+    run.process.wait(timeout=LIMIT)
+    assert not (folder / "model_index.json").exists(), "whole too early"
+    ok(2, "downloads a model after its licence was shown, and is killed")
+
+    run = FirstRun(program)
+    released.set()
     wait("model", (folder / "model_index.json").exists)
+    subprocess.run(["gapplication", "action", ID, "show-models"], check=True)
     wait("end of the download", lambda: find(run.app, "label", "On this computer"))
-    assert not list(folder.rglob("*.part*")), "leftovers"
-    ok(2, "downloads a model after its licence was shown")
+    assert not list(folder.rglob("*.part*")) and not list(folder.glob(".*")), "leftovers"
+    ok(3, "goes on by itself at the next start")
 
     wait("host", lambda: has_text(run.app, "127.0.0.1"))
-    ok(3, "names the host it contacted")
+    ok(4, "names the host it contacted")
+
+    other = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]) / "other disk"
+    other.mkdir()
+    portal = subprocess.Popen([sys.executable, pathlib.Path(__file__).parent / "portal.py", other],
+                              stdout=subprocess.PIPE)
+    assert portal.stdout.readline() == b"ready\n"
+    press(run.app, "push button", "Move to Another Folder")
+    wait("place", lambda: has_text(run.app, f"On this computer, in {other / 'tiny'}"))
+    portal.terminate()
+    portal.wait(timeout=LIMIT)
+    assert (other / "tiny" / "model_index.json").exists() and folder.is_symlink()
+    ok(5, "moves it to another folder")
 
     uses = [node for node in walk(run.app) if node.get_role_name() == "push button"
             and "Use" in (node.get_name() or "")]
     uses[-1].do_action(0)
     second = run.generate(1)[0]
     assert read_png_json(second)["model"] != read_png_json(first)["model"], "the same model"
-    ok(4, "draws with the model that was downloaded")
+    ok(6, "draws with the model that was downloaded")
 
     run.process.terminate()
     run.process.wait(timeout=60)
@@ -100,7 +138,7 @@ def main():
     again.type_prompt()
     again.generate(1)
     again.end()
-    ok(5, "uses it again at the next start")
+    ok(7, "uses it again at the next start")
 
 
 if __name__ == "__main__":

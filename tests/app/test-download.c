@@ -164,7 +164,9 @@ wait_for (Fixture *f, DownloadState state)
 {
   const gint64 end = g_get_monotonic_time () + LIMIT * G_USEC_PER_SEC;
 
-  while (download_get_state (f->download) == DOWNLOAD_RUNNING && g_get_monotonic_time () < end)
+  while ((download_get_state (f->download) == DOWNLOAD_RUNNING
+          || download_get_state (f->download) == DOWNLOAD_MOVING)
+         && g_get_monotonic_time () < end)
     g_main_context_iteration (NULL, TRUE);
   if (download_get_error (f->download) != NULL && state != DOWNLOAD_FAILED)
     g_error ("%s", download_get_error (f->download));
@@ -268,9 +270,70 @@ test_pause (Fixture *f, gconstpointer data)
   wait_for (f, DOWNLOAD_PAUSED);
   make_download (f);
   g_assert_cmpint (download_get_state (f->download), ==, DOWNLOAD_PAUSED);
+  g_assert_false (download_was_interrupted (f->download));
+  g_assert_false (download_any_interrupted (f->models));
   download_start (f->download, NULL);
   wait_for (f, DOWNLOAD_DONE);
   check_files (f);
+}
+
+/* Unlike a pause it leaves a mark, until all is there. */
+static void
+test_interrupted (Fixture *f, gconstpointer data)
+{
+  make_catalogue (f, "good", TRUE, "");
+  make_download (f);
+  download_start (f->download, NULL);
+  while (g_hash_table_size (f->asked) == 0)
+    g_main_context_iteration (NULL, TRUE);
+  download_interrupt (f->download);
+  wait_for (f, DOWNLOAD_PAUSED);
+  g_assert_true (download_any_interrupted (f->models));
+  make_download (f);
+  g_assert_cmpint (download_get_state (f->download), ==, DOWNLOAD_PAUSED);
+  g_assert_true (download_was_interrupted (f->download));
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_DONE);
+  check_files (f);
+  g_assert_false (download_any_interrupted (f->models));
+}
+
+/* A download to another folder, a move to a third one, and that one's disk is away for a while. */
+static void
+test_places (Fixture *f, gconstpointer data)
+{
+  g_autofree char *first = g_build_filename (f->folder, "first", NULL);
+  g_autofree char *second = g_build_filename (f->folder, "second", NULL);
+  g_autofree char *away = g_build_filename (f->folder, "away", NULL);
+  g_autofree char *nothing = NULL, *moved = g_build_filename (second, "tiny", FILES[3], NULL);
+  g_autoptr (GError) error = NULL;
+
+  g_assert_cmpint (g_mkdir (first, 0755) + g_mkdir (second, 0755), ==, 0);
+  make_catalogue (f, "good", TRUE, "");
+  make_download (f);
+  download_set_folder (f->download, first, &error);
+  g_assert_no_error (error);
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_DONE);
+  check_files (f);
+  download_move (f->download, second);
+  wait_for (f, DOWNLOAD_DONE);
+  check_files (f);
+  g_assert_true (g_file_test (moved, G_FILE_TEST_IS_REGULAR));
+  nothing = g_build_filename (first, "tiny", NULL);
+  g_assert_false (g_file_test (nothing, G_FILE_TEST_EXISTS));
+
+  g_assert_cmpint (g_rename (second, away), ==, 0);
+  make_download (f);
+  wait_for (f, DOWNLOAD_FAILED);
+  g_assert_nonnull (strstr (download_get_error (f->download), "second/tiny: is not there"));
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_FAILED);
+  g_assert_cmpint (g_rename (away, second), ==, 0);
+  g_hash_table_remove_all (f->asked);
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_DONE);
+  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 0);
 }
 
 static void
@@ -351,7 +414,7 @@ test_verify (Fixture *f, gconstpointer data)
   download_start (f->download, NULL);
   wait_for (f, DOWNLOAD_DONE);
   check_files (f);
-  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 1);
+  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 2); /* model_index.json, too */
 }
 
 int
@@ -363,6 +426,8 @@ main (int argc, char **argv)
   ADD ("/download/second-mirror", NULL, test_second_mirror);
   ADD ("/download/shards", NULL, test_shards);
   ADD ("/download/pause", NULL, test_pause);
+  ADD ("/download/interrupted", NULL, test_interrupted);
+  ADD ("/download/places", NULL, test_places);
   ADD ("/download/failure", NULL, test_failure);
   ADD ("/download/adopt-by-hash", GINT_TO_POINTER (TRUE), test_adopt);
   ADD ("/download/adopt-by-length", GINT_TO_POINTER (FALSE), test_adopt);

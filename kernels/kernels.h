@@ -288,5 +288,6 @@ extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with 
 extern const LinearBackend linear_cpu_svdq;       /* SVDQuant on integer dot products */
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
+extern const LinearBackend linear_cuda_svdq_int4; /* 4-bit MMA: sm_80 to 89; above, emulated */
 
 KERNELS_END_DECLS

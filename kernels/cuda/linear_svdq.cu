@@ -118,3 +118,28 @@ svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out
                   || (linear->swiglu && tensor_count (out) == m * linear->n / 2));
   return svdq_linear_apply_columns (s, linear, x, 0, out);
 }
+
+/* -- paths --------------------------------------------------------------------------------------
+ */
+
+static bool
+supports_int4 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CUDA && caps->sm >= 80 && svdq != NULL && *svdq == SVDQ_INT4;
+}
+
+static Status
+prepare_int4 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return svdq_linear_prepare (s, source, &linear_cuda_svdq_int4, svdq_gemm_int4, out);
+}
+
+const LinearBackend linear_cuda_svdq_int4 = {
+  "cuda-svdq-int4",
+  false,
+  supports_int4,
+  prepare_int4,
+  svdq_linear_apply,
+  svdq_linear_release,
+  svdq_linear_apply_columns,
+};

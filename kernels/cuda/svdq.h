@@ -34,6 +34,7 @@ typedef struct
   uint8_t *qweight;    /* [N, K/2]; low nibble = even k; two's complement, or E2M1 */
   void *wscales;       /* INT4: BF16 [K/64, N]; NVFP4: E4M3 [K/64, N, 4] */
   uint16_t *smooth;    /* [K] BF16 */
+  float *inverse;      /* [K] 1 / smooth, see svdq_quantise.cu */
   uint16_t *proj_down; /* [R, K] BF16; NULL without a low-rank branch */
   uint16_t *proj_up;   /* [N, R] BF16; NULL likewise */
   float *outer;        /* [N]; NULL = 1 */
@@ -85,6 +86,10 @@ typedef struct
 } SvdqGemm;
 
 typedef Status (*SvdqProduct) (Stream *s, const SvdqGemm *g);
+
+/* INT4 by 4-bit mma, sm_80 up: native on sm_80, 86 and 89, emulated above. Without a low-rank
+ * branch equal to L1 in every bit. */
+Status svdq_gemm_int4 (Stream *s, const SvdqGemm *g);
 
 /* -- linears ---------------------------------------------------------------------------------- */
 

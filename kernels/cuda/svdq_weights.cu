@@ -46,6 +46,17 @@ transpose_kernel (const uint16_t *__restrict__ from, uint16_t *__restrict__ to, 
     to[i] = from[i % rows * columns + i / rows];
 }
 
+/* NaN for divisors whose reciprocal is not a normal number: svdq_quantise then divides. */
+static __global__ void
+invert_kernel (const bf16 *__restrict__ smooth, float *__restrict__ inverse, int64_t k)
+{
+  const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (i >= k)
+    return;
+  const float s = __bfloat162float (smooth[i]);
+  inverse[i] = fabsf (s) < 0x1p-126f ? __int_as_float (0x7fc00000) : __frcp_rn (s);
+}
+
 /* -- parts --------------------------------------------------------------------------------------
  */
 
@@ -148,6 +159,9 @@ load_parts (const Loading *l)
   CHECK (load_rows (l, from->qweight, w->k / 2, w->qweight));
   CHECK (load_scales (l));
   CHECK (upload (l->s, from->smooth, (size_t)w->k * 2, w->smooth));
+  invert_kernel<<<(unsigned)CEIL_DIV (w->k, 256), 256, 0, l->s->compute>>> ((const bf16 *)w->smooth,
+                                                                            w->inverse, w->k);
+  CHECK (LAUNCHED (l->s));
   CHECK (load_low_rank (l));
   if (w->outer != NULL)
     {
@@ -193,6 +207,7 @@ place_parts (SvdqWeights *w, void *memory)
   w->qweight = (uint8_t *)place (block, &at, n * k / 2);
   w->wscales = place (block, &at, w->format == SVDQ_INT4 ? n * k / 32 : n * k / 16);
   w->smooth = (uint16_t *)place (block, &at, k * 2);
+  w->inverse = (float *)place (block, &at, k * 4);
   w->proj_down = (uint16_t *)place (block, &at, k * rank * 2);
   w->proj_up = (uint16_t *)place (block, &at, n * rank * 2);
   w->outer = (float *)place (block, &at, w->has_outer ? n * 4 : 0);

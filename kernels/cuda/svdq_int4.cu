@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The INT4 product of sm_80, sm_86 and sm_89: warp-level mma of 4-bit integers, each group of 64 k
+ * folded into FP32, the low-rank product on top by 16-bit mma. Newer cards have no such
+ * instruction and emulate it, exactly but slowly.
+ *
+ * A stage of the ring has 64 bytes of every row: 128 k of codes with their scales, or, behind the
+ * last of those, 32 ranks of x proj_down and proj_up. Both are read by the same ldmatrix: 16 rows
+ * of 32 bytes are a fragment of either mma.
+ *
+ * The fold. A group's sum p is exact; the mma adds it to the bits of MAGIC = 1.5 2^23, so that its
+ * result is the float MAGIC + p. With sa, ws the scales (8 bits each), level L1 wants
+ *   acc = fma (p, sa ws, acc).
+ * Here t = fma (MAGIC + p, sa, -MAGIC sa) = p sa, which is exact, and acc = fma (t, ws, acc): the
+ * same number rounded once, by two instructions instead of three. (Scales beyond 2^103 would
+ * overflow on the way.)
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/svdq.cuh"
+#include "kernels/cuda/svdq.h"
+
+#define STAGES       2
+#define ROW_BYTES    64
+#define ROW_CHUNKS   4
+#define STAGE_K      128
+#define STAGE_GROUPS 2
+#define STAGE_RANKS  32
+#define GROUP_TILES  8 /* tiles are numbered down 8 rows of tiles, then along: shares L2 */
+
+/* A tile of ROWS x COLUMNS, cut among WARPS_DOWN x WARPS_ALONG warps. */
+template <int ROWS_, int COLUMNS_, int WARPS_DOWN, int WARPS_ALONG_> struct Tile
+{
+  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARPS_ALONG = WARPS_ALONG_;
+  static constexpr int THREADS = WARPS_DOWN * WARPS_ALONG * 32;
+  static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
+  static constexpr int DOWN = WARP_ROWS / 16, ALONG = WARP_COLUMNS / 8; /* mma tiles of a warp */
+  static constexpr int W = ROWS * ROW_BYTES;                            /* offsets in a stage */
+  static constexpr int X_SCALES = W + COLUMNS * ROW_BYTES;
+  static constexpr int W_SCALES = X_SCALES + STAGE_GROUPS * ROWS * 2;
+  static constexpr int STAGE_BYTES = W_SCALES + STAGE_GROUPS * COLUMNS * 2;
+  static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+  static constexpr int OUT_PITCH = COLUMNS + 8; /* of the staged outputs, in numbers */
+  static_assert (ROWS * OUT_PITCH * 2 <= SHARED_BYTES, "outputs are staged in the ring");
+};
+
+struct Product
+{
+  const uint8_t *x, *w;
+  const uint16_t *x_scales, *w_scales;
+  const bf16 *lora, *up;
+  const float *outer, *bias;
+  bf16 *y;
+  int64_t pitch, stride;
+  int m, n, k, rank, row_tiles, column_tiles;
+  int stages, all_stages; /* of codes; and of codes and ranks */
+};
+
+/* Where a block's or a warp's share of the tile begins. */
+struct Place
+{
+  int row, column;
+};
+
+static __device__ __forceinline__ uint32_t
+chunk_at (int row, int chunk)
+{
+  return row * ROW_BYTES + (chunk ^ row / 2 % ROW_CHUNKS) * 16;
+}
+
+/* d = a b + c, a [16, 64], b [64, 8] 4-bit integers, all of c being `c`. */
+static __device__ __forceinline__ void
+mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, uint32_t c)
+{
+  asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c));
+}
+
+/* -- copying ------------------------------------------------------------------------------------
+ */
+
+/* 64 bytes from `at` on of ROWS rows of `row_bytes` each; zeros outside. */
+template <int ROWS, int THREADS>
+static __device__ __forceinline__ void
+copy_rows (uint32_t shared, const void *matrix, int first, int limit, int at, int row_bytes)
+{
+#pragma unroll
+  for (int i = 0; i < ROWS * ROW_CHUNKS / THREADS; i++)
+    {
+      const int item = i * THREADS + threadIdx.x;
+      const int row = item / ROW_CHUNKS, chunk = item % ROW_CHUNKS;
+      const bool inside = first + row < limit && at + chunk * 16 < row_bytes;
+      const char *from = static_cast<const char *> (matrix)
+                         + (inside ? (size_t)(first + row) * row_bytes + at + chunk * 16 : 0);
+      cp_async_16 (shared + chunk_at (row, chunk), from, inside);
+    }
+}
+
+/* COUNT scales of each of a stage's groups, rows of `pitch`; zeros from `limit` on. */
+template <int COUNT>
+static __device__ __forceinline__ void
+copy_scales (uint32_t shared, const uint16_t *scales, int group, int groups, int first,
+             int64_t limit, int64_t pitch, int thread)
+{
+  if (thread < 0 || thread >= STAGE_GROUPS * COUNT / 8)
+    return;
+  const int g = thread / (COUNT / 8), at = thread % (COUNT / 8) * 8;
+  const bool inside = group + g < groups && first + at < limit;
+  cp_async_16 (shared + thread * 16, inside ? scales + (group + g) * pitch + first + at : scales,
+               inside);
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+copy_stage (const Product &p, uint32_t ring, int stage, Place tile)
+{
+  const uint32_t shared = ring + stage % STAGES * T::STAGE_BYTES;
+  if (stage < p.stages)
+    {
+      const int group = stage * STAGE_GROUPS, groups = p.k / 64;
+      const int thread = threadIdx.x;
+      copy_rows<T::ROWS, T::THREADS> (shared, p.x, tile.row, p.m, stage * ROW_BYTES, p.k / 2);
+      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.w, tile.column, p.n, stage * ROW_BYTES,
+                                         p.k / 2);
+      copy_scales<T::ROWS> (shared + T::X_SCALES, p.x_scales, group, groups, tile.row, p.pitch,
+                            p.pitch, thread);
+      copy_scales<T::COLUMNS> (shared + T::W_SCALES, p.w_scales, group, groups, tile.column, p.n,
+                               p.n, thread - STAGE_GROUPS * T::ROWS / 8);
+    }
+  else if (stage < p.all_stages)
+    {
+      const int at = (stage - p.stages) * ROW_BYTES;
+      copy_rows<T::ROWS, T::THREADS> (shared, p.lora, tile.row, p.m, at, p.rank * 2);
+      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.up, tile.column, p.n, at, p.rank * 2);
+    }
+  cp_async_commit ();
+}
+
+/* -- multiplying --------------------------------------------------------------------------------
+ */
+
+template <typename T>
+static __device__ __forceinline__ void
+load_rows (uint32_t (&a)[T::DOWN][4], uint32_t x, int step)
+{
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < T::DOWN; i++)
+    ldmatrix_x4 (a[i], x + chunk_at (i * 16 + lane % 16, step * 2 + lane / 16));
+}
+
+static __device__ __forceinline__ void
+load_columns (uint32_t b[4], uint32_t w, int pair, int step)
+{
+  const int lane = threadIdx.x % 32;
+  ldmatrix_x4 (b, w + chunk_at (pair * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+}
+
+static __device__ __forceinline__ float
+bf16_bits (uint32_t bits)
+{
+  return __uint_as_float (bits << 16);
+}
+
+/* One group: a and w point at the warp's rows and columns, the scales at theirs. */
+template <typename T>
+static __device__ __forceinline__ void
+multiply_group (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w, const uint16_t *x_scales,
+                const uint16_t *w_scales, int step)
+{
+  const int lane = threadIdx.x % 32;
+  uint32_t a[T::DOWN][4];
+  float sa[T::DOWN][2], less[T::DOWN][2];
+  load_rows<T> (a, x, step);
+#pragma unroll
+  for (int i = 0; i < T::DOWN; i++)
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+      {
+        sa[i][h] = bf16_bits (x_scales[i * 16 + h * 8 + lane / 4]);
+        less[i][h] = __fmul_rn (sa[i][h], -SVDQ_MAGIC);
+      }
+#pragma unroll
+  for (int pair = 0; pair < T::ALONG / 2; pair++)
+    {
+      uint32_t b[4];
+      load_columns (b, w, pair, step);
+#pragma unroll
+      for (int side = 0; side < 2; side++)
+        {
+          const int j = pair * 2 + side;
+          const uint32_t both
+              = *reinterpret_cast<const uint32_t *> (w_scales + j * 8 + lane % 4 * 2);
+          const float ws[2] = { bf16_bits (both), __uint_as_float (both & 0xffff0000u) };
+#pragma unroll
+          for (int i = 0; i < T::DOWN; i++)
+            {
+              uint32_t sum[4];
+              mma_s4 (sum, a[i], b[side * 2], b[side * 2 + 1], SVDQ_MAGIC_BITS);
+#pragma unroll
+              for (int c = 0; c < 4; c++)
+                d[i][j][c]
+                    = __fmaf_rn (__fmaf_rn (__uint_as_float (sum[c]), sa[i][c / 2], less[i][c / 2]),
+                                 ws[c % 2], d[i][j][c]);
+            }
+        }
+    }
+}
+
+/* 16 ranks. */
+template <typename T>
+static __device__ __forceinline__ void
+multiply_ranks (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w, int step)
+{
+  uint32_t a[T::DOWN][4];
+  load_rows<T> (a, x, step);
+#pragma unroll
+  for (int pair = 0; pair < T::ALONG / 2; pair++)
+    {
+      uint32_t b[4];
+      load_columns (b, w, pair, step);
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+        {
+          mma_bf16 (d[i][pair * 2], a[i], b[0], b[1]);
+          mma_bf16 (d[i][pair * 2 + 1], a[i], b[2], b[3]);
+        }
+    }
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+scale_columns (const Product &p, float (&d)[T::DOWN][T::ALONG][4], int column)
+{
+  if (p.outer == NULL)
+    return;
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j++)
+    {
+      const int at = column + j * 8 + threadIdx.x % 4 * 2;
+      const float2 outer = at < p.n ? __ldg (reinterpret_cast<const float2 *> (p.outer + at))
+                                    : make_float2 (0.0f, 0.0f);
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+          d[i][j][c] *= c % 2 ? outer.y : outer.x;
+    }
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+multiply_stage (const Product &p, float (&d)[T::DOWN][T::ALONG][4], char *shared, uint32_t ring,
+                int stage, Place tile, Place warp)
+{
+  const int at = stage % STAGES * T::STAGE_BYTES;
+  const uint32_t x = ring + at + warp.row * ROW_BYTES;
+  const uint32_t w = ring + at + T::W + warp.column * ROW_BYTES;
+  if (stage < p.stages)
+    {
+      const uint16_t *x_scales
+          = reinterpret_cast<const uint16_t *> (shared + at + T::X_SCALES) + warp.row;
+      const uint16_t *w_scales
+          = reinterpret_cast<const uint16_t *> (shared + at + T::W_SCALES) + warp.column;
+      multiply_group<T> (d, x, w, x_scales, w_scales, 0);
+      if (stage * STAGE_K + 64 < p.k)
+        multiply_group<T> (d, x, w, x_scales + T::ROWS, w_scales + T::COLUMNS, 1);
+      if (stage + 1 == p.stages)
+        scale_columns<T> (p, d, tile.column + warp.column);
+    }
+  else
+    for (int step = 0; step < 2; step++)
+      multiply_ranks<T> (d, x, w, step);
+}
+
+/* -- outputs ------------------------------------------------------------------------------------
+ */
+
+static __device__ __forceinline__ float2
+bias_at (const Product &p, int column)
+{
+  return p.bias != NULL && column < p.n ? __ldg (reinterpret_cast<const float2 *> (p.bias + column))
+                                        : make_float2 (0.0f, 0.0f);
+}
+
+/* Sums -> outputs in shared memory, rows of OUT_PITCH. */
+template <typename T, bool SWIGLU>
+static __device__ __forceinline__ void
+stage_outputs (const Product &p, const float (&d)[T::DOWN][T::ALONG][4], bf16 *staged, Place tile,
+               Place warp)
+{
+  const int lane = threadIdx.x % 32, row = warp.row + lane / 4;
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j += SWIGLU ? 2 : 1)
+    {
+      const int own = warp.column + j * 8 + lane % 4 * 2;
+      const float2 b = bias_at (p, tile.column + own);
+      const float2 up = SWIGLU ? bias_at (p, tile.column + own + 8) : b;
+      const int target = SWIGLU ? warp.column / 2 + j * 4 + lane % 4 * 2 : own;
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+          {
+            float low = d[i][j][2 * h] + b.x, high = d[i][j][2 * h + 1] + b.y;
+            if (SWIGLU)
+              {
+                low = silu_of (low) * (d[i][j + 1][2 * h] + up.x);
+                high = silu_of (high) * (d[i][j + 1][2 * h + 1] + up.y);
+              }
+            *reinterpret_cast<uint32_t *> (&staged[(row + i * 16 + h * 8) * T::OUT_PITCH + target])
+                = pack2 (low, high);
+          }
+    }
+}
+
+template <typename T, bool SWIGLU>
+static __device__ __forceinline__ void
+write_outputs (const Product &p, const bf16 *staged, Place tile)
+{
+  constexpr int CHUNKS = T::COLUMNS / (SWIGLU ? 2 : 1) / 8;
+  const int n = SWIGLU ? p.n / 2 : p.n, first = SWIGLU ? tile.column / 2 : tile.column;
+#pragma unroll
+  for (int at = threadIdx.x; at < T::ROWS * CHUNKS; at += T::THREADS)
+    {
+      const int r = at / CHUNKS, c = at % CHUNKS * 8;
+      if (tile.row + r < p.m && first + c < n)
+        *reinterpret_cast<uint4 *> (p.y + (tile.row + r) * p.stride + first + c)
+            = *reinterpret_cast<const uint4 *> (&staged[r * T::OUT_PITCH + c]);
+    }
+}
+
+template <typename T, bool SWIGLU>
+static __global__ void
+__launch_bounds__ (T::THREADS, 512 / T::THREADS) svdq_int4_kernel (Product p)
+{
+  extern __shared__ __align__ (128) char shared[];
+  const uint32_t ring = shared_address (shared);
+  const int per_group = GROUP_TILES * p.column_tiles;
+  const int first = (int)blockIdx.x / per_group * GROUP_TILES;
+  const int tall = min (GROUP_TILES, p.row_tiles - first);
+  const Place tile = { (first + (int)blockIdx.x % per_group % tall) * T::ROWS,
+                       (int)blockIdx.x % per_group / tall * T::COLUMNS };
+  const int number = threadIdx.x / 32;
+  const Place warp
+      = { number / T::WARPS_ALONG * T::WARP_ROWS, number % T::WARPS_ALONG * T::WARP_COLUMNS };
+
+  float d[T::DOWN][T::ALONG][4] = {};
+  copy_stage<T> (p, ring, 0, tile);
+  for (int stage = 0; stage < p.all_stages; stage++)
+    {
+      cp_async_wait<0> ();
+      __syncthreads (); /* the stage is there, and the one before it is read by all */
+      copy_stage<T> (p, ring, stage + 1, tile);
+      multiply_stage<T> (p, d, shared, ring, stage, tile, warp);
+    }
+  __syncthreads ();
+  bf16 *staged = reinterpret_cast<bf16 *> (shared);
+  stage_outputs<T, SWIGLU> (p, d, staged, tile, warp);
+  __syncthreads ();
+  write_outputs<T, SWIGLU> (p, staged, tile);
+}
+
+/* -- launching ----------------------------------------------------------------------------------
+ */
+
+template <typename T, bool SWIGLU>
+static Status
+launch (Stream *s, Product p)
+{
+  p.row_tiles = CEIL_DIV (p.m, T::ROWS);
+  p.column_tiles = CEIL_DIV (p.n, T::COLUMNS);
+  REQUIRE (s, (int64_t)p.row_tiles * p.column_tiles <= INT32_MAX);
+  auto *kernel = svdq_int4_kernel<T, SWIGLU>;
+  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       T::SHARED_BYTES));
+  kernel<<<p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute>>> (p);
+  return LAUNCHED (s);
+}
+
+typedef Tile<128, 128, 4, 2> LargeTile;
+typedef Tile<64, 64, 2, 2> SmallTile;
+
+Status
+svdq_gemm_int4 (Stream *s, const SvdqGemm *g)
+{
+  const SvdqWeights *w = g->w;
+  const SvdqActivations *a = g->a;
+  REQUIRE (s, s->caps.sm >= 80 && w->format == SVDQ_INT4);
+  REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2 && g->stride % 8 == 0);
+  const int stages = (int)CEIL_DIV (w->k, STAGE_K);
+  const Product p = { a->codes,
+                      w->qweight,
+                      (const uint16_t *)a->scales,
+                      (const uint16_t *)w->wscales,
+                      (const bf16 *)a->lora,
+                      (const bf16 *)w->proj_up,
+                      w->outer,
+                      w->bias,
+                      (bf16 *)g->y,
+                      a->pitch,
+                      g->stride,
+                      (int)a->m,
+                      (int)w->n,
+                      (int)w->k,
+                      w->rank,
+                      0,
+                      0,
+                      stages,
+                      stages + CEIL_DIV (w->rank, STAGE_RANKS) };
+  const int64_t large = CEIL_DIV (a->m, LargeTile::ROWS) * CEIL_DIV (w->n, LargeTile::COLUMNS);
+  if (large >= s->caps.multiprocessors)
+    return w->swiglu ? launch<LargeTile, true> (s, p) : launch<LargeTile, false> (s, p);
+  return w->swiglu ? launch<SmallTile, true> (s, p) : launch<SmallTile, false> (s, p);
+}

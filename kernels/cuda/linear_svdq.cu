@@ -142,4 +142,6 @@ const LinearBackend linear_cuda_svdq_int4 = {
   svdq_linear_apply,
   svdq_linear_release,
   svdq_linear_apply_columns,
+  svdq_linear_move,
+  svdq_linear_measure,
 };

@@ -69,33 +69,53 @@ chunk_at (int row, int chunk)
   return row * ROW_BYTES + (chunk ^ row / 2 % ROW_CHUNKS) * 16;
 }
 
-/* d = a b + c, a [16, 64], b [64, 8] 4-bit integers, all of c being `c`. */
+/* d = a b + c, a [16, 64], b [64, 8] 4-bit integers. */
 static __device__ __forceinline__ void
-mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, uint32_t c)
+mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint32_t c[4])
 {
   asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
+                 "r"(c[2]), "r"(c[3]));
+}
+
+/* MAGIC in registers that the compiler does not know as constants, or it makes them anew for each
+ * mma. */
+static __device__ __forceinline__ void
+load_magic (uint32_t c[4])
+{
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    asm volatile("mov.b32 %0, %1;" : "=r"(c[i]) : "n"(SVDQ_MAGIC_BITS));
+}
+
+/* The compiler takes it for a new number: what follows from it is computed again here, and not kept
+ * in registers that the sums need. */
+static __device__ __forceinline__ int
+anew (int number)
+{
+  asm volatile("" : "+r"(number));
+  return number;
 }
 
 /* -- copying ------------------------------------------------------------------------------------
  */
 
-/* 64 bytes from `at` on of ROWS rows of `row_bytes` each; zeros outside. */
+/* 64 bytes from `at` on of ROWS rows of `row_bytes` each; zeros outside, where nothing is read. */
 template <int ROWS, int THREADS>
 static __device__ __forceinline__ void
-copy_rows (uint32_t shared, const void *matrix, int first, int limit, int at, int row_bytes)
+copy_rows (uint32_t shared, const void *matrix, int first, int limit, int at, int row_bytes,
+           int thread)
 {
+  const char *from = static_cast<const char *> (matrix) + (size_t)first * row_bytes + at;
+  const int chunk = thread % ROW_CHUNKS;
 #pragma unroll
   for (int i = 0; i < ROWS * ROW_CHUNKS / THREADS; i++)
     {
-      const int item = i * THREADS + threadIdx.x;
-      const int row = item / ROW_CHUNKS, chunk = item % ROW_CHUNKS;
-      const bool inside = first + row < limit && at + chunk * 16 < row_bytes;
-      const char *from = static_cast<const char *> (matrix)
-                         + (inside ? (size_t)(first + row) * row_bytes + at + chunk * 16 : 0);
-      cp_async_16 (shared + chunk_at (row, chunk), from, inside);
+      const int row = (i * THREADS + thread) / ROW_CHUNKS;
+      cp_async_16 (shared + chunk_at (row, chunk), from + row * row_bytes + chunk * 16,
+                   first + row < limit && at + chunk * 16 < row_bytes);
     }
 }
 
@@ -118,13 +138,15 @@ static __device__ __forceinline__ void
 copy_stage (const Product &p, uint32_t ring, int stage, Place tile)
 {
   const uint32_t shared = ring + stage % STAGES * T::STAGE_BYTES;
+  const int thread = anew (threadIdx.x);
+  tile = { anew (tile.row), anew (tile.column) };
   if (stage < p.stages)
     {
       const int group = stage * STAGE_GROUPS, groups = p.k / 64;
-      const int thread = threadIdx.x;
-      copy_rows<T::ROWS, T::THREADS> (shared, p.x, tile.row, p.m, stage * ROW_BYTES, p.k / 2);
+      copy_rows<T::ROWS, T::THREADS> (shared, p.x, tile.row, p.m, stage * ROW_BYTES, p.k / 2,
+                                      thread);
       copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.w, tile.column, p.n, stage * ROW_BYTES,
-                                         p.k / 2);
+                                         p.k / 2, thread);
       copy_scales<T::ROWS> (shared + T::X_SCALES, p.x_scales, group, groups, tile.row, p.pitch,
                             p.pitch, thread);
       copy_scales<T::COLUMNS> (shared + T::W_SCALES, p.w_scales, group, groups, tile.column, p.n,
@@ -133,8 +155,9 @@ copy_stage (const Product &p, uint32_t ring, int stage, Place tile)
   else if (stage < p.all_stages)
     {
       const int at = (stage - p.stages) * ROW_BYTES;
-      copy_rows<T::ROWS, T::THREADS> (shared, p.lora, tile.row, p.m, at, p.rank * 2);
-      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.up, tile.column, p.n, at, p.rank * 2);
+      copy_rows<T::ROWS, T::THREADS> (shared, p.lora, tile.row, p.m, at, p.rank * 2, thread);
+      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.up, tile.column, p.n, at, p.rank * 2,
+                                         thread);
     }
   cp_async_commit ();
 }
@@ -168,8 +191,8 @@ bf16_bits (uint32_t bits)
 /* One group: a and w point at the warp's rows and columns, the scales at theirs. */
 template <typename T>
 static __device__ __forceinline__ void
-multiply_group (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w, const uint16_t *x_scales,
-                const uint16_t *w_scales, int step)
+multiply_group (float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4], uint32_t x, uint32_t w,
+                const uint16_t *x_scales, const uint16_t *w_scales, int step)
 {
   const int lane = threadIdx.x % 32;
   uint32_t a[T::DOWN][4];
@@ -199,7 +222,7 @@ multiply_group (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w, const 
           for (int i = 0; i < T::DOWN; i++)
             {
               uint32_t sum[4];
-              mma_s4 (sum, a[i], b[side * 2], b[side * 2 + 1], SVDQ_MAGIC_BITS);
+              mma_s4 (sum, a[i], b[side * 2], b[side * 2 + 1], magic);
 #pragma unroll
               for (int c = 0; c < 4; c++)
                 d[i][j][c]
@@ -253,8 +276,8 @@ scale_columns (const Product &p, float (&d)[T::DOWN][T::ALONG][4], int column)
 
 template <typename T>
 static __device__ __forceinline__ void
-multiply_stage (const Product &p, float (&d)[T::DOWN][T::ALONG][4], char *shared, uint32_t ring,
-                int stage, Place tile, Place warp)
+multiply_stage (const Product &p, float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4],
+                char *shared, uint32_t ring, int stage, Place tile, Place warp)
 {
   const int at = stage % STAGES * T::STAGE_BYTES;
   const uint32_t x = ring + at + warp.row * ROW_BYTES;
@@ -265,13 +288,15 @@ multiply_stage (const Product &p, float (&d)[T::DOWN][T::ALONG][4], char *shared
           = reinterpret_cast<const uint16_t *> (shared + at + T::X_SCALES) + warp.row;
       const uint16_t *w_scales
           = reinterpret_cast<const uint16_t *> (shared + at + T::W_SCALES) + warp.column;
-      multiply_group<T> (d, x, w, x_scales, w_scales, 0);
-      if (stage * STAGE_K + 64 < p.k)
-        multiply_group<T> (d, x, w, x_scales + T::ROWS, w_scales + T::COLUMNS, 1);
+      const int groups = min (p.k / 64 - stage * STAGE_GROUPS, STAGE_GROUPS);
+#pragma unroll 1
+      for (int g = 0; g < groups; g++)
+        multiply_group<T> (d, magic, x, w, x_scales + g * T::ROWS, w_scales + g * T::COLUMNS, g);
       if (stage + 1 == p.stages)
         scale_columns<T> (p, d, tile.column + warp.column);
     }
   else
+#pragma unroll 1
     for (int step = 0; step < 2; step++)
       multiply_ranks<T> (d, x, w, step);
 }
@@ -333,32 +358,47 @@ write_outputs (const Product &p, const bf16 *staged, Place tile)
     }
 }
 
+template <typename T>
+static __device__ __forceinline__ Place
+tile_of (const Product &p, int block)
+{
+  const int per_group = GROUP_TILES * p.column_tiles;
+  const int first = block / per_group * GROUP_TILES;
+  const int tall = min (GROUP_TILES, p.row_tiles - first);
+  return { (first + block % per_group % tall) * T::ROWS, block % per_group / tall * T::COLUMNS };
+}
+
+template <typename T>
+static __device__ __forceinline__ Place
+warp_of (void)
+{
+  const int warp = threadIdx.x / 32;
+  return { warp / T::WARPS_ALONG * T::WARP_ROWS, warp % T::WARPS_ALONG * T::WARP_COLUMNS };
+}
+
 template <typename T, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (T::THREADS, 512 / T::THREADS) svdq_int4_kernel (Product p)
 {
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
-  const int per_group = GROUP_TILES * p.column_tiles;
-  const int first = (int)blockIdx.x / per_group * GROUP_TILES;
-  const int tall = min (GROUP_TILES, p.row_tiles - first);
-  const Place tile = { (first + (int)blockIdx.x % per_group % tall) * T::ROWS,
-                       (int)blockIdx.x % per_group / tall * T::COLUMNS };
-  const int number = threadIdx.x / 32;
-  const Place warp
-      = { number / T::WARPS_ALONG * T::WARP_ROWS, number % T::WARPS_ALONG * T::WARP_COLUMNS };
-
   float d[T::DOWN][T::ALONG][4] = {};
-  copy_stage<T> (p, ring, 0, tile);
-  for (int stage = 0; stage < p.all_stages; stage++)
-    {
-      cp_async_wait<0> ();
-      __syncthreads (); /* the stage is there, and the one before it is read by all */
-      copy_stage<T> (p, ring, stage + 1, tile);
-      multiply_stage<T> (p, d, shared, ring, stage, tile, warp);
-    }
-  __syncthreads ();
+  {
+    const Place tile = tile_of<T> (p, blockIdx.x), warp = warp_of<T> ();
+    uint32_t magic[4];
+    load_magic (magic);
+    copy_stage<T> (p, ring, 0, tile);
+    for (int stage = 0; stage < p.all_stages; stage++)
+      {
+        cp_async_wait<0> ();
+        __syncthreads (); /* the stage is there, and the one before it is read by all */
+        copy_stage<T> (p, ring, stage + 1, tile);
+        multiply_stage<T> (p, d, magic, shared, ring, stage, tile, warp);
+      }
+  }
+  const Place tile = tile_of<T> (p, anew (blockIdx.x)), warp = warp_of<T> ();
   bf16 *staged = reinterpret_cast<bf16 *> (shared);
+  __syncthreads ();
   stage_outputs<T, SWIGLU> (p, d, staged, tile, warp);
   __syncthreads ();
   write_outputs<T, SWIGLU> (p, staged, tile);

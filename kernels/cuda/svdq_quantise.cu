@@ -412,6 +412,9 @@ svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivat
                  choose_splits (a->m, w->k, w->rank),
                  a->pitch };
   if (q.splits > 1 && q.rank > 0)
-    q.partial = (float *)s->scratch;
+    {
+      REQUIRE (s, s->scratch != NULL);
+      q.partial = (float *)s->scratch;
+    }
   return w->format == SVDQ_INT4 ? launch_for_rank<true> (s, q) : launch_for_rank<false> (s, q);
 }

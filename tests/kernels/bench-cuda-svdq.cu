@@ -78,7 +78,7 @@ static void *
 filled (Stream *s, size_t bytes)
 {
   void *memory = NULL;
-  require (s, stream_alloc (s, bytes, &memory), "alloc");
+  require (s, cuda_alloc (s, bytes, &memory), "alloc");
   /* clang-format off */
   fill_kernel<<<1024, 256, 0, s->compute>>> ((uint16_t *)memory, (int64_t)(bytes / 2));
   /* clang-format on */

@@ -6,11 +6,9 @@
 /* Best first; the CPU last. */
 static const LinearBackend *const backends[] = {
 #ifdef HAVE_CUDA
-  &linear_cuda_bf16_sm90,
-  &linear_cuda_bf16,
+  &linear_cuda_bf16_sm90, &linear_cuda_bf16, &linear_cuda_svdq_int4,
 #endif
-  &linear_cpu_svdq,
-  &linear_cpu_dense,
+  &linear_cpu_svdq,       &linear_cpu_dense,
 };
 
 const LinearBackend *
@@ -32,6 +30,17 @@ is_native (const DeviceCaps *caps, SvdqFormat format)
   return format == SVDQ_INT4 ? caps->sm >= 75 && caps->sm < 90 : caps->sm / 10 == 12;
 }
 
+/* 4-bit integer products on cards that have the instruction in name only. */
+static gboolean
+is_emulated (const DeviceCaps *caps, const LinearBackend *backend)
+{
+#ifdef HAVE_CUDA
+  return backend == &linear_cuda_svdq_int4 && caps->sm >= 90;
+#else
+  return FALSE;
+#endif
+}
+
 LinearSupport
 linear_support (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
 {
@@ -42,7 +51,9 @@ linear_support (const DeviceCaps *caps, const StreamOptions *options, const Svdq
     return out;
   out.backend = backend->name;
   out.path = svdq == NULL || is_native (caps, *svdq) ? "native" : "fall-back";
-  if (svdq == NULL || !is_native (caps, *svdq))
+  if (is_emulated (caps, backend))
+    out.speed = "slower";
+  else if (svdq == NULL || !is_native (caps, *svdq))
     out.speed = "similar";
   else
     out.speed = caps->kind == DEVICE_CPU && *svdq == SVDQ_NVFP4 ? "similar" : "faster";

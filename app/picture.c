@@ -157,6 +157,12 @@ picture_get_facts (TesseraPicture *self)
   return &self->facts;
 }
 
+gboolean
+picture_is_ours (TesseraPicture *self)
+{
+  return self->report == NULL || g_str_has_prefix (self->report, "Read from Tessera's");
+}
+
 const char *
 picture_get_report (TesseraPicture *self)
 {

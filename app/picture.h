@@ -36,6 +36,8 @@ Image *picture_get_image (TesseraPicture *self);
 GdkTexture *picture_get_texture (TesseraPicture *self); /* borrowed, no copy of the pixels */
 const EngineRequest *picture_get_request (TesseraPicture *self); /* may be NULL */
 const PictureFacts *picture_get_facts (TesseraPicture *self);
+gboolean
+picture_is_ours (TesseraPicture *self); /* its settings are Tessera's, nothing is guessed */
 const char *picture_get_report (TesseraPicture *self); /* what was read from where; NULL if made */
 
 /* "BF16, 9.4 s" (transfer full). */

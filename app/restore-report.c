@@ -42,14 +42,17 @@ restore_report_show (TesseraRestoreReport *self, const char *name, TesseraPictur
   /* Translators: %s is the name of a file */
   g_autofree char *title = g_strdup_printf (_ ("Settings Taken Over from %s"), name);
   const char *foreign = ignored_by_reader (picture);
-  g_autoptr (GString) text
-      = g_string_new (_ ("Taken over: prompt, size, steps, seed, kind of noise, precision"));
+  g_autoptr (GString) text = NULL;
 
   g_return_if_fail (TESSERA_IS_RESTORE_REPORT (self));
 
+  text = g_string_new (
+      picture_is_ours (picture)
+          ? _ ("Taken over: prompt, size, steps, seed, kind of noise, precision")
+          : _ ("Taken over from another program's picture: prompt, size, steps, seed"));
   if (foreign[0] != '\0' || ignored[0] != '\0')
     g_string_append_printf (text, "\n%s\n%s%s", _ ("Not taken over:"), ignored, foreign);
-  else
+  else if (picture_is_ours (picture))
     g_string_append_printf (text, "\n%s",
                             _ ("With the same model this gives the same image again."));
   while (text->len > 0 && text->str[text->len - 1] == '\n')

@@ -126,6 +126,7 @@ on_restored (GObject *source, GAsyncResult *result, gpointer data)
   g_autofree char *ignored = NULL;
   g_autoptr (GError) error = NULL;
   g_autoptr (TesseraPicture) picture = g_task_propagate_pointer (G_TASK (result), &error);
+  const RunPrecision run = controls_get_run (self->controls);
 
   if (picture == NULL)
     {
@@ -140,6 +141,9 @@ on_restored (GObject *source, GAsyncResult *result, gpointer data)
       return;
     }
   controls_set_request (self->controls, picture_get_request (picture), &ignored);
+  /* Other programs do not say which precision: the choice stays. */
+  if (!picture_is_ours (picture))
+    controls_set_run (self->controls, run);
   restore_report_show (self->report, name, picture, ignored);
 }
 

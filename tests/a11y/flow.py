@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One walk through the app as an assistive technology sees it, by names and roles only.
 
-Types a prompt, presses Generate, waits for a real picture from a small model on the CPU, changes to
-Both, moves the divider of the slider, saves a file and reads its request back.
+Types a prompt, presses Generate, waits for a real picture from a small model on the CPU, saves it
+through the file chooser and reads its request back, changes to Both, moves the divider of the slider.
 Usage: flow.py TESSERA CLI MODEL [MODEL_OF_BOTH]
 """
 import json
@@ -88,6 +88,7 @@ def read_png_json(path):
 class Walk:
     def __init__(self, program, model):
         self.history = pathlib.Path(os.environ["XDG_DATA_HOME"]) / "tessera" / "history"
+        self.program = program
         self.process = subprocess.Popen([program, "--model", model])
         desktop = Atspi.get_desktop(0)
         self.app = wait("window", lambda: next(
@@ -108,6 +109,19 @@ class Walk:
         wait(f"{pictures} new files", lambda: len(self.files()) == before + pictures)
         return self.files()[before:]
 
+    def save_as(self, path):
+        """Through GTK's own file chooser: there is no portal on the test's bus."""
+        press(self.app, "push button", "Save Image")
+        name = wait("name of the file", lambda: find(self.app, "text", "Name"))
+        if not Atspi.EditableText.set_text_contents(name, str(path)):
+            raise RuntimeError("the name of the file cannot be typed")
+        press(self.app, "push button", "_Save")
+        wait("saved file", path.exists)
+
+    def send(self, *arguments):
+        """Starts the program again: what it is given must reach the window that is there."""
+        subprocess.run([self.program, *arguments], check=True, timeout=LIMIT)
+
     def end(self):
         press(self.app, "push button", "Close")
         assert self.process.wait(timeout=LIMIT) == 0, "the app did not end well"
@@ -127,7 +141,7 @@ def check_request(path, precision):
 def main():
     program, cli, model = sys.argv[1:4]
     both = sys.argv[4] if len(sys.argv) > 4 and os.path.isdir(sys.argv[4]) else None
-    print("1..6")
+    print("1..8")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("Tessera "), version.stdout
     ok(1, "says its version")
@@ -140,22 +154,42 @@ def main():
     picture = wait("picture", lambda: find(flow.app, "image", PROMPT))
     ok(2, "types a prompt and gets a picture: " + picture.get_name())
 
+    target = flow.history.parent / "saved" / "an apple.png"
+    target.parent.mkdir()
+    flow.save_as(target)
+    check_request(target, "bf16")
+    shown = subprocess.run([cli, "inspect", str(target)], capture_output=True, text=True, check=False)
+    assert PROMPT in shown.stdout, shown.stdout + shown.stderr
+    ok(3, "saves it elsewhere, and the file's request is readable")
+
+    flow.send(str(target))
+    wait("report of what was taken over", lambda: find(flow.app, "label", target.name))
+    settings = pathlib.Path(os.environ["XDG_CONFIG_HOME"]) / "glib-2.0/settings/keyfile"
+    if both:
+        flow.send("--model", model)
+        wait("other model", lambda: f"model='{os.path.normpath(model)}'" in settings.read_text())
+        flow.send("--model", both)
+        wait("first model again", lambda: f"model='{os.path.normpath(both)}'" in settings.read_text())
+    windows = [c for c in children(flow.app) if c.get_role_name() == "frame"]
+    assert len(windows) == 1, windows
+    ok(4, "takes a file and a model from a second start")
+
     if both:
         press(flow.app, "push button", "Bo_th")
         pair = flow.generate(2)
         check_request(pair[0], "bf16")
         check_request(pair[1], "svdquant")
-        ok(3, "makes a pair")
+        ok(5, "makes a pair")
         slider = wait("divider", lambda: find(flow.app, "slider", "Divider"))
         before = Atspi.Value.get_current_value(slider)
         Atspi.Value.set_current_value(slider, 0.25)
         wait("moved divider", lambda: abs(Atspi.Value.get_current_value(slider) - 0.25) < 1e-6)
         assert before != 0.25
         wait("figures", lambda: find(flow.app, "label", "PSNR"))
-        ok(4, "moves the divider")
+        ok(6, "moves the divider")
     else:
-        ok(3, "makes a pair # SKIP no model of both precisions")
-        ok(4, "moves the divider # SKIP no model of both precisions")
+        ok(5, "makes a pair # SKIP no model of both precisions")
+        ok(6, "moves the divider # SKIP no model of both precisions")
 
     unnamed = [node.get_role_name() for node in walk(flow.app)
                if node.get_role_name() in ("push button", "slider", "text",
@@ -163,12 +197,12 @@ def main():
                and node.get_state_set().contains(Atspi.StateType.VISIBLE)
                and (not node.get_name() or node.get_name().startswith("Gtk"))]
     assert not unnamed, f"controls without a name: {unnamed}"
-    ok(5, "every control has a name")
+    ok(7, "every control has a name")
 
     flow.end()
     inspected = subprocess.run([cli, "inspect", model], capture_output=True, text=True, check=False)
     assert inspected.returncode == 0, inspected.stderr
-    ok(6, "ends, with its pictures on the disk")
+    ok(8, "ends, with its pictures on the disk")
 
 
 if __name__ == "__main__":

@@ -201,5 +201,7 @@ cuda_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Te
   const Attention a = { qkv->data, out->data, qkv->shape[0], n_q, n_kv, d, causal };
   if (s->caps.sm == WGMMA_SM && (d == 64 || d == 128))
     return attention_sm90 (s, &a, -1);
+  if (s->caps.sm == WGMMA_SM && d == 512 && !causal)
+    return attention_wide_sm90 (s, &a);
   return d <= 128 ? attention_mma (s, &a) : attention_wide (s, &a);
 }

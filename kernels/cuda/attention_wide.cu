@@ -176,13 +176,15 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
         }
       cp_async_wait<0> (); /* the values */
       __syncthreads ();    /* and everyone's probabilities; the keys have been read */
+      k += KEYS * pitch;
       if (j + 1 < key_blocks)
-        copy_rows<KEYS, S::D, S::THREADS> (keys, k + next * pitch, pitch, a.m - next, a.d);
+        copy_rows<KEYS, S::D, S::THREADS> (keys, k, pitch, a.m - next, a.d);
       cp_async_commit ();
       multiply_values<S> (out, shared_address (p), values, q_row, member * WARP_COLUMNS);
       __syncthreads (); /* the values have been read */
+      v += KEYS * pitch;
       if (j + 1 < key_blocks)
-        copy_rows<KEYS, S::D, S::THREADS> (values, v + next * pitch, pitch, a.m - next, a.d);
+        copy_rows<KEYS, S::D, S::THREADS> (values, v, pitch, a.m - next, a.d);
       cp_async_commit ();
     }
 

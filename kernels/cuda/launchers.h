@@ -65,6 +65,8 @@ const char *attention_sm90_variant_name (int variant);
 int attention_sm90_variant_dim (int variant);
 Status attention_mma (Stream *s, const Attention *a);
 Status attention_wide (Stream *s, const Attention *a);
+/* wgmma, d 512 and not causal. */
+Status attention_wide_sm90 (Stream *s, const Attention *a);
 
 /* The best of them: the entry of Ops. */
 Status cuda_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out);

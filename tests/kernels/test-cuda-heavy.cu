@@ -53,12 +53,12 @@ typedef struct
 } AttentionSize;
 
 static const AttentionSize attention_sizes[] = {
-  { 1, 1, 1, 64, false },       { 7, 2, 1, 16, true },      { 65, 4, 2, 32, false },
-  { 100, 3, 3, 48, true },      { 77, 4, 4, 64, true },     { 200, 4, 1, 128, false },
-  { 129, 2, 2, 128, true },     { 383, 6, 2, 64, false },   { 512, 32, 8, 128, true },
-  { 1000, 3, 3, 128, false },   { 100, 2, 1, 160, true },   { 333, 1, 1, 256, false },
-  { 65, 2, 2, 512, true },      { 1030, 1, 1, 512, false }, { 4160, 30, 30, 128, false },
-  { 4224, 30, 30, 128, false },
+  { 1, 1, 1, 64, false },     { 7, 2, 1, 16, true },        { 65, 4, 2, 32, false },
+  { 100, 3, 3, 48, true },    { 77, 4, 4, 64, true },       { 200, 4, 1, 128, false },
+  { 129, 2, 2, 128, true },   { 383, 6, 2, 64, false },     { 512, 32, 8, 128, true },
+  { 1000, 3, 3, 128, false }, { 100, 2, 1, 160, true },     { 333, 1, 1, 256, false },
+  { 65, 2, 2, 512, true },    { 1030, 1, 1, 512, false },   { 1, 1, 1, 512, false },
+  { 200, 4, 2, 512, false },  { 4160, 30, 30, 128, false }, { 4224, 30, 30, 128, false },
 };
 
 typedef struct
@@ -162,6 +162,7 @@ test_gemm (Test *t, const char *name, int variant)
 
 enum
 {
+  KERNEL_WIDE_SM90 = -4,
   KERNEL_WIDE = -3,
   KERNEL_MMA = -2,
 };
@@ -171,15 +172,19 @@ run_attention (Stream *s, const Attention *a, int variant)
 {
   if (variant == KERNEL_WIDE)
     return attention_wide (s, a);
+  if (variant == KERNEL_WIDE_SM90)
+    return attention_wide_sm90 (s, a);
   return variant == KERNEL_MMA ? attention_mma (s, a) : attention_sm90 (s, a, variant);
 }
 
 static bool
-takes (int variant, int d)
+takes (int variant, const AttentionSize *size)
 {
   if (variant == KERNEL_WIDE)
     return true;
-  return variant == KERNEL_MMA ? d <= 128 : attention_sm90_variant_dim (variant) == d;
+  if (variant == KERNEL_WIDE_SM90)
+    return size->d == 512 && !size->causal;
+  return variant == KERNEL_MMA ? size->d <= 128 : attention_sm90_variant_dim (variant) == size->d;
 }
 
 static Status
@@ -209,7 +214,7 @@ static Status
 test_attention (Test *t, const char *name, int variant)
 {
   for (size_t i = 0; i < sizeof attention_sizes / sizeof attention_sizes[0]; i++)
-    if (takes (variant, attention_sizes[i].d))
+    if (takes (variant, &attention_sizes[i]))
       CHECK (test_attention_size (t, name, variant, &attention_sizes[i]));
   return STATUS_OK;
 }
@@ -302,6 +307,8 @@ test_all (Test *t, int first)
   RUN (test_linear, linear_cuda_bf16.name, &linear_cuda_bf16);
   if (hopper)
     RUN (test_linear, linear_cuda_bf16_sm90.name, &linear_cuda_bf16_sm90);
+  if (hopper)
+    RUN (test_attention, "wide sm90", KERNEL_WIDE_SM90);
   for (int i = 0; hopper && gemm_sm90_variant_name (i) != NULL; i++)
     RUN (test_gemm, gemm_sm90_variant_name (i), i);
   for (int i = 0; hopper && attention_sm90_variant_name (i) != NULL; i++)

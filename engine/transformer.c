@@ -2,9 +2,11 @@
 #include "engine/transformer.h"
 #include "engine/patches.h"
 
-#define TIME_FREQUENCIES   256   /* width of the sinusoid */
-#define FINAL_NORM_EPS     1e-6f /* the final LayerNorm's own; everything else has norm_eps */
-#define BLOCKS_A_RECORDING 6     /* small enough that cancelling waits for less than 100 ms */
+#define TIME_FREQUENCIES 256   /* width of the sinusoid */
+#define FINAL_NORM_EPS   1e-6f /* the final LayerNorm's own; everything else has norm_eps */
+/* Tokens times layers of a recording. A cancellation waits for the recording that runs: 20 ms on an
+ * H200, and below 100 ms on a card of a fifth of its speed. */
+#define TOKENS_A_RECORDING 25600
 
 typedef struct
 {
@@ -38,7 +40,7 @@ struct _TransformerRun
   Tensor now;         /* this step's modulation of all blocks, [blocks, 4, D] F32 */
   Tensor final_now;   /* [D] F32 */
   Recording **recordings;
-  int n_segments;
+  int n_segments, layers_a_segment;
 };
 
 static int
@@ -383,7 +385,8 @@ transformer_begin (const Context *ctx, Transformer *self, const float *embeds, i
   run->caption = patches_padded (n);
   run->steps = steps;
   run->modulation = g_new0 (Tensor, (gsize)n_modulated (c));
-  run->n_segments = 2 + (c->n_layers + BLOCKS_A_RECORDING - 1) / BLOCKS_A_RECORDING;
+  run->layers_a_segment = MAX (TOKENS_A_RECORDING / (run->grid.padded + run->caption), 1);
+  run->n_segments = 2 + (c->n_layers + run->layers_a_segment - 1) / run->layers_a_segment;
   run->recordings = g_new0 (Recording *, (gsize)run->n_segments);
   return begin (ctx, self, run, embeds, n, sigmas);
 }
@@ -428,8 +431,8 @@ static Status
 segment_layers (const Context *ctx, Transformer *self, TransformerRun *run, int index)
 {
   const TransformerConfig *c = &self->config;
-  int first = index * BLOCKS_A_RECORDING;
-  int last = MIN (first + BLOCKS_A_RECORDING, c->n_layers);
+  int first = index * run->layers_a_segment;
+  int last = MIN (first + run->layers_a_segment, c->n_layers);
 
   return modulated_blocks (ctx, self, run, c->n_refiner_layers + first, c->n_refiner_layers + last,
                            last < c->n_layers, run->grid.padded + run->caption);

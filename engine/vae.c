@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define NORM_EPS 1e-6f /* of every GroupNorm (6.1) */
+/* Numbers of a feature map from which a block takes milliseconds on a fast card. */
+#define WAIT_FROM ((int64_t)1 << 25)
 
 typedef struct
 {
@@ -226,6 +228,9 @@ resnet_forward (const Context *ctx, const Vae *self, const Resnet *r, Map *map)
   ArenaEnd spare = other (map->end);
   Tensor a, b, sum;
 
+  /* What is queued cannot be taken back, so a cancellation would wait for all of it. */
+  if (tensor_count (&map->x) >= WAIT_FROM)
+    CHECK (ops->wait (ctx->stream));
   CHECK (context_check_cancelled (ctx));
   if (r->in == r->out)
     {

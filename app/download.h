@@ -58,7 +58,7 @@ const char *download_get_error (TesseraDownload *self); /* of the last run or mo
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */
 void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                             int *seconds_left);
-/* Hosts contacted so far (transfer full: g_strfreev). */
+/* Hosts contacted so far, as fetch_get_hosts has them (transfer full: g_strfreev). */
 char **download_get_hosts (TesseraDownload *self);
 
 /* Reads every file of a model whose hash was published and compares; blocking. FALSE with

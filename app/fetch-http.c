@@ -29,6 +29,7 @@ client_clear (Client *self)
 {
   g_clear_object (&self->session);
   g_clear_pointer (&self->url, g_free);
+  g_clear_pointer (&self->proxy, g_free);
 }
 
 void
@@ -62,14 +63,34 @@ judge_status (Client *self, SoupMessage *message, GError **error)
   const char *wait
       = soup_message_headers_get_one (soup_message_get_response_headers (message), "Retry-After");
 
-  g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s answered %u %s", host, status,
-               soup_status_get_phrase (status));
+  if (self->proxy != NULL) /* which of them it was is not told */
+    g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s through the proxy %s answered %u %s",
+                 host, self->proxy, status, soup_status_get_phrase (status));
+  else
+    g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s answered %u %s", host, status,
+                 soup_status_get_phrase (status));
   if (status == 408 || status == 429 || status >= 500)
     {
       self->retry_after = wait != NULL ? (guint)MIN (g_ascii_strtoull (wait, NULL, 10), 60) : 0;
       return ANSWER_AGAIN;
     }
   return ANSWER_REFUSED;
+}
+
+/* The one that the session will use: both ask the same resolver. */
+static void
+note_contact (Client *self, const char *host, GCancellable *cancellable)
+{
+  g_auto (GStrv) proxies
+      = g_proxy_resolver_lookup (g_proxy_resolver_get_default (), self->url, cancellable, NULL);
+  g_autoptr (GUri) uri = NULL;
+
+  g_clear_pointer (&self->proxy, g_free);
+  if (proxies != NULL && proxies[0] != NULL && !g_str_has_prefix (proxies[0], "direct:"))
+    uri = g_uri_parse (proxies[0], G_URI_FLAGS_NONE, NULL);
+  if (uri != NULL)
+    self->proxy = g_strdup (g_uri_get_host (uri));
+  fetch_note_host (self->fetch, host, self->proxy);
 }
 
 /* Git LFS hosts name the file's SHA-256 and size in the answer that redirects to its store. */
@@ -116,7 +137,7 @@ ask (Client *self, const char *range, const char *validator, Probe *probe, SoupM
       if (range != NULL && validator != NULL)
         soup_message_headers_replace (headers, "If-Range", validator);
       soup_message_add_flags (question, SOUP_MESSAGE_NO_REDIRECT);
-      fetch_note_host (self->fetch, g_uri_get_host (soup_message_get_uri (question)));
+      note_contact (self, g_uri_get_host (soup_message_get_uri (question)), cancellable);
       answer = soup_session_send (self->session, question, cancellable, &problem);
       if (answer == NULL)
         {

@@ -28,6 +28,7 @@ typedef struct
   Fetch *fetch;
   SoupSession *session;
   char *url;         /* where the redirects ended */
+  char *proxy;       /* host on the way to it, or NULL */
   guint retry_after; /* seconds that the server asked for, or 0 */
 } Client;
 
@@ -53,7 +54,7 @@ Answer client_get_whole (Client *self, const char *path, guint64 *size, GCancell
                          GError **error);
 
 /* fetch.c */
-void fetch_note_host (Fetch *self, const char *host);
+void fetch_note_host (Fetch *self, const char *host, const char *proxy); /* NULL: none */
 const FetchOptions *fetch_options (Fetch *self);
 void fetch_set_done (Fetch *self, guint64 done, guint64 total);
 

@@ -79,11 +79,14 @@ fetch_options (Fetch *self)
 }
 
 void
-fetch_note_host (Fetch *self, const char *host)
+fetch_note_host (Fetch *self, const char *host, const char *proxy)
 {
+  g_autofree char *noted
+      = proxy != NULL ? g_strdup_printf ("%s via %s", host, proxy) : g_strdup (host);
+
   g_mutex_lock (&self->lock);
-  if (!g_ptr_array_find_with_equal_func (self->hosts, host, g_str_equal, NULL))
-    g_ptr_array_add (self->hosts, g_strdup (host));
+  if (!g_ptr_array_find_with_equal_func (self->hosts, noted, g_str_equal, NULL))
+    g_ptr_array_add (self->hosts, g_steal_pointer (&noted));
   g_mutex_unlock (&self->lock);
 }
 

@@ -6,6 +6,7 @@
  * returns. The file gets its name only once it is whole and its hash is right; without a hash, once
  * its length is what the server said throughout and its ETag never changed. What was loaded stays
  * beside it (fetch-part.h) until then, also when the call is cancelled: that is what pausing is.
+ * A proxy is used where the desktop's settings or the environment (https_proxy) ask for one.
  */
 #pragma once
 
@@ -46,7 +47,8 @@ gboolean fetch_look (Fetch *self, guint64 *size, char **sha256, GCancellable *ca
 
 /* Bytes there and in all, 0 if not known yet. (any thread) */
 void fetch_get_progress (Fetch *self, guint64 *done, guint64 *total);
-/* Hosts that were contacted, each once (transfer full: g_strfreev). (any thread) */
+/* Hosts that were contacted, each once, "HOST via PROXY" through one (transfer full: g_strfreev).
+ * (any thread) */
 char **fetch_get_hosts (Fetch *self);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Fetch, fetch_free)

@@ -68,6 +68,8 @@ on_download_changed (TesseraDownload *download, gpointer data)
 
   for (guint i = 0; hosts[i] != NULL; i++)
     {
+      g_auto (GStrv) parts = g_strsplit (hosts[i], " via ", 2);
+      g_autofree char *proxy = NULL;
       GtkWidget *row;
 
       if (g_hash_table_contains (self->seen, hosts[i]))
@@ -75,7 +77,10 @@ on_download_changed (TesseraDownload *download, gpointer data)
       g_hash_table_add (self->seen, g_strdup (hosts[i]));
       row = adw_action_row_new ();
       adw_preferences_row_set_use_markup (ADW_PREFERENCES_ROW (row), FALSE);
-      adw_preferences_row_set_title (ADW_PREFERENCES_ROW (row), hosts[i]);
+      adw_preferences_row_set_title (ADW_PREFERENCES_ROW (row), parts[0]);
+      if (parts[1] != NULL)
+        proxy = g_strdup_printf (_ ("Through the proxy %s"), parts[1]);
+      adw_action_row_set_subtitle (ADW_ACTION_ROW (row), proxy != NULL ? proxy : "");
       adw_preferences_group_add (self->hosts, row);
       gtk_widget_set_visible (GTK_WIDGET (self->no_host), FALSE);
     }

@@ -22,6 +22,9 @@ rng = random.Random(7)
 DATA = rng.randbytes(1_000_003)
 OTHER = rng.randbytes(1_000_003)
 cases, checks = {}, []
+# Whoever runs this may need a proxy; what is on this machine needs none.
+ENVIRONMENT = {name: value for name, value in os.environ.items()
+               if not name.lower().endswith("_proxy") and name != "XDG_CURRENT_DESKTOP"}
 stop = threading.Event()
 
 
@@ -32,6 +35,7 @@ class Log:
         self.lock = threading.Lock()
         self.n = 0
         self.sent = 0
+        self.forwarded = 0
         self.seen = threading.Event()
         self.over = threading.Event()
 
@@ -52,10 +56,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.path.startswith("http://"):  # asked as a proxy
+            self.path = "/" + self.path.split("/", 3)[3]
+            with log.lock:
+                log.forwarded += 1
         try:
             cases[self.path.split("/")[1]](self, log.count())
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def do_CONNECT(self):
+        log.count()
+        self.reply(403)
 
     def wanted(self, data, etag):
         """(first, last) if the request's range is to be honoured."""
@@ -135,8 +147,9 @@ class Attempt:
         self.command += [f"--{key}={value}" for key, value in options.items()]
         self.command += [f"http://{host}:{PORT}/{name}" for name in names]
 
-    def run(self):
-        done = subprocess.run(self.command, capture_output=True, text=True, timeout=120)
+    def run(self, **environment):
+        done = subprocess.run(self.command, capture_output=True, text=True, timeout=120,
+                              env={**ENVIRONMENT, **environment})
         lines = done.stdout.splitlines()
         if not lines:
             raise AssertionError(f"exit status {done.returncode}: {done.stderr}")
@@ -383,6 +396,41 @@ def every_host_is_noted(folder):
     attempt = Attempt(folder, "redirects").run()
     attempt.gives(DATA)
     assert attempt.hosts == {"127.0.0.1", "localhost"}, attempt.hosts
+
+
+def through_proxy(folder, **environment):
+    """Nobody listens on the port of the address: only the proxy can have the file."""
+    attempt = Attempt(folder, "good", **HASH)
+    attempt.command[-1] = "http://localhost:1/good"
+    attempt.run(**environment).gives(DATA)
+    assert attempt.hosts == {"localhost via 127.0.0.1"}, attempt.hosts
+    assert log.forwarded == log.n > 1, (log.forwarded, log.n)
+
+
+@check
+def proxy_of_the_environment(folder):
+    through_proxy(folder, http_proxy=f"http://127.0.0.1:{PORT}")
+
+
+@check
+def proxy_of_the_settings(folder):
+    with tempfile.TemporaryDirectory() as config:
+        place = os.path.join(config, "glib-2.0", "settings")
+        os.makedirs(place)
+        with open(os.path.join(place, "keyfile"), "w", encoding="utf-8") as file:
+            file.write("[system/proxy]\nmode='manual'\nignore-hosts=@as []\n"
+                       f"[system/proxy/http]\nhost='127.0.0.1'\nport={PORT}\n")
+        through_proxy(folder, XDG_CURRENT_DESKTOP="GNOME", GSETTINGS_BACKEND="keyfile",
+                      XDG_CONFIG_HOME=config)
+
+
+@check
+def proxy_that_refuses(folder):
+    attempt = Attempt(folder, "good")
+    attempt.command[-1] = "https://models.example.invalid/good"
+    attempt.run(https_proxy=f"http://127.0.0.1:{PORT}")
+    attempt.fails("models.example.invalid through the proxy 127.0.0.1 answered 403")
+    assert attempt.hosts == {"models.example.invalid via 127.0.0.1"}, attempt.hosts
 
 
 @check

@@ -4,6 +4,7 @@
 #include "app/fetch-part.h"
 
 #include <glib/gstdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static void
@@ -38,19 +39,33 @@ adopt_list_folders (const char *models_dir)
 /* -- candidates ---------------------------------------------------------------------------------
  */
 
-/* Hugging Face's cache: models--OWNER--NAME/snapshots/COMMIT/PATH. */
 static void
-add_snapshots (GPtrArray *paths, const char *folder, const CatalogueFile *file)
+add_snapshots (GPtrArray *paths, const char *folder, const char *source)
 {
-  g_auto (GStrv) names = g_strsplit (file->repository, "/", 2);
-  g_autofree char *joined = g_strjoinv ("--", names);
-  g_autofree char *repository = g_strconcat ("models--", joined, NULL);
-  g_autofree char *snapshots = g_build_filename (folder, repository, "snapshots", NULL);
+  g_autofree char *snapshots = g_build_filename (folder, "snapshots", NULL);
   g_autoptr (GDir) dir = g_dir_open (snapshots, 0, NULL);
   const char *commit;
 
   while (dir != NULL && (commit = g_dir_read_name (dir)) != NULL)
-    g_ptr_array_add (paths, g_build_filename (snapshots, commit, file->source, NULL));
+    g_ptr_array_add (paths, g_build_filename (snapshots, commit, source, NULL));
+}
+
+/* Hugging Face's cache: models--OWNER--NAME/snapshots/COMMIT/PATH. Owners change their names. */
+static void
+add_cached (GPtrArray *paths, const char *folder, const CatalogueFile *file)
+{
+  const char *slash = strchr (file->repository, '/');
+  g_autofree char *ending = g_strconcat ("--", slash != NULL ? slash + 1 : file->repository, NULL);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+
+  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
+    if (g_str_has_prefix (name, "models--") && g_str_has_suffix (name, ending))
+      {
+        g_autofree char *repository = g_build_filename (folder, name, NULL);
+
+        add_snapshots (paths, repository, file->source);
+      }
 }
 
 static GPtrArray *
@@ -65,7 +80,7 @@ list_candidates (const char *const *folders, const CatalogueFile *file)
     {
       g_ptr_array_add (paths, g_build_filename (folders[i], file->path, NULL));
       g_ptr_array_add (paths, g_build_filename (folders[i], file->source, NULL));
-      add_snapshots (paths, folders[i], file);
+      add_cached (paths, folders[i], file);
       for (guint k = 0; k < G_N_ELEMENTS (kinds); k++)
         g_ptr_array_add (paths, g_build_filename (folders[i], kinds[k], name, NULL));
     }

@@ -374,7 +374,7 @@ test_adopt (Fixture *f, gconstpointer data)
   const char *folders[] = { hub, comfy, tree, NULL };
   const gboolean hashes = GPOINTER_TO_INT (data);
 
-  put (f, FILES[3], "hub/models--o--n/snapshots/0123/text_encoder/model.safetensors");
+  put (f, FILES[3], "hub/models--former-o--n/snapshots/0123/text_encoder/model.safetensors");
   put (f, FILES[7], "comfy/diffusion_models/diffusion_pytorch_model.safetensors");
   put (f, FILES[4], "tree/tokenizer/tokenizer.json");
   put (f, FILES[4], "tree/vae/config.json"); /* another file under a name that is wanted */

@@ -94,6 +94,9 @@ gboolean weights_find (Weights *self, const char *name, Tensor *out);
  * the next call: most formats are put in order in one buffer. */
 gboolean weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k,
                            const SvdqSource **out, GError **error);
+/* Format and rank of the SVDQuant linear `base`, from headers, everything else zero; FALSE when it
+ * is dense. Changes nothing: (any thread). */
+gboolean weights_find_svdq (const Weights *self, const char *base, SvdqSource *out);
 /* The 4-bit format of these weights; FALSE if all is dense. */
 gboolean weights_svdq_format (const Weights *self, SvdqFormat *format);
 /* FALSE with an error naming the first tensors that no call has asked for. To be called once a

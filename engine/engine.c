@@ -1,26 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/engine.h"
+#include "engine/engine-private.h"
 
-#include "engine/observe.h"
-#include "engine/plan.h"
-
-#include <stdatomic.h>
 #include <unistd.h>
-
-/* Of what is free when the engine plans, the part that activations may take: other programs and
- * the kernels' own scratch need the rest. */
-#define USABLE_SHARE 0.8
-
-struct _Engine
-{
-  Models models;
-  Device device;
-  char *trace_path;
-  EngineLinearSeen seen; /* see observe.h */
-  gpointer seen_data;
-  /* Written by the engine's thread, read by any. */
-  atomic_uint_fast64_t weights, activations, peak;
-};
 
 void
 engine_init_process (char **argv)
@@ -61,13 +42,19 @@ engine_find_builtin_model (void)
 Engine *
 engine_new (const char *model_dir, const EngineOptions *options, GError **error)
 {
+  static const EngineOptions none = { 0 };
   Engine *self = g_new0 (Engine, 1);
-  const char *file = options != NULL ? options->transformer_file : NULL;
-  const char *type = options != NULL ? options->svdquant_type : NULL;
 
+  options = options != NULL ? options : &none;
+  self->offload = options->offload;
+  self->prompts = prompt_cache_new ();
   if (device_open (&self->device, options, error)
-      && models_open (&self->models, &self->device, model_dir, file, type, error))
-    return self;
+      && models_open (&self->models, &self->device, model_dir, options->transformer_file,
+                      options->svdquant_type, error))
+    {
+      self->calibration = calibration_new (options->calibration_file, self->device.caps.name);
+      return self;
+    }
   engine_free (self);
   return NULL;
 }
@@ -79,6 +66,10 @@ engine_free (Engine *self)
     return;
   models_close (&self->models, &self->device);
   device_close (&self->device);
+  calibration_free (self->calibration);
+  prompt_cache_free (self->prompts);
+  g_free (self->kept.request);
+  g_free (self->kept.latents);
   g_free (self->trace_path);
   g_free (self);
 }
@@ -86,8 +77,15 @@ engine_free (Engine *self)
 void
 engine_trim (Engine *self)
 {
+  const Ops *ops = self->device.ops;
+
   models_release (&self->models, &self->device);
-  atomic_store (&self->weights, 0);
+  if (self->device.stream == NULL)
+    return;
+  (void)ops->wait (self->device.stream);
+  ops->trim (self->device.stream);
+  atomic_store (&self->held, ops->allocated (self->device.stream));
+  atomic_store (&self->pinned, 0);
 }
 
 void
@@ -141,83 +139,13 @@ void
 engine_get_memory (Engine *self, EngineMemory *memory)
 {
   *memory = (EngineMemory){
-    .weights = atomic_load (&self->weights),
+    .reserved = atomic_load (&self->held),
     .activations = atomic_load (&self->activations),
     .peak = atomic_load (&self->peak),
+    .pinned = atomic_load (&self->pinned),
   };
-  memory->reserved = memory->weights + memory->activations;
+  memory->weights = memory->reserved - MIN (memory->reserved, memory->activations);
 }
-
-/* -- planning -----------------------------------------------------------------------------------
- */
-
-/* Bytes that activations may take beside the weights. */
-static guint64
-activation_limit (const Engine *self, guint64 weights)
-{
-  guint64 budget = self->device.options.memory_budget;
-
-  if (budget == 0)
-    budget = (guint64)((double)self->device.caps.free_memory * USABLE_SHARE);
-  return budget > weights ? budget - weights : 0;
-}
-
-static guint64
-all_weights (const Engine *self, EnginePrecision precision)
-{
-  guint64 sum = 0;
-
-  for (int part = 0; part < MODELS_N_PARTS; part++)
-    sum += plan_weights (&self->models, &self->device, (ModelsPart)part, precision);
-  return sum;
-}
-
-static gboolean
-count_arenas (Engine *self, PipelineRun *run, PlanArenas *arenas, GError **error)
-{
-  guint64 weights = all_weights (self, run->request->precision);
-  Status status
-      = plan_arenas (&self->models, &self->device, run, activation_limit (self, weights), arenas);
-
-  if (status == STATUS_OK)
-    return TRUE;
-  device_set_error (&self->device, status, "planning", error);
-  return FALSE;
-}
-
-gboolean
-engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GError **error)
-{
-  PipelineRun run = { .request = request };
-  PlanArenas arenas;
-  gboolean counted;
-
-  *plan = (EnginePlan){ 0 };
-  if (!engine_request_validate (request, error)
-      || !engine_supports (self, request->precision, error))
-    return FALSE;
-  pipeline_tokenize (&self->models, &run);
-  counted = count_arenas (self, &run, &arenas, error);
-  pipeline_run_clear (&run);
-  if (!counted)
-    return FALSE;
-
-  plan->weights = all_weights (self, request->precision);
-  plan->phase_peak[ENGINE_PHASE_LOAD] = plan->weights;
-  plan->phase_peak[ENGINE_PHASE_ENCODE] = plan->weights + arenas.encode;
-  plan->phase_peak[ENGINE_PHASE_DENOISE] = plan->weights + arenas.denoise;
-  plan->phase_peak[ENGINE_PHASE_DECODE] = plan->weights + arenas.decode;
-  plan->activations = MAX (MAX (arenas.encode, arenas.denoise), arenas.decode);
-  plan->peak = plan->weights + plan->activations;
-  plan->available = plan->weights + activation_limit (self, plan->weights);
-  plan->fits = plan->peak <= plan->available;
-  return TRUE;
-}
-
-/* -- a request ----------------------------------------------------------------------------------
- */
-
-typedef Status (*PhaseFunc) (const Context *ctx, const Models *models, PipelineRun *run);
 
 gboolean
 engine_observe (Engine *self, EngineLinearSeen seen, gpointer user_data, GError **error)
@@ -233,105 +161,3 @@ engine_observe (Engine *self, EngineLinearSeen seen, gpointer user_data, GError 
   return TRUE;
 }
 
-/* Only the transformer's blocks have layers of these names. */
-static void
-report_linear (gpointer user_data, const Linear *linear, const Tensor *x)
-{
-  static const char *const names[]
-      = { ".attention.to_qkv", ".attention.to_out.0", ".feed_forward.w13", ".feed_forward.w2" };
-  Engine *self = user_data;
-
-  for (guint i = 0; linear->name != NULL && i < G_N_ELEMENTS (names); i++)
-    if (g_str_has_suffix (linear->name, names[i]))
-      self->seen (linear->name, x->data, tensor_count (x) / linear->k, linear->k, self->seen_data);
-}
-
-/* Runs a phase in an arena of its own. */
-static gboolean
-run_phase (Engine *self, PhaseFunc phase, size_t bytes, PipelineRun *run, const char *doing,
-           GCancellable *cancellable, GError **error)
-{
-  const Ops *ops = self->device.ops;
-  Stream *stream = self->device.stream;
-  Arena arena = { 0 };
-  LinearObserver observer = { .before = report_linear, .user_data = self };
-  Context ctx = { .ops = ops,
-                  .stream = stream,
-                  .activation = ops->activation,
-                  .arena = &arena,
-                  .caps = &self->device.caps,
-                  .options = &self->device.options,
-                  .cancellable = cancellable,
-                  .observer = self->seen != NULL ? &observer : NULL };
-  Status status = arena_init (&arena, ops, stream, bytes);
-
-  atomic_store (&self->activations, bytes);
-  if (status == STATUS_OK)
-    {
-      guint64 held = ops->allocated (stream);
-
-      atomic_store (&self->peak, MAX (atomic_load (&self->peak), held));
-      status = phase (&ctx, &self->models, run);
-      held = ops->allocated (stream);
-      atomic_store (&self->peak, MAX (atomic_load (&self->peak), held));
-    }
-  arena_clear (&arena);
-  atomic_store (&self->activations, 0);
-  if (status == STATUS_OK)
-    return TRUE;
-  device_set_error (&self->device, status, doing, error);
-  return FALSE;
-}
-
-static gboolean
-load_all (Engine *self, PipelineRun *run, GCancellable *cancellable, GError **error)
-{
-  for (int part = 0; part < MODELS_N_PARTS; part++)
-    {
-      if (run->progress != NULL)
-        run->progress (ENGINE_PHASE_LOAD, (guint)part, MODELS_N_PARTS, NULL, run->user_data);
-      if (!models_load (&self->models, &self->device, (ModelsPart)part, run->request->precision,
-                        cancellable, error))
-        return FALSE;
-      atomic_store (&self->weights, self->device.ops->allocated (self->device.stream));
-    }
-  return TRUE;
-}
-
-static gboolean
-run_all (Engine *self, PipelineRun *run, GCancellable *cancellable, GError **error)
-{
-  PlanArenas arenas;
-
-  pipeline_tokenize (&self->models, run);
-  return pipeline_start (&self->models, run, error) && load_all (self, run, cancellable, error)
-         && count_arenas (self, run, &arenas, error)
-         && run_phase (self, pipeline_encode, arenas.encode, run, "reading the prompt", cancellable,
-                       error)
-         && run_phase (self, pipeline_denoise, arenas.denoise, run, "denoising", cancellable, error)
-         && run_phase (self, pipeline_decode, arenas.decode, run, "decoding the picture",
-                       cancellable, error);
-}
-
-Image *
-engine_generate (Engine *self, const EngineRequest *request, EngineProgress progress,
-                 gpointer user_data, GCancellable *cancellable, GError **error)
-{
-  g_autoptr (Trace) trace = self->trace_path != NULL ? trace_new () : NULL;
-  PipelineRun run
-      = { .request = request, .trace = trace, .progress = progress, .user_data = user_data };
-  g_autoptr (Image) image = NULL;
-
-  if (!engine_request_validate (request, error)
-      || !engine_supports (self, request->precision, error)
-      || g_cancellable_set_error_if_cancelled (cancellable, error))
-    return NULL;
-
-  atomic_store (&self->peak, 0);
-  if (run_all (self, &run, cancellable, error))
-    image = pipeline_image (&run);
-  pipeline_run_clear (&run);
-  if (image != NULL && trace != NULL && !trace_write (trace, self->trace_path, error))
-    return NULL;
-  return g_steal_pointer (&image);
-}

@@ -44,6 +44,17 @@ typedef enum
 
 #define ENGINE_N_PHASES 4
 
+/* Where weights are that the device cannot hold all at once. */
+typedef enum
+{
+  ENGINE_OFFLOAD_AUTO,   /* the fastest that fits */
+  ENGINE_OFFLOAD_NONE,   /* all on the device */
+  ENGINE_OFFLOAD_MODEL,  /* text encoder and transformer take turns there */
+  ENGINE_OFFLOAD_STREAM, /* their blocks only pass through, one by one */
+} EngineOffload;
+
+#define ENGINE_N_OFFLOADS 4
+
 typedef struct _Engine Engine;
 
 /* How an Engine runs; NULL where it is taken means all zero. Strings are copied. */
@@ -56,6 +67,11 @@ typedef struct
   gboolean bf16_math;        /* CPU: BF16 matrix products; refused where the CPU has none */
   int threads;               /* CPU: 0 = all cores */
   guint64 memory_budget;     /* bytes of device memory the engine may hold; 0 = what is free */
+  EngineOffload offload;
+  const char *calibration_file; /* remembers how fast this device is, for plans; NULL = nothing is
+                                   remembered */
+  int planned_sm; /* > 0: nothing is opened, only engine_plan works: for a card of this compute
+                     capability * 10, which need not be there, and memory_budget bytes */
 } EngineOptions;
 
 /* How a device runs one type of transformer file. Static strings. */
@@ -82,23 +98,51 @@ typedef struct
   EngineFileSupport files[ENGINE_N_FILE_TYPES]; /* type NULL: not known, the device does not work */
 } EngineDevice;
 
-/* Memory and time of a request, known from headers alone. Bytes of the device that computes. */
+/* The parts of a model. */
+typedef enum
+{
+  ENGINE_PART_TEXT_ENCODER,
+  ENGINE_PART_TRANSFORMER,
+  ENGINE_PART_DECODER,
+} EnginePart;
+
+#define ENGINE_N_PARTS 3
+
+/* What becomes of a part's weights. */
+typedef struct
+{
+  guint64 bytes;   /* on the device when all of it is there */
+  gboolean leaves; /* the device when its phase is over */
+  guint64 pinned;  /* leaves, and waits in this much host memory; 0 = it is loaded again */
+  int blocks, streamed;
+} EnginePlanPart;
+
+/* Memory and time of a request, known from headers alone. Bytes of the device that computes, and
+ * of what the engine holds there: the driver's own context comes on top. */
 typedef struct
 {
   guint64 weights;     /* held while the largest phase runs */
   guint64 activations; /* arena of the largest phase */
+  guint64 working;     /* scratch and staging of the device */
   guint64 peak;        /* the most at any moment, scratch included */
   guint64 available;   /* what the device or the budget has */
   guint64 phase_peak[ENGINE_N_PHASES];
   gboolean fits;
-  double seconds; /* estimate of the whole request; 0 = not calibrated yet */
+  guint64 pinned; /* host memory that holds weights which are off the device */
+  EnginePlanPart parts[ENGINE_N_PARTS];
+  int tile; /* of the decoder: side in pixels; 0 = the whole picture at once */
+  /* Estimates for a prompt that is new and a model that is loaded; 0 = not calibrated yet. [LOAD] is
+   * what loading it would take first, and not part of `seconds`. */
+  double phase_seconds[ENGINE_N_PHASES];
+  double seconds;
 } EnginePlan;
 
 /* What the engine holds now, in bytes, for a gauge. */
 typedef struct
 {
   guint64 weights, activations, reserved;
-  guint64 peak; /* most held at once since the last engine_generate began */
+  guint64 peak;   /* most held at once since the last engine_generate began */
+  guint64 pinned; /* host memory that holds weights which are off the device */
 } EngineMemory;
 
 /* A step's picture in the making: latents' estimate of the clean picture as a small RGB8 image.
@@ -122,8 +166,11 @@ char *engine_find_builtin_model (void);
 Engine *engine_new (const char *model_dir, const EngineOptions *options, GError **error);
 void engine_free (Engine *self); /* NULL is a no-op */
 
-/* Runs a request from prompt to picture (transfer full). Loading is its first phase. Errors: the
- * codes above, G_IO_ERROR_CANCELLED, and G_IO_ERROR_* for files. `progress` may be NULL. */
+/* Runs a request from prompt to picture (transfer full). Loading is its first phase. When memory
+ * turns out to be short on the way it goes on with less, at whatever offload level that takes; if
+ * there is no way left, what has been computed is kept, and the same request goes on from there.
+ * Errors: the codes above, G_IO_ERROR_CANCELLED, and G_IO_ERROR_* for files. `progress` may be NULL.
+ */
 Image *engine_generate (Engine *self, const EngineRequest *request, EngineProgress progress,
                         gpointer user_data, GCancellable *cancellable, GError **error);
 
@@ -131,10 +178,20 @@ Image *engine_generate (Engine *self, const EngineRequest *request, EngineProgre
  * bug reports: token ids, embeddings, latents after each step, picture. NULL turns it off. */
 void engine_set_trace (Engine *self, const char *path);
 
-/* What `request` will take on this engine's device; FALSE with an error if it is invalid. */
+/* What `request` will take on this engine's device, and which way to run it at `offload`; FALSE with an error if it is invalid. Does not wait for a request that runs. (any thread)
+ */
+gboolean engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offload,
+                         EnginePlan *plan, GError **error);
+/* At the engine's own level. (any thread) */
 gboolean engine_plan (Engine *self, const EngineRequest *request, EnginePlan *plan, GError **error);
 
-/* Gives all device memory back; the next request loads again. */
+const char *engine_offload_name (EngineOffload offload); /* "auto", "none", "model", "stream" */
+
+/* Where calibration_file belongs: in the user's cache folder (transfer full: g_free). */
+char *engine_find_calibration_file (void);
+
+/* Gives all memory of the device and all pinned memory back, but for the driver's context; the next
+ * request loads again. */
 void engine_trim (Engine *self);
 
 /* TRUE if the model, the build and the device can run `precision`; else the reason as an error. */

@@ -60,6 +60,48 @@ linear_support (const DeviceCaps *caps, const StreamOptions *options, const Svdq
   return out;
 }
 
+/* As a file holds it, for a backend that does not say: weights as the device computes, or codes,
+ * scales and low-rank factors. */
+static uint64_t
+stored_bytes (const Context *ctx, const LinearSource *source)
+{
+  uint64_t n = (uint64_t)source->n, k = (uint64_t)source->k;
+  const SvdqSource *svdq = source->svdq;
+
+  if (svdq == NULL)
+    return n * k * dtype_size (ctx->activation);
+  return n * k / 2 + (svdq->format == SVDQ_INT4 ? n * k / 32 : n * k / 16)
+         + 2 * (n + k) * (uint64_t)svdq->rank + 2 * k;
+}
+
+LinearMemory
+linear_measure (const Context *ctx, const LinearSource *source)
+{
+  const SvdqFormat *svdq = source->svdq != NULL ? &source->svdq->format : NULL;
+  const LinearBackend *backend = linear_choose (ctx->caps, ctx->options, svdq);
+  LinearMemory out = { .swiglu = source->swiglu };
+
+  if (backend != NULL && backend->measure != NULL)
+    backend->measure (source, &out);
+  else if (backend != NULL)
+    out.weights = stored_bytes (ctx, source);
+  return out;
+}
+
+/* Only what planning asks of it. */
+static Linear *
+new_dry (const Context *ctx, const LinearSource *source)
+{
+  LinearMemory memory = linear_measure (ctx, source);
+  Linear *self = g_new0 (Linear, 1);
+
+  self->n = source->n;
+  self->k = source->k;
+  self->bytes = self->memory_bytes = memory.weights;
+  self->swiglu = source->swiglu && memory.swiglu;
+  return self;
+}
+
 Status
 linear_new (const Context *ctx, const LinearSource *source, Linear **out)
 {
@@ -67,6 +109,11 @@ linear_new (const Context *ctx, const LinearSource *source, Linear **out)
   const LinearBackend *backend = linear_choose (ctx->caps, ctx->options, svdq);
 
   *out = NULL;
+  if (context_is_dry (ctx))
+    {
+      *out = new_dry (ctx, source);
+      return STATUS_OK;
+    }
   if (backend == NULL)
     return STATUS_UNSUPPORTED;
   return backend->prepare_weights (ctx->stream, source, out);
@@ -75,8 +122,12 @@ linear_new (const Context *ctx, const LinearSource *source, Linear **out)
 void
 linear_free (const Context *ctx, Linear *linear)
 {
-  if (linear != NULL)
+  if (linear == NULL)
+    return;
+  if (linear->backend != NULL)
     linear->backend->release (ctx->stream, linear);
+  else
+    g_free (linear); /* of a dry context */
 }
 
 /* -- layers side by side ------------------------------------------------------------------------
@@ -189,7 +240,12 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
   const LinearObserver *observer = ctx->observer;
 
   if (context_is_dry (ctx))
-    return STATUS_OK;
+    {
+      if (ctx->stream != NULL)
+        dry_work (ctx->stream)->linear += 2.0 * (double)x->shape[0] * (double)linear->n
+                                          * (double)linear->k;
+      return STATUS_OK;
+    }
   if (observer != NULL && observer->before != NULL)
     observer->before (observer->user_data, linear, x);
   CHECK (linear->backend->apply (ctx->stream, linear, x, out));
@@ -204,10 +260,9 @@ linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, 
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor both;
 
-  if (linear != NULL && linear->swiglu)
+  if (linear->swiglu)
     return linear_apply (ctx, linear, x, out);
 
-  /* Before loading the layer is not known: the plan allows for the unfused way. */
   CHECK (arena_tensor (ctx->arena, &both, out->dtype, out->shape[0], 2 * out->shape[1], 0, 0));
   CHECK (linear_apply (ctx, linear, x, &both));
   CHECK (ctx->ops->silu_mul (ctx->stream, &both, 0, out));

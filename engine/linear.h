@@ -28,7 +28,12 @@ typedef struct
 LinearSupport
 linear_support (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
 
-/* Brings a layer to the device, (transfer full): linear_free. */
+/* What the layer takes of the device that `ctx` is about, from its shape alone (LinearBackend's
+ * measure); all zero where nothing can run it. */
+LinearMemory linear_measure (const Context *ctx, const LinearSource *source);
+
+/* Brings a layer to the device, (transfer full): linear_free. On a dry context it only has a size.
+ */
 Status linear_new (const Context *ctx, const LinearSource *source, Linear **out);
 void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
 
@@ -38,7 +43,7 @@ void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
  */
 Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Linear **out);
 
-/* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read, and `linear` may be NULL. */
+/* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read. */
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]

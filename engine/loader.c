@@ -20,6 +20,20 @@ goes_on (Loader *self)
 }
 
 static void
+count_bytes (Loader *self, guint64 bytes)
+{
+  self->memory.total += (bytes + 255) / 256 * 256; /* as devices give them out */
+}
+
+void
+loader_count_bundle (Loader *self, guint64 bytes)
+{
+  self->memory.bundles += bytes;
+  self->memory.largest_bundle = MAX (self->memory.largest_bundle, bytes);
+  self->memory.n_bundles++;
+}
+
+static void
 upload_new (Loader *self, const Tensor *host, DType dtype, Tensor *out)
 {
   const Context *ctx = self->ctx;
@@ -41,6 +55,11 @@ load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
   Tensor host;
 
   *out = tensor_1d (DTYPE_F32, NULL, n);
+  if (context_is_dry (self->ctx))
+    {
+      count_bytes (self, tensor_bytes (out));
+      return;
+    }
   va_start (arguments, format);
   name = g_strdup_vprintf (format, arguments);
   va_end (arguments);
@@ -54,6 +73,11 @@ load_row (Loader *self, Tensor *out, int64_t n, const char *name)
   Tensor host;
 
   *out = tensor_2d (self->ctx->activation, NULL, 1, n);
+  if (context_is_dry (self->ctx))
+    {
+      count_bytes (self, tensor_bytes (out));
+      return;
+    }
   if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 2, (int64_t)1, n))
     upload_new (self, &host, self->ctx->activation, out);
 }
@@ -64,6 +88,53 @@ loader_free_tensor (const Context *ctx, Tensor *tensor)
   if (tensor->data != NULL)
     ctx->ops->free (ctx->stream, tensor->data);
   tensor->data = NULL;
+}
+
+/* What the layer would take, and a Linear of that size. */
+static Linear *
+count_linear (Loader *self, const LinearSource *source)
+{
+  LinearMemory memory = linear_measure (self->ctx, source);
+  Linear *linear = NULL;
+
+  count_bytes (self, memory.weights);
+  self->memory.loading = MAX (self->memory.loading, memory.loading);
+  self->memory.workspace = MAX (self->memory.workspace, memory.workspace);
+  self->status = linear_new (self->ctx, source, &linear);
+  return linear;
+}
+
+/* The layer as it is stored: quantised as one, each of its parts for itself, or dense. */
+static Linear *
+count_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
+               const int64_t *rows, LinearSource *source, gboolean bias)
+{
+  g_autofree char *whole = g_strconcat (prefix, fused, NULL);
+  g_autofree char *first = g_strconcat (prefix, names[0], NULL);
+  static char value; /* stands for a bias that is there */
+  SvdqSource shape = { 0 };
+
+  source->n_parts = (int)g_strv_length ((char **)names);
+  source->bias.data = bias ? &value : NULL;
+  if (weights_find_svdq (self->weights, whole, &shape))
+    source->svdq = &shape;
+  else if (weights_find_svdq (self->weights, first, &shape))
+    {
+      Linear *linear = NULL;
+      int64_t all = source->n;
+
+      source->svdq = &shape;
+      for (int i = 0; names[i] != NULL; i++)
+        {
+          linear_free (self->ctx, linear);
+          source->n = rows[i];
+          linear = count_linear (self, source);
+        }
+      linear->n = all;
+      linear->memory_bytes = 0; /* such a layer cannot be moved */
+      return linear;
+    }
+  return count_linear (self, source);
 }
 
 /* Fills source->svdq if the file holds `name` quantised; FALSE if it does not. */
@@ -153,10 +224,12 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
   g_autofree float *stacked = NULL;
   int64_t first = 0;
 
-  if (!goes_on (self))
-    return NULL;
   for (int i = 0; names[i] != NULL; i++)
     source.n += rows[i];
+  if (context_is_dry (self->ctx))
+    return count_stacked (self, prefix, names, fused, rows, &source, bias);
+  if (!goes_on (self))
+    return NULL;
   if (find_quantised (self, &source, prefix, fused) || self->error != NULL)
     return finish_linear (self, &source, prefix, fused);
   if (names[1] != NULL)
@@ -192,6 +265,15 @@ load_conv (Loader *self, const char *prefix, const char *name, int64_t in, int64
   ConvSource source = { .stride = stride, .upsample = upsample };
   Conv *conv = NULL;
 
+  if (context_is_dry (self->ctx))
+    {
+      source.weight.rank = 4;
+      source.weight.shape[0] = out;
+      source.weight.shape[1] = in;
+      source.weight.shape[2] = source.weight.shape[3] = size;
+      count_bytes (self, self->target != NULL ? self->target->conv_bytes (&source) : 0);
+      return NULL;
+    }
   if (!goes_on (self))
     return NULL;
   if (weights_get (self->weights, &source.weight, weight, &self->error, 4, out, in, (int64_t)size,

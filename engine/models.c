@@ -157,8 +157,8 @@ free_part (Models *self, const Context *ctx, ModelsPart part, EnginePrecision pr
     }
 }
 
-static gboolean
-is_loaded (const Models *self, ModelsPart part, EnginePrecision precision)
+gboolean
+models_is_loaded (const Models *self, ModelsPart part, EnginePrecision precision)
 {
   if (part == MODELS_TEXT_ENCODER)
     return self->text_encoder != NULL;
@@ -167,8 +167,8 @@ is_loaded (const Models *self, ModelsPart part, EnginePrecision precision)
   return self->decoder != NULL;
 }
 
-static void
-build_part (Models *self, Loader *loader, ModelsPart part, EnginePrecision precision)
+void
+models_build (Models *self, Loader *loader, ModelsPart part, EnginePrecision precision)
 {
   Checkpoint *c = self->checkpoint;
 
@@ -193,52 +193,161 @@ models_are_resident (Weights *weights, const Device *device)
   return weights_count (weights) * sizeof (float) <= device->caps.total_memory / RESIDENT_SHARE;
 }
 
-gboolean
-models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
-             GCancellable *cancellable, GError **error)
-{
-  Context ctx = { .ops = device->ops,
-                  .stream = device->stream,
-                  .activation = device->ops->activation,
-                  .caps = &device->caps,
-                  .options = &device->options,
-                  .cancellable = cancellable };
-  Loader loader = { .ctx = &ctx };
+/* -- coming and going ---------------------------------------------------------------------------
+ */
 
-  if (is_loaded (self, part, precision))
-    return TRUE;
+static Context
+device_context (const Device *device, GCancellable *cancellable)
+{
+  return (Context){ .ops = device->ops,
+                    .stream = device->stream,
+                    .activation = device->ops->activation,
+                    .caps = &device->caps,
+                    .options = &device->options,
+                    .cancellable = cancellable };
+}
+
+static Shelf *
+find_shelf (const Models *self, ModelsPart part, EnginePrecision precision)
+{
+  if (!models_is_loaded (self, part, precision))
+    return NULL;
+  if (part == MODELS_TEXT_ENCODER)
+    return text_encoder_shelf (self->text_encoder);
+  return part == MODELS_TRANSFORMER ? transformer_shelf (self->transformer[precision]) : NULL;
+}
+
+/* Encoder and decoder serve both precisions. */
+static gboolean *
+was_expanded (Models *self, ModelsPart part, EnginePrecision precision)
+{
+  return &self->expanded[part][part == MODELS_TRANSFORMER ? precision : 0];
+}
+
+static Status
+load (Models *self, const Context *ctx, const Device *device, ModelsPart part,
+      EnginePrecision precision, const PartPlacement *placement, GError **error)
+{
+  Loader loader = { .ctx = ctx, .shelved = placement->image };
+
   loader.weights = models_weights (self, part, precision, error);
   if (loader.weights == NULL)
-    return FALSE;
-  loader.resident = models_are_resident (loader.weights, device);
+    return STATUS_UNSUPPORTED;
+  loader.resident = !placement->unexpanded && models_are_resident (loader.weights, device);
 
-  build_part (self, &loader, part, precision);
+  models_build (self, &loader, part, precision);
+  *was_expanded (self, part, precision) = loader.resident;
   if (!loader_failed (&loader) && part != MODELS_DECODER)
     weights_check_all_used (loader.weights, &loader.error);
   if (!loader_failed (&loader) && part == MODELS_DECODER)
     loader.status = preview_fit (
-        &ctx, self->decoder, checkpoint_vae (self->checkpoint)->latent_channels, &self->preview);
+        ctx, self->decoder, checkpoint_vae (self->checkpoint)->latent_channels, &self->preview);
   if (!loader_failed (&loader))
-    return TRUE;
+    return STATUS_OK;
+
+  free_part (self, ctx, part, precision);
+  if (loader.error == NULL)
+    return loader.status;
+  g_propagate_error (error, loader.error);
+  return STATUS_UNSUPPORTED;
+}
+
+/* TRUE if the part is loaded as `placement` wants it, but for how much of it streams. */
+static gboolean
+is_as_placed (const Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+              const PartPlacement *placement)
+{
+  gboolean resident
+      = !placement->unexpanded
+        && models_are_resident (models_weights (self, part, precision, NULL), device);
+
+  return (find_shelf (self, part, precision) != NULL) == placement->image
+         && (device->caps.kind != DEVICE_CPU
+             || *was_expanded ((Models *)self, part, precision) == resident);
+}
+
+Status
+models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+             const PartPlacement *placement, GCancellable *cancellable, GError **error)
+{
+  Context ctx = device_context (device, cancellable);
+
+  if (models_is_loaded (self, part, precision)
+      && !is_as_placed (self, device, part, precision, placement))
+    free_part (self, &ctx, part, precision);
+  if (models_is_loaded (self, part, precision))
+    return STATUS_OK;
+  return load (self, &ctx, device, part, precision, placement, error);
+}
+
+Status
+models_enter (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+              const PartPlacement *placement, GCancellable *cancellable, GError **error)
+{
+  Context ctx = device_context (device, cancellable);
+  Shelf *shelf;
+
+  CHECK (models_load (self, device, part, precision, placement, cancellable, error));
+  shelf = find_shelf (self, part, precision);
+  if (shelf == NULL)
+    return STATUS_OK;
+  if (!shelf_is_brought (shelf))
+    shelf_set_streamed (shelf, placement->streamed);
+  return shelf_bring (shelf, &ctx);
+}
+
+void
+models_leave (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+              const PartPlacement *placement)
+{
+  Context ctx = device_context (device, NULL);
+  Shelf *shelf = find_shelf (self, part, precision);
+
+  if (shelf != NULL)
+    shelf_put_away (shelf, &ctx);
+  else if (placement->leaves)
+    free_part (self, &ctx, part, precision);
+}
+
+guint64
+models_image_bytes (const Models *self)
+{
+  guint64 sum = 0;
+
+  for (int part = 0; part < MODELS_DECODER; part++)
+    for (int precision = 0; precision < (part == MODELS_TRANSFORMER ? 2 : 1); precision++)
+      {
+        Shelf *shelf = find_shelf (self, (ModelsPart)part, (EnginePrecision)precision);
+
+        sum += shelf != NULL ? shelf_image_bytes (shelf) : 0;
+      }
+  return sum;
+}
+
+void
+models_release_part (Models *self, const Device *device, ModelsPart part, EnginePrecision precision)
+{
+  Context ctx = device_context (device, NULL);
 
   free_part (self, &ctx, part, precision);
-  if (loader.error != NULL)
-    g_propagate_error (error, loader.error);
-  else
-    device_set_error (device, loader.status, "loading the model", error);
-  return FALSE;
+}
+
+void
+models_free_parts (Models *self, const Context *ctx)
+{
+  free_part (self, ctx, MODELS_TEXT_ENCODER, 0);
+  free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_BF16);
+  free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT);
+  free_part (self, ctx, MODELS_DECODER, 0);
+  self->preview.channels = 0;
 }
 
 void
 models_release (Models *self, const Device *device)
 {
-  Context ctx = { .ops = device->ops, .stream = device->stream };
+  Context ctx = device_context (device, NULL);
 
-  free_part (self, &ctx, MODELS_TEXT_ENCODER, 0);
-  free_part (self, &ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_BF16);
-  free_part (self, &ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT);
-  free_part (self, &ctx, MODELS_DECODER, 0);
-  self->preview.channels = 0;
+  models_free_parts (self, &ctx);
 }
 
 void

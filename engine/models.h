@@ -2,8 +2,8 @@
  *
  * models.h - the parts of a model that are on the device
  *
- * Owns what was loaded from a checkpoint. A part is loaded when a request first needs it and stays
- * until models_release.
+ * Owns what was loaded from a checkpoint. A part is loaded when a request first needs it, in the way
+ * that its PartPlacement says, and stays until it is released or loaded in another way.
  */
 #pragma once
 
@@ -24,7 +24,8 @@ typedef struct
   TextEncoder *text_encoder;   /* (owned) the rest: NULL until loaded */
   Transformer *transformer[2]; /* by EnginePrecision */
   Vae *decoder;
-  PreviewMap preview; /* fitted when the decoder is loaded */
+  PreviewMap preview;      /* fitted when the decoder is loaded */
+  gboolean expanded[3][2]; /* part, precision: loaded with `resident` (loader.h) */
 } Models;
 
 typedef enum
@@ -52,13 +53,41 @@ models_weights (const Models *self, ModelsPart part, EnginePrecision precision, 
 /* TRUE if the CPU should expand 16-bit weights into memory once: they are small beside it. */
 gboolean models_are_resident (Weights *weights, const Device *device);
 
-/* Brings a part to the device unless it is there. Errors: ENGINE_ERROR_MODEL names the tensor;
- * the device's own; G_IO_ERROR_CANCELLED. After an error the part is not loaded. */
-gboolean models_load (Models *self, const Device *device, ModelsPart part,
-                      EnginePrecision precision, GCancellable *cancellable, GError **error);
+/* What becomes of a part's weights. */
+typedef struct
+{
+  gboolean leaves;     /* the device when its phase is over; else it stays */
+  gboolean image;      /* leaves, and its blocks wait in host memory; else it is loaded again */
+  int streamed;        /* with an image: how many bundles only pass through (shelf.h) */
+  gboolean unexpanded; /* CPU: weights are used as they are mapped */
+} PartPlacement;
 
-/* Gives all device memory back; the folder stays open. */
+/* Makes a part with `loader`, which says afterwards how it went. */
+void models_build (Models *self, Loader *loader, ModelsPart part, EnginePrecision precision);
+
+gboolean models_is_loaded (const Models *self, ModelsPart part, EnginePrecision precision);
+
+/* Loads a part, unless it is there in the way of `placement`. STATUS_OK; a Status that says what is
+ * wrong with the device (STATUS_NO_MEMORY: something smaller may work); or STATUS_UNSUPPORTED with
+ * `error` set: ENGINE_ERROR_MODEL names the tensor. After a failure the part is not loaded. */
+Status models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+                    const PartPlacement *placement, GCancellable *cancellable, GError **error);
+/* Makes a part ready for its phase: loads it, and brings its blocks from their images. */
+Status models_enter (Models *self, const Device *device, ModelsPart part,
+                     EnginePrecision precision, const PartPlacement *placement,
+                     GCancellable *cancellable, GError **error);
+/* Its phase is over. */
+void models_leave (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+                   const PartPlacement *placement);
+
+/* Host memory in images, bytes. */
+guint64 models_image_bytes (const Models *self);
+
+/* Gives a part's memory back, or that of all parts; the folder stays open. */
+void models_release_part (Models *self, const Device *device, ModelsPart part,
+                          EnginePrecision precision);
 void models_release (Models *self, const Device *device);
+void models_free_parts (Models *self, const Context *ctx);
 void models_close (Models *self, const Device *device);
 
 G_END_DECLS

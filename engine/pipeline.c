@@ -123,16 +123,20 @@ pipeline_encode (const Context *ctx, const Models *models, PipelineRun *run)
   for (int i = 0; i < 2 && run->ids[i] != NULL; i++)
     {
       int n = (int)run->ids[i]->len;
+      g_autofree float *embeds = NULL;
 
       if (!context_is_dry (ctx))
         {
-          run->embeds[i] = g_new (float, (gsize)n *(gsize)features);
           report (run, ENGINE_PHASE_ENCODE, i, run->ids[1] != NULL ? 2 : 1, NULL);
+          if (run->embeds[i] != NULL)
+            continue;
+          embeds = g_new (float, (gsize)n *(gsize)features);
         }
-      CHECK (text_encoder_run (ctx, models->text_encoder, (gint64 *)run->ids[i]->data, n,
-                               run->embeds[i]));
-      if (!context_is_dry (ctx))
-        trace_add (run->trace, names[i], DTYPE_F32, 2, (int64_t[]){ n, features }, run->embeds[i]);
+      CHECK (text_encoder_run (ctx, models->text_encoder, (gint64 *)run->ids[i]->data, n, embeds));
+      if (context_is_dry (ctx))
+        continue;
+      run->embeds[i] = g_steal_pointer (&embeds);
+      trace_add (run->trace, names[i], DTYPE_F32, 2, (int64_t[]){ n, features }, run->embeds[i]);
     }
   return STATUS_OK;
 }
@@ -212,7 +216,7 @@ denoise (const Context *ctx, const Models *models, PipelineRun *run, Denoise *d)
   int steps = run->request->steps;
 
   CHECK (begin_branches (ctx, models, run, d));
-  for (int i = 0; i < steps; i++)
+  for (int i = run->steps_done; i < steps; i++)
     {
       g_autofree char *name = g_strdup_printf ("latents.step%02d", i + 1);
 
@@ -221,6 +225,7 @@ denoise (const Context *ctx, const Models *models, PipelineRun *run, Denoise *d)
       if (context_is_dry (ctx))
         break; /* every step takes the same */
       sampler_step (run->latents, d->velocity, d->n, d->sigmas[i], d->sigmas[i + 1]);
+      run->steps_done = i + 1;
       trace_latents (models, run, name);
       report_step (models, run, d, i);
     }
@@ -251,8 +256,9 @@ pipeline_denoise (const Context *ctx, const Models *models, PipelineRun *run)
   sampler_sigmas (steps, checkpoint_scheduler (models->checkpoint)->shift, d.sigmas);
   if (!context_is_dry (ctx))
     {
-      trace_schedule (run, d.sigmas);
-      report (run, ENGINE_PHASE_DENOISE, 0, steps, NULL);
+      if (run->steps_done == 0)
+        trace_schedule (run, d.sigmas);
+      report (run, ENGINE_PHASE_DENOISE, run->steps_done, steps, NULL);
     }
   status = denoise (ctx, models, run, &d);
   transformer_end (ctx, d.branch[0]);
@@ -288,6 +294,7 @@ pipeline_decode (const Context *ctx, const Models *models, PipelineRun *run)
 
   if (!dry)
     {
+      g_free (run->pixels);
       run->pixels = g_new (float, n);
       report (run, ENGINE_PHASE_DECODE, 0, 1, NULL);
     }

@@ -24,6 +24,7 @@ typedef struct
   float *embeds[2]; /* (owned) [n, features] */
   float *latents;   /* (owned) [channels, height / 8, width / 8] */
   float *pixels;    /* (owned) [height, width, 3] */
+  int steps_done;   /* whose result `latents` are */
   int tile;         /* of the decoder, in latents; 0 = whole */
 } PipelineRun;
 
@@ -35,7 +36,8 @@ void pipeline_tokenize (const Models *models, PipelineRun *run);
 /* Starting noise, or the latents file. Errors name the file. */
 gboolean pipeline_start (const Models *models, PipelineRun *run, GError **error);
 
-/* The phases on a device. With a dry context they only count: ids must be there, nothing else. */
+/* The phases on a device. With a dry context they only count: ids must be there, nothing else. One
+ * that failed can be run again: prompts that are encoded and steps that are done stay so. */
 Status pipeline_encode (const Context *ctx, const Models *models, PipelineRun *run);
 Status pipeline_denoise (const Context *ctx, const Models *models, PipelineRun *run);
 Status pipeline_decode (const Context *ctx, const Models *models, PipelineRun *run);

@@ -111,6 +111,7 @@ preview_fit (const Context *ctx, Vae *decoder, int channels, PreviewMap *map)
 
   arena_init_counting (&counting);
   own.ops = &ops_dry;
+  own.stream = NULL;
   own.arena = &counting;
   CHECK (vae_decode (&own, decoder, NULL, FIT_SIDE, FIT_SIDE, 0, NULL));
   own = *ctx;

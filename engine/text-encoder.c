@@ -16,6 +16,7 @@ struct _TextEncoder
   int n_layers; /* that run: one less than the model has */
   Layer *layers;
   Tensor embedding; /* [vocab, hidden], a view of the mapped file */
+  Shelf *shelf;     /* (owned) of the layers; NULL: they stay */
 };
 
 static void
@@ -49,12 +50,27 @@ text_encoder_new (Loader *loader, const TextEncoderConfig *config)
   self->config = *config;
   self->n_layers = config->n_layers - 1;
   self->layers = g_new0 (Layer, MAX (self->n_layers, 1));
+  if (loader->shelved)
+    self->shelf = shelf_new (self->n_layers, -1);
   if (!context_is_dry (loader->ctx) && !loader_failed (loader))
     weights_get (loader->weights, &self->embedding, "model.embed_tokens.weight", &loader->error, 2,
                  (int64_t)config->vocab, (int64_t)config->hidden);
   for (int i = 0; i < self->n_layers; i++)
-    load_layer (loader, config, &self->layers[i], i);
+    {
+      Layer *layer = &self->layers[i];
+
+      load_layer (loader, config, layer, i);
+      if (self->shelf != NULL)
+        shelf_store (self->shelf, loader, i,
+                     (Linear *[]){ layer->qkv, layer->o, layer->gate_up, layer->down }, 4);
+    }
   return self;
+}
+
+Shelf *
+text_encoder_shelf (TextEncoder *self)
+{
+  return self->shelf;
 }
 
 void
@@ -62,6 +78,7 @@ text_encoder_free (const Context *ctx, TextEncoder *self)
 {
   if (self == NULL)
     return;
+  shelf_free (self->shelf, ctx);
   for (int i = 0; i < self->n_layers; i++)
     {
       Layer *layer = &self->layers[i];
@@ -177,7 +194,9 @@ text_encoder_run (const Context *ctx, TextEncoder *self, const gint64 *ids, int 
       const Tensor *next = i + 1 < self->n_layers ? &self->layers[i + 1].input_norm : NULL;
 
       CHECK (context_check_cancelled (ctx));
+      CHECK (shelf_acquire (self->shelf, ctx, i));
       CHECK (layer_forward (ctx, c, &self->layers[i], &h, &a, &table, next));
+      CHECK (shelf_release (self->shelf, ctx, i));
     }
 
   host = tensor_2d (DTYPE_F32, embeds, n, c->hidden);

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "engine/loader.h"
+#include "engine/shelf.h"
 
 G_BEGIN_DECLS
 
@@ -17,6 +17,10 @@ typedef struct _TextEncoder TextEncoder;
 /* Loads all but the last layer. Check loader_failed; the result is freed in any case. */
 TextEncoder *text_encoder_new (Loader *loader, const TextEncoderConfig *config);
 void text_encoder_free (const Context *ctx, TextEncoder *self); /* NULL is a no-op */
+
+/* What takes the layers' weights off the device (borrowed), if it was loaded so; else NULL. They
+ * must be there for a run. */
+Shelf *text_encoder_shelf (TextEncoder *self);
 
 /* embeds [n, hidden] F32 host memory = the state of each of the n ids. ids must be below the
  * vocabulary: STATUS_UNSUPPORTED otherwise. Takes and gives back arena memory. */

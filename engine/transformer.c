@@ -23,7 +23,15 @@ struct _Transformer
   Tensor cap_norm, x_pad, cap_pad;
   Block *blocks; /* noise refiner, then layers: all that are modulated, in order */
   Block *context_refiner;
+  Shelf *shelf; /* (owned) of the context refiner's blocks, then the others; NULL: they stay */
 };
+
+/* Modulated blocks [first, last), recorded together; with the first one what comes before, with
+ * the last one what comes behind. */
+typedef struct
+{
+  int first, last;
+} Segment;
 
 struct _TransformerRun
 {
@@ -39,8 +47,9 @@ struct _TransformerRun
   Tensor normed;      /* the same shape: what the next block reads */
   Tensor now;         /* this step's modulation of all blocks, [blocks, 4, D] F32 */
   Tensor final_now;   /* [D] F32 */
+  Segment *segments;
   Recording **recordings;
-  int n_segments, layers_a_segment;
+  int n_segments;
 };
 
 static int
@@ -79,6 +88,15 @@ load_block (Loader *loader, const TransformerConfig *c, Block *block, gboolean m
         = load_linear (loader, prefix, "adaLN_modulation.0", 4 * c->dim, c->adaln_dim, TRUE);
 }
 
+/* A bundle of what is large; the modulation's layer runs for all blocks at once. */
+static void
+store_block (Loader *loader, Transformer *self, int bundle, const Block *block)
+{
+  if (self->shelf != NULL)
+    shelf_store (self->shelf, loader, bundle,
+                 (Linear *[]){ block->qkv, block->out, block->w13, block->w2 }, 4);
+}
+
 static void
 free_block (const Context *ctx, Block *block)
 {
@@ -102,6 +120,8 @@ transformer_new (Loader *loader, const TransformerConfig *config)
   self->config = *config;
   self->blocks = g_new0 (Block, (gsize)n_modulated (c));
   self->context_refiner = g_new0 (Block, (gsize)MAX (c->n_refiner_layers, 1));
+  if (loader->shelved)
+    self->shelf = shelf_new (c->n_refiner_layers + n_modulated (c), c->n_refiner_layers);
 
   self->x_embedder = load_linear (loader, "all_x_embedder.2-1", "", c->dim, patch, TRUE);
   load_vector (loader, &self->cap_norm, c->cap_feat_dim, "cap_embedder.0.weight");
@@ -117,11 +137,24 @@ transformer_new (Loader *loader, const TransformerConfig *config)
   for (int i = 0; i < c->n_refiner_layers; i++)
     {
       load_block (loader, c, &self->blocks[i], TRUE, "noise_refiner", i);
+      store_block (loader, self, c->n_refiner_layers + i, &self->blocks[i]);
       load_block (loader, c, &self->context_refiner[i], FALSE, "context_refiner", i);
+      store_block (loader, self, i, &self->context_refiner[i]);
     }
   for (int i = 0; i < c->n_layers; i++)
-    load_block (loader, c, &self->blocks[c->n_refiner_layers + i], TRUE, "layers", i);
+    {
+      Block *block = &self->blocks[c->n_refiner_layers + i];
+
+      load_block (loader, c, block, TRUE, "layers", i);
+      store_block (loader, self, 2 * c->n_refiner_layers + i, block);
+    }
   return self;
+}
+
+Shelf *
+transformer_shelf (Transformer *self)
+{
+  return self->shelf;
 }
 
 void
@@ -129,6 +162,7 @@ transformer_free (const Context *ctx, Transformer *self)
 {
   if (self == NULL)
     return;
+  shelf_free (self->shelf, ctx);
   for (int i = 0; i < n_modulated (&self->config); i++)
     free_block (ctx, &self->blocks[i]);
   for (int i = 0; i < self->config.n_refiner_layers; i++)
@@ -208,11 +242,11 @@ modulation_part (const Transformer *self, const TransformerRun *run, int index, 
   return tensor_1d (DTYPE_F32, row.data, d);
 }
 
-/* Modulated blocks [first, last) on the first rows of the stream. The last one norms for block
- * `last` only if that one reads the same rows. */
+/* Modulated blocks [first, last), all refiners or all layers, on the first rows of the stream. Each
+ * norms for the next one if that reads the same rows. */
 static Status
 modulated_blocks (const Context *ctx, const Transformer *self, const TransformerRun *run, int first,
-                  int last, gboolean chained, int64_t rows)
+                  int last, int64_t rows)
 {
   const TransformerConfig *c = &self->config;
   Tensor x = tensor_rows (&run->tokens, 0, rows);
@@ -223,11 +257,10 @@ modulated_blocks (const Context *ctx, const Transformer *self, const Transformer
     {
       Tensor s1 = modulation_part (self, run, i, 0), g1 = modulation_part (self, run, i, 1);
       Tensor s2 = modulation_part (self, run, i, 2), g2 = modulation_part (self, run, i, 3);
-      gboolean has_next = i + 1 < last || chained;
       Tensor next_scale = { 0 };
       Next next = { NULL, NULL };
 
-      if (has_next)
+      if (i + 1 != c->n_refiner_layers && i + 1 < n_modulated (c))
         {
           next_scale = modulation_part (self, run, i + 1, 0);
           next = (Next){ &self->blocks[i + 1].attention_norm1, &next_scale };
@@ -296,8 +329,10 @@ refine_caption (const Context *ctx, Transformer *self, TransformerRun *run, cons
               NULL };
 
       CHECK (context_check_cancelled (ctx));
+      CHECK (shelf_acquire (self->shelf, ctx, i));
       CHECK (block_forward (ctx, c, &self->context_refiner[i], (Modulation){ 0 }, next, &rope,
                             &run->refined, &a));
+      CHECK (shelf_release (self->shelf, ctx, i));
     }
   arena_release (ctx->arena, ARENA_LOW, mark);
   return STATUS_OK;
@@ -373,6 +408,27 @@ begin (const Context *ctx, Transformer *self, TransformerRun *run, const float *
   return modulate_schedule (ctx, self, run, sigmas);
 }
 
+/* Resident blocks a few at a time, streamed ones alone; refiners and layers apart. */
+static void
+cut_segments (const Transformer *self, TransformerRun *run)
+{
+  int n = n_modulated (&self->config), refiners = self->config.n_refiner_layers;
+  int most = MAX (TOKENS_A_RECORDING / (run->grid.padded + run->caption), 1);
+
+  run->segments = g_new (Segment, (gsize)n);
+  for (int first = 0, last; first < n; first = last)
+    {
+      int end = first < refiners ? refiners : MIN (first + most, n);
+
+      last = first + 1;
+      while (last < end && !shelf_is_streamed (self->shelf, refiners + first)
+             && !shelf_is_streamed (self->shelf, refiners + last))
+        last++;
+      run->segments[run->n_segments++] = (Segment){ first, last };
+    }
+  run->recordings = g_new0 (Recording *, (gsize)run->n_segments);
+}
+
 Status
 transformer_begin (const Context *ctx, Transformer *self, const float *embeds, int n, int height,
                    int width, const float *sigmas, int steps, TransformerRun **out)
@@ -385,9 +441,7 @@ transformer_begin (const Context *ctx, Transformer *self, const float *embeds, i
   run->caption = patches_padded (n);
   run->steps = steps;
   run->modulation = g_new0 (Tensor, (gsize)n_modulated (c));
-  run->layers_a_segment = MAX (TOKENS_A_RECORDING / (run->grid.padded + run->caption), 1);
-  run->n_segments = 2 + (c->n_layers + run->layers_a_segment - 1) / run->layers_a_segment;
-  run->recordings = g_new0 (Recording *, (gsize)run->n_segments);
+  cut_segments (self, run);
   return begin (ctx, self, run, embeds, n, sigmas);
 }
 
@@ -400,6 +454,7 @@ transformer_end (const Context *ctx, TransformerRun *run)
     if (run->recordings[i] != NULL)
       ctx->ops->recording_free (run->recordings[i]);
   g_free (run->recordings);
+  g_free (run->segments);
   g_free (run->modulation);
   g_free (run);
 }
@@ -407,40 +462,34 @@ transformer_end (const Context *ctx, TransformerRun *run)
 /* -- once per step (spec 5.8) -------------------------------------------------------------------
  */
 
-/* Patches to tokens, pads, noise refiner; then the caption joins behind the image. */
+/* Patches to tokens, pads, and the norm in front of the noise refiner. */
 static Status
-segment_first (const Context *ctx, Transformer *self, TransformerRun *run)
+embed_image (const Context *ctx, Transformer *self, TransformerRun *run)
 {
-  int refiners = self->config.n_refiner_layers;
   Tensor image = tensor_rows (&run->tokens, 0, run->grid.count);
   Tensor pads = tensor_rows (&run->tokens, run->grid.count, run->grid.padded - run->grid.count);
-  Tensor caption = tensor_rows (&run->tokens, run->grid.padded, run->caption);
 
   CHECK (linear_apply (ctx, self->x_embedder, &run->patches, &image));
   if (pads.shape[0] > 0)
     CHECK (ctx->ops->fill_rows (ctx->stream, &self->x_pad, &pads));
-  if (refiners > 0)
-    CHECK (norm_into (ctx, self, run, 0, run->grid.padded));
-  CHECK (modulated_blocks (ctx, self, run, 0, refiners, FALSE, run->grid.padded));
-  CHECK (ctx->ops->copy (ctx->stream, &run->refined, &caption));
-  return norm_into (ctx, self, run, refiners, run->grid.padded + run->caption);
+  return self->config.n_refiner_layers > 0 ? norm_into (ctx, self, run, 0, run->grid.padded)
+                                           : STATUS_OK;
 }
 
-/* A few of the layers, on image and caption. */
+/* The caption joins behind the image. */
 static Status
-segment_layers (const Context *ctx, Transformer *self, TransformerRun *run, int index)
+join_caption (const Context *ctx, Transformer *self, TransformerRun *run)
 {
-  const TransformerConfig *c = &self->config;
-  int first = index * run->layers_a_segment;
-  int last = MIN (first + run->layers_a_segment, c->n_layers);
+  Tensor caption = tensor_rows (&run->tokens, run->grid.padded, run->caption);
 
-  return modulated_blocks (ctx, self, run, c->n_refiner_layers + first, c->n_refiner_layers + last,
-                           last < c->n_layers, run->grid.padded + run->caption);
+  CHECK (ctx->ops->copy (ctx->stream, &run->refined, &caption));
+  return norm_into (ctx, self, run, self->config.n_refiner_layers,
+                    run->grid.padded + run->caption);
 }
 
 /* The image's tokens back to patches. */
 static Status
-segment_final (const Context *ctx, Transformer *self, TransformerRun *run)
+project_image (const Context *ctx, Transformer *self, TransformerRun *run)
 {
   Tensor x = tensor_rows (&run->tokens, 0, run->grid.count);
   Tensor a = tensor_rows (&run->normed, 0, run->grid.count);
@@ -451,37 +500,52 @@ segment_final (const Context *ctx, Transformer *self, TransformerRun *run)
 }
 
 static Status
-segment_forward (const Context *ctx, Transformer *self, TransformerRun *run, int segment)
+segment_forward (const Context *ctx, Transformer *self, TransformerRun *run, Segment segment)
 {
-  if (segment == 0)
-    return segment_first (ctx, self, run);
-  if (segment == run->n_segments - 1)
-    return segment_final (ctx, self, run);
-  return segment_layers (ctx, self, run, segment - 1);
+  int refiners = self->config.n_refiner_layers;
+  int64_t rows = segment.first < refiners ? run->grid.padded : run->grid.padded + run->caption;
+
+  if (segment.first == 0)
+    CHECK (embed_image (ctx, self, run));
+  if (segment.first == refiners)
+    CHECK (join_caption (ctx, self, run));
+  CHECK (modulated_blocks (ctx, self, run, segment.first, segment.last, rows));
+  return segment.last == n_modulated (&self->config) ? project_image (ctx, self, run) : STATUS_OK;
 }
 
 /* Runs a segment; on a device that can, its launches are recorded once and replayed each step. */
 static Status
-segment_play (const Context *ctx, Transformer *self, TransformerRun *run, int segment)
+segment_run (const Context *ctx, Transformer *self, TransformerRun *run, int index)
 {
   const Ops *ops = ctx->ops;
   Context uncancelled = *ctx;
   Status recorded, ended;
 
   if (ops->record == NULL)
-    return segment_forward (ctx, self, run, segment);
+    return segment_forward (ctx, self, run, run->segments[index]);
 
-  if (run->recordings[segment] == NULL)
+  if (run->recordings[index] == NULL)
     {
       uncancelled.cancellable = NULL;
       CHECK (ops->record (ctx->stream));
-      recorded = segment_forward (&uncancelled, self, run, segment);
-      ended = ops->record_end (ctx->stream, &run->recordings[segment]);
+      recorded = segment_forward (&uncancelled, self, run, run->segments[index]);
+      ended = ops->record_end (ctx->stream, &run->recordings[index]);
       CHECK (recorded);
       CHECK (ended);
     }
-  CHECK (ops->replay (ctx->stream, run->recordings[segment]));
-  CHECK (ops->wait (ctx->stream));
+  return ops->replay (ctx->stream, run->recordings[index]);
+}
+
+static Status
+segment_play (const Context *ctx, Transformer *self, TransformerRun *run, int index)
+{
+  int bundle = self->config.n_refiner_layers + run->segments[index].first;
+
+  CHECK (shelf_acquire (self->shelf, ctx, bundle));
+  CHECK (segment_run (ctx, self, run, index));
+  CHECK (shelf_release (self->shelf, ctx, bundle));
+  if (ctx->ops->record != NULL)
+    CHECK (ctx->ops->wait (ctx->stream));
   return context_check_cancelled (ctx);
 }
 

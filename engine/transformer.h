@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "engine/loader.h"
+#include "engine/shelf.h"
 
 G_BEGIN_DECLS
 
@@ -18,6 +18,10 @@ typedef struct _TransformerRun TransformerRun;
 /* Check loader_failed; the result is freed in any case. */
 Transformer *transformer_new (Loader *loader, const TransformerConfig *config);
 void transformer_free (const Context *ctx, Transformer *self); /* NULL is a no-op */
+
+/* What takes the blocks' weights off the device (borrowed), if it was loaded so; else NULL. They
+ * must be there while a run lives. */
+Shelf *transformer_shelf (Transformer *self);
 
 /* Prepares one prompt on latents of [channels, height, width]: embeds [n, cap_feat_dim] F32 host,
  * sigmas[steps] of the schedule. What the run holds stays in the arena until the caller releases

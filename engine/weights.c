@@ -310,6 +310,25 @@ weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k, const S
 }
 
 gboolean
+weights_find_svdq (const Weights *self, const char *base, SvdqSource *out)
+{
+  guint n = self != NULL && self->svdq != NULL ? svdq_reader_count (self->svdq) : 0;
+
+  *out = (SvdqSource){ 0 };
+  for (guint i = 0; i < n; i++)
+    {
+      SvdqLinearInfo info = svdq_reader_info (self->svdq, i);
+
+      if (!g_str_equal (info.base, base))
+        continue;
+      out->format = info.format;
+      out->rank = info.rank;
+      return TRUE;
+    }
+  return FALSE;
+}
+
+gboolean
 weights_svdq_format (const Weights *self, SvdqFormat *format)
 {
   if (self->svdq == NULL || svdq_reader_count (self->svdq) == 0)

@@ -1,11 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Ops that do nothing. The engine's arena counts while its code runs on this table, so a request's
- * memory is known before anything is loaded.
+ * memory is known before anything is loaded. A Stream of it, where there is one, adds up the work.
  */
 #include "kernels/kernels.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+struct Stream
+{
+  DryWork work;
+};
+
+DryWork *
+dry_work (Stream *s)
+{
+  return &s->work;
+}
 
 static Status
 dry_query (int index, DeviceCaps *caps)
@@ -17,12 +29,18 @@ dry_query (int index, DeviceCaps *caps)
 static Status
 dry_open (int index, const StreamOptions *options, Stream **out)
 {
-  *out = NULL;
-  return STATUS_OK;
+  *out = calloc (1, sizeof **out);
+  return *out != NULL ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 static void
 dry_close (Stream *s)
+{
+  free (s);
+}
+
+static void
+dry_trim (Stream *s)
 {
 }
 
@@ -46,6 +64,12 @@ dry_free (Stream *s, void *memory)
 
 static uint64_t
 dry_allocated (Stream *s)
+{
+  return 0;
+}
+
+static uint64_t
+dry_peak (Stream *s, bool restart)
 {
   return 0;
 }
@@ -98,6 +122,10 @@ dry_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_wei
 static Status
 dry_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out)
 {
+  double m = (double)qkv->shape[0], d = (double)qkv->shape[2];
+
+  if (s != NULL)
+    s->work.attention += (causal ? 2.0 : 4.0) * m * m * d * n_q;
   return STATUS_OK;
 }
 
@@ -136,6 +164,9 @@ dry_conv_bytes (const ConvSource *source)
 static Status
 dry_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
 {
+  /* Of a layer that is not there the size is not known: 3x3, as all but a few small ones are. */
+  if (s != NULL)
+    s->work.conv += 18.0 * (double)tensor_count (out) * (double)x->shape[2];
   return STATUS_OK;
 }
 
@@ -154,11 +185,12 @@ const Ops ops_dry = {
   .alloc = dry_alloc,
   .free = dry_free,
   .allocated = dry_allocated,
+  .peak = dry_peak,
   .upload = dry_upload,
   .download = dry_download,
   .copy = dry_map,
   .detail = dry_detail,
-  .trim = dry_close,
+  .trim = dry_trim,
   .rms_norm = dry_rms_norm,
   .residual_norm = dry_residual_norm,
   .layer_norm = dry_layer_norm,

@@ -46,6 +46,8 @@ host_alloc (HostMemory *self, size_t bytes, void **out)
     self->blocks->previous = block;
   self->blocks = block;
   self->bytes += bytes;
+  if (self->bytes > self->peak)
+    self->peak = self->bytes;
   *out = (char *)block + HOST_ALIGNMENT;
   return STATUS_OK;
 }
@@ -66,6 +68,16 @@ host_free (HostMemory *self, void *memory)
     block->next->previous = block->previous;
   self->bytes -= block->bytes;
   free (block);
+}
+
+uint64_t
+host_peak (HostMemory *self, bool restart)
+{
+  uint64_t peak = self->peak;
+
+  if (restart)
+    self->peak = self->bytes;
+  return peak;
 }
 
 void

@@ -19,6 +19,7 @@ typedef struct
 {
   HostBlock *blocks;
   uint64_t bytes;  /* held now */
+  uint64_t peak;   /* the most since host_peak last restarted */
   uint64_t budget; /* 0 = none */
 } HostMemory;
 
@@ -28,6 +29,9 @@ Status host_alloc (HostMemory *self, size_t bytes, void **out);
 
 /* Gives a block back; NULL is a no-op. */
 void host_free (HostMemory *self, void *memory);
+
+/* The peak so far; `restart` begins a new one from what is held now. */
+uint64_t host_peak (HostMemory *self, bool restart);
 
 /* Gives every block back. */
 void host_free_all (HostMemory *self);

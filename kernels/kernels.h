@@ -199,12 +199,15 @@ typedef struct Ops
   Status (*wait) (Stream *s);
   Status (*alloc) (Stream *s, size_t bytes, void **out); /* 256-byte aligned, not cleared */
   void (*free) (Stream *s, void *memory);                /* NULL is a no-op */
-  uint64_t (*allocated) (Stream *s); /* bytes held now through alloc, linears and convs */
+  uint64_t (*allocated) (Stream *s); /* bytes held now: alloc, linears, convs, working memory */
+  /* The most held at once since the stream was opened, or this was last asked with `restart`. */
+  uint64_t (*peak) (Stream *s, bool restart);
   /* Host to device and back, same shape, converting between F32, BF16, F16; blocking. */
   Status (*upload) (Stream *s, const Tensor *host, Tensor *device);
   Status (*download) (Stream *s, const Tensor *device, Tensor *host);
   Status (*copy) (Stream *s, const Tensor *from, Tensor *to); /* device to device, same type */
   const char *(*detail) (Stream *s); /* text of the last failure, or ""; s may be NULL */
+  uint64_t working_memory; /* about the most that the stream keeps between calls, `trim` aside */
   /* Gives working memory back that the stream keeps between calls; the next call takes it again.
    * Nothing may be queued. */
   void (*trim) (Stream *s);
@@ -278,10 +281,19 @@ typedef struct Ops
 
 /* The devices there are. The reference is slow and plain: the yardstick of the tests. The dry one
  * computes nothing and touches no memory: the engine plans by running its code on it. */
-extern const Ops ops_dry;
+extern const Ops ops_dry; /* its Stream may be NULL */
 extern const Ops ops_reference;
 extern const Ops ops_cpu;
 extern const Ops ops_cuda; /* only in a build with CUDA: see HAVE_CUDA */
+
+/* What has been asked of a dry Stream, in floating-point operations: a product and a sum are two.
+ * The engine adds the linear layers. */
+typedef struct
+{
+  double linear, attention, conv;
+} DryWork;
+
+DryWork *dry_work (Stream *s); /* borrowed; may be written */
 
 extern const LinearBackend linear_reference;      /* dense and SVDQuant (level L1), for tests */
 extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with bf16_math */

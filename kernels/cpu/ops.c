@@ -28,6 +28,12 @@ cpu_allocated (Stream *s)
   return s->memory.bytes;
 }
 
+static uint64_t
+cpu_peak (Stream *s, bool restart)
+{
+  return host_peak (&s->memory, restart);
+}
+
 static const char *
 cpu_detail (Stream *s)
 {
@@ -152,10 +158,12 @@ const Ops ops_cpu = {
   .alloc = cpu_alloc,
   .free = cpu_free,
   .allocated = cpu_allocated,
+  .peak = cpu_peak,
   .upload = cpu_transfer,
   .download = cpu_transfer,
   .copy = cpu_transfer,
   .detail = cpu_detail,
+  .working_memory = CPU_WORKING_MEMORY,
   .trim = cpu_trim,
   .host_alloc = cpu_alloc,
   .host_free = cpu_free,

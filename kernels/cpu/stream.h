@@ -16,6 +16,10 @@
 /* Below this many elements a loop is not worth waking the other threads. */
 #define PARALLEL_MIN 16384
 
+/* Scratch and oneDNN's working space, seen over sizes up to 2048 x 2048: they grow with the widest
+ * layer and the number of threads, not with the picture. */
+#define CPU_WORKING_MEMORY ((uint64_t)32 << 20)
+
 typedef struct PrimitiveCache PrimitiveCache;
 
 struct Stream

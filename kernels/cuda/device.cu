@@ -212,6 +212,15 @@ cuda_allocated (Stream *s)
   return s->allocated;
 }
 
+uint64_t
+cuda_peak (Stream *s, bool restart)
+{
+  const uint64_t peak = s->peak;
+  if (restart)
+    s->peak = s->allocated;
+  return peak;
+}
+
 /* -- recordings ---------------------------------------------------------------------------------
  */
 

@@ -126,6 +126,8 @@ remember (Stream *s, void *memory, size_t bytes)
     }
   s->allocations[s->n_allocations++] = (Allocation){ memory, bytes };
   s->allocated += bytes;
+  if (s->allocated > s->peak)
+    s->peak = s->allocated;
   return STATUS_OK;
 }
 

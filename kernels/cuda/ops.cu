@@ -21,10 +21,12 @@ make_ops ()
   ops.alloc = cuda_alloc;
   ops.free = stream_free;
   ops.allocated = cuda_allocated;
+  ops.peak = cuda_peak;
   ops.upload = cuda_upload;
   ops.download = cuda_download;
   ops.copy = cuda_copy;
   ops.detail = cuda_detail;
+  ops.working_memory = SCRATCH_BYTES + STAGING_SLOTS * STAGING_BYTES;
   ops.trim = cuda_trim;
 
   ops.host_alloc = cuda_host_alloc;

@@ -59,7 +59,7 @@ struct Stream
 
   Allocation *allocations; /* unordered; for sizes at free */
   size_t n_allocations, max_allocations;
-  uint64_t allocated; /* bytes */
+  uint64_t allocated, peak; /* bytes */
   uint64_t budget;    /* bytes; 0 = none */
 
   bool lost;      /* a sticky fault was seen: only close is allowed */
@@ -110,6 +110,7 @@ Status cuda_transfer (Stream *s, int slot, void *to, const void *from, size_t by
 Status cuda_transfer_wait (Stream *s, int slot);
 Status cuda_transfer_used (Stream *s, int slot);
 uint64_t cuda_allocated (Stream *s);
+uint64_t cuda_peak (Stream *s, bool restart);
 Status cuda_upload (Stream *s, const Tensor *host, Tensor *device);
 Status cuda_download (Stream *s, const Tensor *device, Tensor *host);
 Status cuda_copy (Stream *s, const Tensor *from, Tensor *to);

@@ -86,6 +86,12 @@ reference_transfer (Stream *s, const Tensor *from, Tensor *to)
                                                dtype_name (from->dtype), dtype_name (to->dtype));
 }
 
+static uint64_t
+reference_peak (Stream *s, bool restart)
+{
+  return host_peak (&s->memory, restart);
+}
+
 static void
 reference_trim (Stream *s) /* keeps nothing between calls */
 {
@@ -272,6 +278,7 @@ const Ops ops_reference = {
   .alloc = reference_alloc,
   .free = reference_free,
   .allocated = reference_allocated,
+  .peak = reference_peak,
   .upload = reference_transfer,
   .download = reference_transfer,
   .copy = reference_transfer,

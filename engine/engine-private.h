@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine-private.h - what engine.c, forecast.c and generate.c share
+ */
+#pragma once
+
+#include "engine/calibration.h"
+#include "engine/observe.h"
+#include "engine/plan.h"
+#include "engine/prompt-cache.h"
+
+#include <stdatomic.h>
+
+G_BEGIN_DECLS
+
+/* What a request had computed when memory ran out for good. */
+typedef struct
+{
+  char *request; /* (owned) as JSON; NULL: nothing is kept */
+  float *latents;
+  int steps_done;
+} Kept;
+
+struct _Engine
+{
+  Models models;
+  Device device;
+  EngineOffload offload;
+  Calibration *calibration;
+  PromptCache *prompts;
+  Kept kept;
+  char *trace_path;
+  EngineLinearSeen seen; /* see observe.h */
+  gpointer seen_data;
+  /* Written by the engine's thread, read by any. */
+  atomic_uint_fast64_t held, activations, peak, pinned;
+};
+
+/* Bytes of the device that the engine may hold now: the budget, or what is free and what it has.
+ * (any thread) */
+guint64 forecast_limit (const Engine *self);
+/* Bytes of host memory that images may take. (any thread) */
+guint64 forecast_host_limit (const Engine *self);
+
+/* Kinds of work that are remembered (calibration.h); the link's unit is bytes, that of the others
+ * floating-point operations. Transfer full. */
+char *forecast_kind (const Engine *self, const char *phase, const EngineRequest *request);
+#define FORECAST_LINK "link"
+double forecast_work (const DryWork *work);
+
+G_END_DECLS

@@ -157,8 +157,8 @@ calibration_new (const char *path, const char *device)
     {
       g_autoptr (cJSON) root = read_file (path);
 
-      cJSON_ArrayForEach (list, cJSON_GetObjectItemCaseSensitive (root, device))
-        if (cJSON_IsArray (list) && list->string != NULL)
+      cJSON_ArrayForEach (list, cJSON_GetObjectItemCaseSensitive (
+                                    root, device)) if (cJSON_IsArray (list) && list->string != NULL)
           read_curve (self, list);
     }
   return self;
@@ -190,9 +190,8 @@ curves_to_json (Calibration *self)
       cJSON *list = cJSON_AddArrayToObject (object, kind);
 
       for (int i = 0; i < c->n; i++)
-        cJSON_AddItemToArray (
-            list, cJSON_CreateDoubleArray ((double[]){ c->points[i].work, c->points[i].seconds },
-                                           2));
+        cJSON_AddItemToArray (list, cJSON_CreateDoubleArray (
+                                        (double[]){ c->points[i].work, c->points[i].seconds }, 2));
     }
   return object;
 }

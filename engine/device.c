@@ -212,6 +212,27 @@ open_gpu (Device *self, int index)
 }
 #endif
 
+/* A card that only its memory and its generation are known of. */
+static gboolean
+open_planned (Device *self, int sm, GError **error)
+{
+#ifdef HAVE_CUDA
+  self->ops = &ops_cuda;
+  self->caps = (DeviceCaps){ .kind = DEVICE_CUDA,
+                             .sm = sm,
+                             .total_memory = self->options.memory_budget,
+                             .free_memory = self->options.memory_budget,
+                             .bf16 = sm >= 80 };
+  g_snprintf (self->caps.name, sizeof self->caps.name, "a card of compute capability %d.%d",
+              sm / 10, sm % 10);
+  if (linear_choose (&self->caps, &self->options, NULL) != NULL)
+    return TRUE;
+#endif
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+               "this build has no kernels for compute capability %d.%d", sm / 10, sm % 10);
+  return FALSE;
+}
+
 gboolean
 device_open (Device *self, const EngineOptions *options, GError **error)
 {
@@ -224,6 +245,8 @@ device_open (Device *self, const EngineOptions *options, GError **error)
     self->options = (StreamOptions){ .bf16_math = options->bf16_math,
                                      .threads = options->threads,
                                      .memory_budget = options->memory_budget };
+  if (options != NULL && options->planned_sm > 0)
+    return open_planned (self, options->planned_sm, error);
   if (index < 0 && !g_str_equal (name, "auto") && !g_str_equal (name, "cpu"))
     {
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_NO_DEVICE,

@@ -14,7 +14,7 @@ typedef struct
   const Ops *ops;
   DeviceCaps caps;
   StreamOptions options;
-  Stream *stream; /* (owned) */
+  Stream *stream; /* (owned); NULL: a device that is only planned for */
 } Device;
 
 /* Opens what options->device asks for: "auto" takes the first usable GPU, else the CPU. Errors:

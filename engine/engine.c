@@ -160,4 +160,3 @@ engine_observe (Engine *self, EngineLinearSeen seen, gpointer user_data, GError 
   self->seen_data = user_data;
   return TRUE;
 }
-

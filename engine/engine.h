@@ -131,8 +131,8 @@ typedef struct
   guint64 pinned; /* host memory that holds weights which are off the device */
   EnginePlanPart parts[ENGINE_N_PARTS];
   int tile; /* of the decoder: side in pixels; 0 = the whole picture at once */
-  /* Estimates for a prompt that is new and a model that is loaded; 0 = not calibrated yet. [LOAD] is
-   * what loading it would take first, and not part of `seconds`. */
+  /* Estimates for a prompt that is new and a model that is loaded; 0 = not calibrated yet. [LOAD]
+   * is what loading it would take first, and not part of `seconds`. */
   double phase_seconds[ENGINE_N_PHASES];
   double seconds;
 } EnginePlan;
@@ -169,7 +169,8 @@ void engine_free (Engine *self); /* NULL is a no-op */
 /* Runs a request from prompt to picture (transfer full). Loading is its first phase. When memory
  * turns out to be short on the way it goes on with less, at whatever offload level that takes; if
  * there is no way left, what has been computed is kept, and the same request goes on from there.
- * Errors: the codes above, G_IO_ERROR_CANCELLED, and G_IO_ERROR_* for files. `progress` may be NULL.
+ * Errors: the codes above, G_IO_ERROR_CANCELLED, and G_IO_ERROR_* for files. `progress` may be
+ * NULL.
  */
 Image *engine_generate (Engine *self, const EngineRequest *request, EngineProgress progress,
                         gpointer user_data, GCancellable *cancellable, GError **error);
@@ -178,7 +179,8 @@ Image *engine_generate (Engine *self, const EngineRequest *request, EngineProgre
  * bug reports: token ids, embeddings, latents after each step, picture. NULL turns it off. */
 void engine_set_trace (Engine *self, const char *path);
 
-/* What `request` will take on this engine's device, and which way to run it at `offload`; FALSE with an error if it is invalid. Does not wait for a request that runs. (any thread)
+/* What `request` will take on this engine's device, and which way to run it at `offload`; FALSE
+ * with an error if it is invalid. Does not wait for a request that runs. (any thread)
  */
 gboolean engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offload,
                          EnginePlan *plan, GError **error);

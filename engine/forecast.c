@@ -7,9 +7,9 @@
 
 /* Of the memory that is free, what other programs and, on a GPU, the driver's own needs (recorded
  * launches, code of kernels) are left. */
-#define CPU_USABLE   0.8
-#define GPU_RESERVE  ((guint64)320 << 20)
-#define HOST_USABLE  0.7 /* of the main memory that is available, what images may take */
+#define CPU_USABLE  0.8
+#define GPU_RESERVE ((guint64)320 << 20)
+#define HOST_USABLE 0.7 /* of the main memory that is available, what images may take */
 
 const char *
 engine_offload_name (EngineOffload offload)
@@ -108,12 +108,11 @@ estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *fact
     seconds[ENGINE_PHASE_LOAD] += predict (self, "load", r, (double)facts->parts[part].total);
   if (!known)
     return;
-  seconds[ENGINE_PHASE_ENCODE]
-      = MAX (seconds[ENGINE_PHASE_ENCODE], link * (double)traffic.prompt);
+  seconds[ENGINE_PHASE_ENCODE] = MAX (seconds[ENGINE_PHASE_ENCODE], link * (double)traffic.prompt);
   seconds[ENGINE_PHASE_DENOISE]
       = r->steps * MAX (step, link * (double)traffic.step) + link * (double)traffic.picture;
-  plan->seconds = seconds[ENGINE_PHASE_ENCODE] + seconds[ENGINE_PHASE_DENOISE]
-                  + seconds[ENGINE_PHASE_DECODE];
+  plan->seconds
+      = seconds[ENGINE_PHASE_ENCODE] + seconds[ENGINE_PHASE_DENOISE] + seconds[ENGINE_PHASE_DECODE];
 }
 
 /* -- the plan -----------------------------------------------------------------------------------
@@ -153,8 +152,8 @@ describe (const PlanFacts *facts, const Placement *placement, EnginePlan *plan)
 }
 
 gboolean
-engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offload,
-                EnginePlan *plan, GError **error)
+engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offload, EnginePlan *plan,
+                GError **error)
 {
   PipelineRun run = { .request = request };
   Placement placement;

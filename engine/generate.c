@@ -54,7 +54,8 @@ seconds_since (gint64 begun)
 /* -- placing ------------------------------------------------------------------------------------
  */
 
-/* Weights of the precision that is not asked for are in the way of nothing until memory is short. */
+/* Weights of the precision that is not asked for are in the way of nothing until memory is short.
+ */
 static gboolean
 release_other_precision (Engine *self, const EngineRequest *request)
 {
@@ -74,8 +75,8 @@ static guint64
 held_by_others (const Course *self)
 {
   const EngineRequest *r = self->run->request;
-  EnginePrecision other = r->precision == ENGINE_PRECISION_BF16 ? ENGINE_PRECISION_SVDQUANT
-                                                                : ENGINE_PRECISION_BF16;
+  EnginePrecision other
+      = r->precision == ENGINE_PRECISION_BF16 ? ENGINE_PRECISION_SVDQUANT : ENGINE_PRECISION_BF16;
   const Models *models = &self->engine->models;
   const Device *device = &self->engine->device;
   guint64 held = device->ops->allocated (device->stream), own = 0;
@@ -91,8 +92,8 @@ held_by_others (const Course *self)
 static gboolean
 refuse (const Course *self, guint64 limit, GError **error)
 {
-  g_autofree char *needed = g_format_size_full (plan_peak (&self->facts, &self->placement),
-                                                G_FORMAT_SIZE_IEC_UNITS);
+  g_autofree char *needed
+      = g_format_size_full (plan_peak (&self->facts, &self->placement), G_FORMAT_SIZE_IEC_UNITS);
   g_autofree char *available = g_format_size_full (limit, G_FORMAT_SIZE_IEC_UNITS);
 
   g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY,
@@ -108,8 +109,8 @@ static gboolean
 place (Course *self, GError **error)
 {
   Engine *engine = self->engine;
-  PipelineRun probe = { .request = self->run->request,
-                        .ids = { self->run->ids[0], self->run->ids[1] } };
+  PipelineRun probe
+      = { .request = self->run->request, .ids = { self->run->ids[0], self->run->ids[1] } };
   guint64 limit, host_limit = forecast_host_limit (engine), others;
   Status status = plan_count (&engine->models, &engine->device, &probe, &self->facts);
 
@@ -254,8 +255,7 @@ static void
 recall_prompts (Course *self)
 {
   PipelineRun *run = self->run;
-  gsize features
-      = (gsize)checkpoint_text_encoder (self->engine->models.checkpoint)->hidden;
+  gsize features = (gsize)checkpoint_text_encoder (self->engine->models.checkpoint)->hidden;
 
   for (int i = 0; i < 2 && run->ids[i] != NULL; i++)
     run->embeds[i] = prompt_cache_find (self->engine->prompts, run->ids[i], features);
@@ -265,8 +265,7 @@ static void
 remember_prompts (Course *self)
 {
   PipelineRun *run = self->run;
-  gsize features
-      = (gsize)checkpoint_text_encoder (self->engine->models.checkpoint)->hidden;
+  gsize features = (gsize)checkpoint_text_encoder (self->engine->models.checkpoint)->hidden;
 
   for (int i = 0; i < 2 && run->ids[i] != NULL; i++)
     prompt_cache_add (self->engine->prompts, run->ids[i], run->embeds[i], features);

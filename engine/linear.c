@@ -242,8 +242,8 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
   if (context_is_dry (ctx))
     {
       if (ctx->stream != NULL)
-        dry_work (ctx->stream)->linear += 2.0 * (double)x->shape[0] * (double)linear->n
-                                          * (double)linear->k;
+        dry_work (ctx->stream)->linear
+            += 2.0 * (double)x->shape[0] * (double)linear->n * (double)linear->k;
       return STATUS_OK;
     }
   if (observer != NULL && observer->before != NULL)

@@ -257,9 +257,8 @@ static gboolean
 is_as_placed (const Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
               const PartPlacement *placement)
 {
-  gboolean resident
-      = !placement->unexpanded
-        && models_are_resident (models_weights (self, part, precision, NULL), device);
+  gboolean resident = !placement->unexpanded
+                      && models_are_resident (models_weights (self, part, precision, NULL), device);
 
   return (find_shelf (self, part, precision) != NULL) == placement->image
          && (device->caps.kind != DEVICE_CPU

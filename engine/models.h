@@ -2,8 +2,8 @@
  *
  * models.h - the parts of a model that are on the device
  *
- * Owns what was loaded from a checkpoint. A part is loaded when a request first needs it, in the way
- * that its PartPlacement says, and stays until it is released or loaded in another way.
+ * Owns what was loaded from a checkpoint. A part is loaded when a request first needs it, in the
+ * way that its PartPlacement says, and stays until it is released or loaded in another way.
  */
 #pragma once
 
@@ -73,9 +73,8 @@ gboolean models_is_loaded (const Models *self, ModelsPart part, EnginePrecision 
 Status models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
                     const PartPlacement *placement, GCancellable *cancellable, GError **error);
 /* Makes a part ready for its phase: loads it, and brings its blocks from their images. */
-Status models_enter (Models *self, const Device *device, ModelsPart part,
-                     EnginePrecision precision, const PartPlacement *placement,
-                     GCancellable *cancellable, GError **error);
+Status models_enter (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
+                     const PartPlacement *placement, GCancellable *cancellable, GError **error);
 /* Its phase is over. */
 void models_leave (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
                    const PartPlacement *placement);

@@ -288,8 +288,7 @@ static gboolean
 choose_stream (const Search *s, Placement *p)
 {
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
-    p->parts[part]
-        = (PartPlacement){ TRUE, TRUE, all_bundles (s, (ModelsPart)part), FALSE };
+    p->parts[part] = (PartPlacement){ TRUE, TRUE, all_bundles (s, (ModelsPart)part), FALSE };
   return try_tiles (s, p);
 }
 

@@ -38,8 +38,8 @@ extern const int plan_tiles[PLAN_N_TILES]; /* sides of a decoder tile in latents
 Status plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFacts *out);
 
 /* Bytes held at most in each phase. */
-void plan_peaks (const PlanFacts *facts, const Placement *placement,
-                 guint64 peaks[ENGINE_N_PHASES]);
+void
+plan_peaks (const PlanFacts *facts, const Placement *placement, guint64 peaks[ENGINE_N_PHASES]);
 guint64 plan_peak (const PlanFacts *facts, const Placement *placement);
 
 /* Host memory that images take. */

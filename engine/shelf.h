@@ -33,7 +33,8 @@ void shelf_set_streamed (Shelf *self, int n_streamed);
 gboolean shelf_is_streamed (const Shelf *self, int index);
 
 gboolean shelf_is_brought (const Shelf *self);
-/* Takes device memory and begins to copy; a no-op when it is there. On failure all is given back. */
+/* Takes device memory and begins to copy; a no-op when it is there. On failure all is given back.
+ */
 Status shelf_bring (Shelf *self, const Context *ctx);
 /* Gives the device memory back, once the device has finished. */
 void shelf_put_away (Shelf *self, const Context *ctx);

@@ -483,8 +483,7 @@ join_caption (const Context *ctx, Transformer *self, TransformerRun *run)
   Tensor caption = tensor_rows (&run->tokens, run->grid.padded, run->caption);
 
   CHECK (ctx->ops->copy (ctx->stream, &run->refined, &caption));
-  return norm_into (ctx, self, run, self->config.n_refiner_layers,
-                    run->grid.padded + run->caption);
+  return norm_into (ctx, self, run, self->config.n_refiner_layers, run->grid.padded + run->caption);
 }
 
 /* The image's tokens back to patches. */

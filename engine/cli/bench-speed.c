@@ -23,15 +23,16 @@ typedef struct
 
 typedef struct
 {
-  char *model, *transformer, *prompt, *size, *device, *precision, *json_file, *memory_budget;
+  char *model, *transformer, *prompt, *size, *device, *precision, *json_file, *memory_budget,
+      *offload;
   int steps, runs, tokens;
 } Options;
 
 static void
 options_clear (Options *o)
 {
-  char **strings[] = { &o->model,  &o->transformer, &o->prompt,    &o->size,
-                       &o->device, &o->precision,   &o->json_file, &o->memory_budget };
+  char **strings[] = { &o->model,     &o->transformer, &o->prompt,        &o->size,   &o->device,
+                       &o->precision, &o->json_file,   &o->memory_budget, &o->offload };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -225,6 +226,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, "auto, cpu, cuda or cuda:N", "D" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget, "Most device memory to hold",
       "B" },
+    { "offload", 0, 0, G_OPTION_ARG_STRING, &o.offload, "auto, none, model or stream", "L" },
     { "runs", 0, 0, G_OPTION_ARG_INT, &o.runs, "Warm runs after the first", "N" },
     { "json-file", 0, 0, G_OPTION_ARG_FILENAME, &o.json_file, "Write all figures here", "FILE" },
     G_OPTION_ENTRY_NULL,
@@ -253,6 +255,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
+      || !cli_parse_offload (o.offload, &options.offload, error)
       || !engine_request_validate (&request, error))
     return FALSE;
 

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "engine/request.h"
+#include "engine/engine.h"
 
 #include <cjson/cJSON.h>
 #include <gio/gio.h>
@@ -31,6 +31,7 @@ gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);
 gboolean cli_quantize (int argc, char **argv, GError **error);
+gboolean cli_plan (int argc, char **argv, GError **error);
 gboolean cli_devices (int argc, char **argv, GError **error);
 gboolean cli_doctor (int argc, char **argv, GError **error);
 gboolean cli_bench (int argc, char **argv, GError **error);
@@ -55,6 +56,8 @@ gboolean cli_parse_choice (const char *option, const char *text, const char *con
 gboolean cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_type,
                               GError **error);
 gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
+/* "auto", "none", "model" or "stream". */
+gboolean cli_parse_offload (const char *text, EngineOffload *out, GError **error);
 
 /* While one exists, SIGINT and SIGTERM cancel its cancellable (borrowed) instead of ending the
  * program. */

@@ -12,7 +12,7 @@
 typedef struct
 {
   char *model, *transformer, *prompt, *negative, *size, *precision, *device, *cpu_math, *noise;
-  char *latents, *trace, *output, *memory_budget, *seed;
+  char *latents, *trace, *output, *memory_budget, *offload, *seed;
   double guidance, cfg_normalization, cfg_truncation;
   int steps, threads;
   gboolean json;
@@ -23,7 +23,7 @@ options_clear (Options *o)
 {
   char **strings[] = { &o->model,     &o->transformer, &o->prompt,        &o->negative, &o->size,
                        &o->precision, &o->device,      &o->cpu_math,      &o->noise,    &o->latents,
-                       &o->trace,     &o->output,      &o->memory_budget, &o->seed };
+                       &o->trace,     &o->output,      &o->memory_budget, &o->offload,  &o->seed };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -65,7 +65,8 @@ fill_engine_options (const Options *o, EngineOptions *e, GError **error)
   int math = 0;
 
   if (!cli_parse_choice ("--cpu-math", o->cpu_math, maths, &math, error)
-      || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error))
+      || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error)
+      || !cli_parse_offload (o->offload, &e->offload, error))
     return FALSE;
   e->device = o->device;
   e->transformer_file = o->transformer;
@@ -102,6 +103,8 @@ parse (int argc, char **argv, Options *o, GError **error)
     { "threads", 't', 0, G_OPTION_ARG_INT, &o->threads, "CPU threads, 0 = all cores", "N" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o->memory_budget,
       "Most device memory to hold, such as 16GiB", "B" },
+    { "offload", 0, 0, G_OPTION_ARG_STRING, &o->offload,
+      "Weights the device cannot hold: auto, none, model or stream", "L" },
     { "noise", 0, 0, G_OPTION_ARG_STRING, &o->noise, "torch-cpu or torch-cuda", "KIND" },
     { "latents", 0, 0, G_OPTION_ARG_FILENAME, &o->latents,
       "Start from latents.init in this safetensors file", "FILE" },
@@ -236,7 +239,8 @@ cli_generate (int argc, char **argv, GError **error)
 {
   g_auto (Options) options = { .steps = 8, .cfg_truncation = 1.0 };
   EngineRequest request = ENGINE_REQUEST_INIT;
-  EngineOptions engine_options = { 0 };
+  g_autofree char *calibration = engine_find_calibration_file ();
+  EngineOptions engine_options = { .calibration_file = calibration };
 
   if (!parse (argc, argv, &options, error))
     return FALSE;

@@ -20,6 +20,7 @@ static const struct
   { "bench", cli_bench, "measure speed, or what precision costs and gains" },
   { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },
   { "quantize", cli_quantize, "make SVDQuant weights from BF16 ones" },
+  { "plan", cli_plan, "say what a picture takes of memory and time" },
   { "devices", cli_devices, "list what can compute on this machine" },
   { "doctor", cli_doctor, "say what is wrong with this machine, and what mends it" },
 };

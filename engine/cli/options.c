@@ -92,3 +92,17 @@ cli_parse_bytes (const char *text, guint64 *out, GError **error)
       }
   return cli_usage_error (error, "\"%s\" is not an amount of memory, such as 16GiB", text);
 }
+
+gboolean
+cli_parse_offload (const char *text, EngineOffload *out, GError **error)
+{
+  const char *names[ENGINE_N_OFFLOADS + 1] = { NULL };
+  int choice = (int)*out;
+
+  for (int i = 0; i < ENGINE_N_OFFLOADS; i++)
+    names[i] = engine_offload_name ((EngineOffload)i);
+  if (!cli_parse_choice ("--offload", text, names, &choice, error))
+    return FALSE;
+  *out = (EngineOffload)choice;
+  return TRUE;
+}

@@ -60,7 +60,7 @@ struct Stream
   Allocation *allocations; /* unordered; for sizes at free */
   size_t n_allocations, max_allocations;
   uint64_t allocated, peak; /* bytes */
-  uint64_t budget;    /* bytes; 0 = none */
+  uint64_t budget;          /* bytes; 0 = none */
 
   bool lost;      /* a sticky fault was seen: only close is allowed */
   bool recording; /* between record and record_end */

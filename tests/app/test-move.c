@@ -218,6 +218,10 @@ test_refused (Fixture *f, gconstpointer data)
   check (f, NULL);
   if (lacks_disk (f))
     return;
+  sh (f, "truncate -s 4T \"$M/tiny/huge\"");
+  refuse (f, f->far, G_IO_ERROR_NO_SPACE);
+  sh (f, "rm \"$M/tiny/huge\"");
+  check (f, NULL);
   g_cancellable_cancel (cancellable);
   g_assert_false (move_model (f->home, f->far, &f->progress, cancellable, &second));
   g_assert_error (second, G_IO_ERROR, G_IO_ERROR_CANCELLED);

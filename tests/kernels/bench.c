@@ -6,7 +6,7 @@
  * best time of each counts, so that other programs on the machine disturb both alike. With one
  * thread its own clock is read, which does not run while others have the core.
  */
-#include "kernels/kernels.h"
+#include "kernels/cpu/svdq-tile.h"
 #include "tests/kernels/bench-bare.h"
 
 #include <math.h>
@@ -77,7 +77,7 @@ run (Bench *bench, const Work *work)
   Stream *s = bench->stream;
 
   if (w.linear != NULL)
-    must (bench, linear_cpu_dense.apply (s, w.linear, &w.x, &w.out));
+    must (bench, w.linear->backend->apply (s, w.linear, &w.x, &w.out));
   else if (w.conv != NULL)
     must (bench,
           ops_cpu.conv2d (s, w.conv, &w.x, w.residual.data != NULL ? &w.residual : NULL, &w.out));
@@ -161,6 +161,46 @@ bench_linear (Bench *bench, int64_t m, int64_t n, int64_t k, DType dtype, bool s
   bare_free (bare);
 }
 
+/* A 4-bit layer of rank 32 with each instruction set that the processor has. */
+static void
+bench_svdq (Bench *bench, const DeviceCaps *caps, int64_t m, int64_t n, int64_t k,
+            SvdqFormat format)
+{
+  const SvdqTiles *tiles[] = { &svdq_tiles_avx2, &svdq_tiles_vnni };
+  const bool has[] = { caps->avx2, caps->vnni };
+  const int rank = 32;
+  bool int4 = format == SVDQ_INT4;
+  Tensor codes = allocate (bench, tensor_2d (DTYPE_BF16, NULL, n, k / 4)); /* any bits will do */
+  Tensor scales = allocate (bench, tensor_2d (DTYPE_BF16, NULL, k / 16, n));
+  Tensor smooth = allocate (bench, tensor_1d (DTYPE_BF16, NULL, k));
+  Tensor down = allocate (bench, tensor_2d (DTYPE_BF16, NULL, k, rank));
+  Tensor up = allocate (bench, tensor_2d (DTYPE_BF16, NULL, n, rank));
+  SvdqSource svdq
+      = { format, rank, codes.data, scales.data, smooth.data, down.data, up.data, NULL };
+  LinearSource source = { .n = n, .k = k, .svdq = &svdq };
+  Work work = { 0 };
+  char name[64];
+
+  if (!int4) /* E4M3 bytes from BF16 bits could be NaN */
+    memset (scales.data, 0x38, tensor_bytes (&scales));
+  must (bench, linear_cpu_svdq.prepare_weights (bench->stream, &source, &work.linear));
+  work.x = allocate (bench, tensor_2d (DTYPE_F32, NULL, m, k));
+  work.out = allocate (bench, tensor_2d (DTYPE_F32, NULL, m, n));
+  for (int i = 0; i < 2; i++)
+    if (has[i])
+      {
+        svdq_linear_use (work.linear, tiles[i]);
+        snprintf (name, sizeof name, "M %lld N %lld K %lld %s %s", (long long)m, (long long)n,
+                  (long long)k, int4 ? "INT4" : "NVFP4", tiles[i]->name);
+        measure (bench, "svdq", name, 2.0 * (double)m * (double)n * (double)k, &work, NULL);
+      }
+  linear_cpu_svdq.release (bench->stream, work.linear);
+  for (int i = 0; i < 5; i++)
+    ops_cpu.free (bench->stream, ((Tensor[]){ codes, scales, smooth, down, up })[i].data);
+  ops_cpu.free (bench->stream, work.x.data);
+  ops_cpu.free (bench->stream, work.out.data);
+}
+
 typedef struct
 {
   int64_t height, width, c_in, c_out; /* the input's */
@@ -220,7 +260,7 @@ bench_attention (Bench *bench, int64_t m, int n_q, int n_kv, int64_t d, bool cau
 }
 
 static void
-run_all (Bench *bench)
+run_all (Bench *bench, const DeviceCaps *caps)
 {
   static const int64_t tokens[] = { 64, 288, 1088 };
   static const ConvCase convs[] = {
@@ -233,6 +273,11 @@ run_all (Bench *bench)
     { 32, 32, 64, 64, 3, 1, true, false },
   };
 
+  for (int format = SVDQ_INT4; format <= SVDQ_NVFP4; format++)
+    {
+      bench_svdq (bench, caps, 256, 3840, 3840, (SvdqFormat)format);
+      bench_svdq (bench, caps, 1088, 384, 1024, (SvdqFormat)format);
+    }
   for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
     {
       bench_linear (bench, tokens[i], 1152, 384, DTYPE_F32, false);
@@ -299,7 +344,7 @@ main (int argc, char **argv)
     }
   printf ("%s, %d threads%s%s%s\n", caps.name, bench.threads, caps.avx2 ? ", AVX2" : "",
           caps.avx512 ? ", AVX-512" : "", caps.bf16 ? ", BF16" : "");
-  run_all (&bench);
+  run_all (&bench, &caps);
   printf ("%d of the layers with a yardstick are below %.2f of it\n", bench.n_below, LIMIT);
   ops_cpu.close (bench.stream);
   if (bench.json != NULL)

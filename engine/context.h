@@ -18,6 +18,8 @@ typedef struct
   gpointer user_data;
 } LinearObserver;
 
+typedef struct _Adapters Adapters; /* see adapters.h */
+
 typedef struct
 {
   const Ops *ops;         /* &ops_dry while planning */
@@ -28,6 +30,7 @@ typedef struct
   const StreamOptions *options;
   GCancellable *cancellable;      /* may be NULL; asked between blocks */
   const LinearObserver *observer; /* NULL: nobody watches */
+  const Adapters *adapters;       /* added to what linear layers give; NULL: none */
 } Context;
 
 /* TRUE while memory is only being counted: tensors have no data, weights are not there. */

@@ -30,6 +30,7 @@ struct _Engine
   PromptCache *prompts;
   Kept kept;
   char *trace_path;
+  char *lora_folder;
   EngineLinearSeen seen; /* see observe.h */
   gpointer seen_data;
   /* Written by the engine's thread, read by any. */

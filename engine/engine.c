@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/engine-private.h"
 
+#include "engine/adapters.h"
+
 #include <unistd.h>
 
 void
@@ -48,6 +50,9 @@ engine_new (const char *model_dir, const EngineOptions *options, GError **error)
   options = options != NULL ? options : &none;
   self->offload = options->offload;
   self->prompts = prompt_cache_new ();
+  self->lora_folder = options->lora_folder != NULL
+                          ? g_strdup (options->lora_folder)
+                          : g_build_filename (g_get_user_data_dir (), "tessera", "loras", NULL);
   if (device_open (&self->device, options, error)
       && models_open (&self->models, &self->device, model_dir, options->transformer_file,
                       options->svdquant_type, error))
@@ -71,6 +76,7 @@ engine_free (Engine *self)
   g_free (self->kept.request);
   g_free (self->kept.latents);
   g_free (self->trace_path);
+  g_free (self->lora_folder);
   g_free (self);
 }
 
@@ -127,6 +133,16 @@ engine_get_native_size (Engine *self)
   int size = checkpoint_vae (self->models.checkpoint)->sample_size / 16 * 16;
 
   return CLAMP (size, ENGINE_REQUEST_MIN_SIZE, ENGINE_REQUEST_MAX_SIZE);
+}
+
+guint
+engine_get_loras (Engine *self, EngineLoraReport *reports, guint max)
+{
+  guint n = adapters_count (self->models.adapters);
+
+  for (guint i = 0; i < MIN (n, max); i++)
+    reports[i] = adapters_report (self->models.adapters, i);
+  return n;
 }
 
 void

@@ -64,6 +64,8 @@ typedef struct
   const char *transformer_file; /* a transformer beside the folder's own; NULL = none */
   const char *svdquant_type; /* "int4", "nvfp4": the 4-bit transformer must be of this type, and of
                                 several in the folder one is taken; NULL = what suits the device */
+  const char *lora_folder;   /* where LoRA files are, besides the model's "loras"; NULL: the
+                                user's tessera/loras */
   gboolean bf16_math;        /* CPU: BF16 matrix products; refused where the CPU has none */
   int threads;               /* CPU: 0 = all cores */
   guint64 memory_budget;     /* bytes of device memory the engine may hold; 0 = what is free */
@@ -145,6 +147,16 @@ typedef struct
   guint64 pinned; /* host memory that holds weights which are off the device */
 } EngineMemory;
 
+/* What became of one LoRA file of a request. Borrowed until the next generate. */
+typedef struct
+{
+  const char *file; /* where it was found */
+  double strength;
+  guint applied;       /* layers of the file that are added to the model's */
+  guint left_out;      /* that are not */
+  const char *reasons; /* a line for each of those: its name and why; "" if there are none */
+} EngineLoraReport;
+
 /* A step's picture in the making: latents' estimate of the clean picture as a small RGB8 image.
  * Called on the engine's thread; `preview` is NULL where the phase has none, and borrowed. */
 typedef void (*EngineProgress) (EnginePhase phase, guint step, guint n_steps, Image *preview,
@@ -204,6 +216,10 @@ gboolean engine_uses_guidance (Engine *self);
 
 /* Pixels a side that the model draws best, a size that requests may have. (any thread) */
 int engine_get_native_size (Engine *self);
+
+/* What became of the LoRA files of the last generate, at most `max` of them; returns how
+ * many there are. */
+guint engine_get_loras (Engine *self, EngineLoraReport *reports, guint max);
 
 void engine_get_memory (Engine *self, EngineMemory *memory); /* (any thread) */
 void engine_get_device (Engine *self, EngineDevice *device); /* (any thread) */

@@ -5,6 +5,8 @@
  */
 #include "engine/engine-private.h"
 
+#include "engine/adapters.h"
+
 /* Of the memory that is free, what other programs and, on a GPU, the driver's own needs (recorded
  * launches, code of kernels) are left. */
 #define CPU_USABLE  0.8
@@ -156,17 +158,21 @@ engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offloa
                 GError **error)
 {
   PipelineRun run = { .request = request };
+  Adapters *adapters;
   Placement placement;
   PlanFacts facts;
   Status status;
 
   *plan = (EnginePlan){ 0 };
   if (!engine_request_validate (request, error)
-      || !engine_supports (self, request->precision, error))
+      || !engine_supports (self, request->precision, error)
+      || !models_look_at_adapters (&self->models, request, self->lora_folder, &adapters, error))
     return FALSE;
+  run.adapters = adapters;
   pipeline_tokenize (&self->models, &run);
   status = plan_count (&self->models, &self->device, &run, &facts);
   pipeline_run_clear (&run);
+  adapters_free (NULL, adapters);
   if (status != STATUS_OK)
     {
       device_set_error (&self->device, status, "planning", error);

@@ -109,8 +109,9 @@ static gboolean
 place (Course *self, GError **error)
 {
   Engine *engine = self->engine;
-  PipelineRun probe
-      = { .request = self->run->request, .ids = { self->run->ids[0], self->run->ids[1] } };
+  PipelineRun probe = { .request = self->run->request,
+                        .adapters = self->run->adapters,
+                        .ids = { self->run->ids[0], self->run->ids[1] } };
   guint64 limit, host_limit = forecast_host_limit (engine), others;
   Status status = plan_count (&engine->models, &engine->device, &probe, &self->facts);
 
@@ -336,7 +337,7 @@ keep (Course *self)
   Engine *engine = self->engine;
 
   forget (engine);
-  if (self->run->steps_done == 0)
+  if (self->run->steps_done == 0 || self->run->request->n_loras > 0) /* named, not known again */
     return;
   engine->kept = (Kept){ engine_request_to_json (self->run->request),
                          g_steal_pointer (&self->run->latents), self->run->steps_done };
@@ -433,6 +434,10 @@ engine_generate (Engine *self, const EngineRequest *request, EngineProgress prog
                            "this engine only plans: it was opened for a card that is not there");
       return NULL;
     }
+
+  if (!models_open_adapters (&self->models, &self->device, request, self->lora_folder, error))
+    return NULL;
+  run.adapters = self->models.adapters;
 
   (void)self->device.ops->peak (self->device.stream, true);
   if (run_all (&course, &own))

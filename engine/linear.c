@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/linear.h"
 
+#include "engine/adapters.h"
+
 #include <string.h>
 
 /* Best first; the CPU last. */
@@ -244,11 +246,12 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
       if (ctx->stream != NULL)
         dry_work (ctx->stream)->linear
             += 2.0 * (double)x->shape[0] * (double)linear->n * (double)linear->k;
-      return STATUS_OK;
+      return adapters_apply (ctx, linear, x, out);
     }
   if (observer != NULL && observer->before != NULL)
     observer->before (observer->user_data, linear, x);
   CHECK (linear->backend->apply (ctx->stream, linear, x, out));
+  CHECK (adapters_apply (ctx, linear, x, out));
   if (observer != NULL && observer->after != NULL)
     observer->after (observer->user_data, linear, out);
   return STATUS_OK;
@@ -260,12 +263,12 @@ linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, 
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor both;
 
-  if (linear->swiglu)
+  if (linear->swiglu && !adapters_has (ctx, linear))
     return linear_apply (ctx, linear, x, out);
 
   CHECK (arena_tensor (ctx->arena, &both, out->dtype, out->shape[0], 2 * out->shape[1], 0, 0));
   CHECK (linear_apply (ctx, linear, x, &both));
-  CHECK (ctx->ops->silu_mul (ctx->stream, &both, 0, out));
+  CHECK (ctx->ops->silu_mul (ctx->stream, &both, linear->swiglu ? linear->turn : 0, out));
   arena_release (ctx->arena, ARENA_LOW, mark);
   return STATUS_OK;
 }

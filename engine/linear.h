@@ -47,7 +47,8 @@ Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Line
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
- * buffer from the arena, and gives it back, unless the backend fuses it. */
+ * buffer from the arena, and gives it back, unless the backend fuses it. Both take more, and add,
+ * if the layer has an adapter. */
 Status linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 G_END_DECLS

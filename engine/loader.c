@@ -170,7 +170,7 @@ load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int6
 
 /* Layers that the file quantises each for itself; NULL, and no error, if the first is dense. */
 static Linear *
-load_quantised_parts (Loader *self, const char *prefix, const char *const *names,
+load_quantised_parts (Loader *self, const char *prefix, const char *const *names, const char *fused,
                       const int64_t *rows, int64_t k)
 {
   Linear *parts[LINEAR_MAX_PARTS] = { NULL }, *stacked = NULL;
@@ -194,7 +194,11 @@ load_quantised_parts (Loader *self, const char *prefix, const char *const *names
     {
       self->status = linear_stack (self->ctx, parts, n, &stacked);
       if (stacked != NULL)
-        stacked->name = parts[0]->name;
+        {
+          g_autofree char *name = g_strconcat (prefix, fused, NULL);
+
+          stacked->name = g_intern_string (name);
+        }
     }
   else
     for (int i = 0; i < n; i++)
@@ -234,7 +238,7 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
     return finish_linear (self, &source, prefix, fused);
   if (names[1] != NULL)
     {
-      Linear *linear = load_quantised_parts (self, prefix, names, rows, k);
+      Linear *linear = load_quantised_parts (self, prefix, names, fused, rows, k);
 
       if (linear != NULL || loader_failed (self))
         return linear;

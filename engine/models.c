@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/models.h"
 
+#include "engine/adapters.h"
 #include "engine/synthetic.h"
 
 #include <string.h>
@@ -224,6 +225,55 @@ was_expanded (Models *self, ModelsPart part, EnginePrecision precision)
   return &self->expanded[part][part == MODELS_TRANSFORMER ? precision : 0];
 }
 
+/* -- adapters -----------------------------------------------------------------------------------
+ */
+
+static Adapters *
+open_adapters (const Models *self, const EngineRequest *request, const char *folder, gboolean check,
+               GError **error)
+{
+  g_autofree char *own = g_build_filename (checkpoint_dir (self->checkpoint), "loras", NULL);
+  const char *const folders[] = { own, folder, NULL };
+
+  return adapters_open (request->loras, request->n_loras, folders,
+                        checkpoint_transformer (self->checkpoint), check, error);
+}
+
+gboolean
+models_open_adapters (Models *self, const Device *device, const EngineRequest *request,
+                      const char *folder, GError **error)
+{
+  Context ctx = device_context (device, NULL);
+
+  if (adapters_match (self->adapters, request->loras, request->n_loras))
+    return TRUE;
+  adapters_free (&ctx, self->adapters);
+  self->adapters = NULL;
+  if (request->n_loras == 0)
+    return TRUE;
+  self->adapters = open_adapters (self, request, folder, TRUE, error);
+  return self->adapters != NULL;
+}
+
+gboolean
+models_look_at_adapters (const Models *self, const EngineRequest *request, const char *folder,
+                         Adapters **out, GError **error)
+{
+  *out = request->n_loras > 0 ? open_adapters (self, request, folder, FALSE, error) : NULL;
+  return *out != NULL || request->n_loras == 0;
+}
+
+static Status
+enter_adapters (Models *self, const Context *ctx, ModelsPart part, EnginePrecision precision)
+{
+  return part == MODELS_TRANSFORMER && self->adapters != NULL
+             ? adapters_load (self->adapters, ctx, self->transformer[precision])
+             : STATUS_OK;
+}
+
+/* -- loading ------------------------------------------------------------------------------------
+ */
+
 static Status
 load (Models *self, const Context *ctx, const Device *device, ModelsPart part,
       EnginePrecision precision, const PartPlacement *placement, GError **error)
@@ -288,6 +338,7 @@ models_enter (Models *self, const Device *device, ModelsPart part, EnginePrecisi
 
   CHECK (models_load (self, device, part, precision, placement, cancellable, error));
   shelf = find_shelf (self, part, precision);
+  CHECK (enter_adapters (self, &ctx, part, precision));
   if (shelf == NULL)
     return STATUS_OK;
   if (!shelf_is_brought (shelf))
@@ -305,7 +356,7 @@ models_leave (Models *self, const Device *device, ModelsPart part, EnginePrecisi
   if (shelf != NULL)
     shelf_put_away (shelf, &ctx);
   else if (placement->leaves)
-    free_part (self, &ctx, part, precision);
+    models_release_part (self, device, part, precision);
 }
 
 guint64
@@ -328,6 +379,8 @@ models_release_part (Models *self, const Device *device, ModelsPart part, Engine
 {
   Context ctx = device_context (device, NULL);
 
+  if (part == MODELS_TRANSFORMER && self->adapters != NULL)
+    adapters_unload (self->adapters, &ctx);
   free_part (self, &ctx, part, precision);
 }
 
@@ -338,6 +391,8 @@ models_free_parts (Models *self, const Context *ctx)
   free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_BF16);
   free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT);
   free_part (self, ctx, MODELS_DECODER, 0);
+  if (self->adapters != NULL)
+    adapters_unload (self->adapters, ctx);
   self->preview.channels = 0;
 }
 
@@ -354,6 +409,8 @@ models_close (Models *self, const Device *device)
 {
   if (device->ops != NULL)
     models_release (self, device);
+  adapters_free (NULL, self->adapters);
+  self->adapters = NULL;
   g_clear_pointer (&self->tokenizer, tokenizer_free);
   g_clear_pointer (&self->checkpoint, checkpoint_free);
 }

@@ -26,6 +26,7 @@ typedef struct
   Vae *decoder;
   PreviewMap preview;      /* fitted when the decoder is loaded */
   gboolean expanded[3][2]; /* part, precision: loaded with `resident` (loader.h) */
+  Adapters *adapters;      /* (owned) of the request at hand; NULL if it has no LoRA */
 } Models;
 
 typedef enum
@@ -72,12 +73,22 @@ gboolean models_is_loaded (const Models *self, ModelsPart part, EnginePrecision 
  * `error` set: ENGINE_ERROR_MODEL names the tensor. After a failure the part is not loaded. */
 Status models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
                     const PartPlacement *placement, GCancellable *cancellable, GError **error);
-/* Makes a part ready for its phase: loads it, and brings its blocks from their images. */
+/* Makes a part ready for its phase: loads it, brings its blocks from their images, and loads the
+ * transformer's adapters. */
 Status models_enter (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
                      const PartPlacement *placement, GCancellable *cancellable, GError **error);
 /* Its phase is over. */
 void models_leave (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
                    const PartPlacement *placement);
+
+/* Opens the request's LoRA files unless they are open already; what others held goes. Names are
+ * looked for in the model's "loras" and in `folder`. Errors: ENGINE_ERROR_MODEL. */
+gboolean models_open_adapters (Models *self, const Device *device, const EngineRequest *request,
+                               const char *folder, GError **error);
+/* The same, only to see what they would take: *out (transfer full) is NULL without LoRAs; their
+ * numbers are not read. (any thread) */
+gboolean models_look_at_adapters (const Models *self, const EngineRequest *request,
+                                  const char *folder, Adapters **out, GError **error);
 
 /* Host memory in images, bytes. */
 guint64 models_image_bytes (const Models *self);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/pipeline.h"
 
+#include "engine/adapters.h"
 #include "engine/noise.h"
 #include "engine/sampler.h"
 
@@ -245,12 +246,15 @@ trace_schedule (const PipelineRun *run, const float *sigmas)
 }
 
 Status
-pipeline_denoise (const Context *ctx, const Models *models, PipelineRun *run)
+pipeline_denoise (const Context *phase, const Models *models, PipelineRun *run)
 {
+  Context adapted = *phase;
+  const Context *ctx = &adapted;
   int steps = run->request->steps;
   Denoise d = { .n_branches = run->ids[1] != NULL ? 2 : 1, .n = latent_count (models, run) };
   Status status;
 
+  adapted.adapters = adapters_are_any (run->adapters) ? run->adapters : NULL;
   d.sigmas = g_new (float, (gsize)steps + 1);
   d.velocity = g_new (float, 2 * d.n);
   sampler_sigmas (steps, checkpoint_scheduler (models->checkpoint)->shift, d.sigmas);

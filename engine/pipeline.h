@@ -13,10 +13,11 @@
 
 G_BEGIN_DECLS
 
-/* One run of a request. All members but the first two are filled by the phases, in order. */
+/* One run of a request. All members but the first five are filled by the phases, in order. */
 typedef struct
 {
   const EngineRequest *request; /* validated */
+  const Adapters *adapters;     /* borrowed; NULL if the request has no LoRA */
   Trace *trace;                 /* borrowed; may be NULL */
   EngineProgress progress;      /* may be NULL */
   gpointer user_data;

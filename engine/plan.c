@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/plan.h"
 
+#include "engine/adapters.h"
+
 /* Larger tiles have fewer seams. */
 const int plan_tiles[PLAN_N_TILES] = { 0, 128, 96, 64, 48, 32 };
 
@@ -85,6 +87,8 @@ plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFa
   unused = dry_models (models, device, &dry, precision, FALSE, out->unexpanded);
   models_free_parts (&unused, &dry);
   sizes = dry_models (models, device, &dry, precision, TRUE, out->parts);
+  out->parts[MODELS_TRANSFORMER].total += adapters_bytes (run->adapters, dry.activation);
+  out->unexpanded[MODELS_TRANSFORMER].total += adapters_bytes (run->adapters, dry.activation);
   status = count_phases (&dry, &sizes, run, out);
   models_free_parts (&sizes, &dry);
   ops_dry.close (dry.stream);

@@ -46,6 +46,26 @@ check_text (const char *what, const char *text, GError **error)
   return FALSE;
 }
 
+static gboolean
+check_loras (const EngineRequest *r, GError **error)
+{
+  if (r->n_loras > ENGINE_REQUEST_MAX_LORAS)
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST, "there are %u LoRAs; %d are the most",
+                   r->n_loras, ENGINE_REQUEST_MAX_LORAS);
+      return FALSE;
+    }
+  for (guint i = 0; i < r->n_loras; i++)
+    if (r->loras[i].file == NULL || *r->loras[i].file == '\0')
+      {
+        g_set_error_literal (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST, "a LoRA has no file");
+        return FALSE;
+      }
+    else if (!check_range ("a LoRA's strength", r->loras[i].strength, -8, 8, error))
+      return FALSE;
+  return TRUE;
+}
+
 gboolean
 engine_request_validate (const EngineRequest *r, GError **error)
 {
@@ -62,11 +82,34 @@ engine_request_validate (const EngineRequest *r, GError **error)
          && check_range ("the CFG normalization", r->cfg_normalization, 0, 50, error)
          && check_range ("the CFG truncation", r->cfg_truncation, 0, 1, error)
          && check_range ("the precision", r->precision, 0, ENGINE_PRECISION_SVDQUANT, error)
-         && check_range ("the noise", r->noise, 0, ENGINE_NOISE_TORCH_CUDA, error);
+         && check_range ("the noise", r->noise, 0, ENGINE_NOISE_TORCH_CUDA, error)
+         && check_loras (r, error);
 }
 
 /* -- copies and names ---------------------------------------------------------------------------
  */
+
+static const EngineLora *
+copy_loras (const EngineRequest *request)
+{
+  EngineLora *loras = request->n_loras > 0 ? g_new (EngineLora, request->n_loras) : NULL;
+
+  for (guint i = 0; i < request->n_loras; i++)
+    loras[i] = (EngineLora){ g_strdup (request->loras[i].file), request->loras[i].strength };
+  return loras;
+}
+
+static gboolean
+same_loras (const EngineRequest *a, const EngineRequest *b)
+{
+  if (a->n_loras != b->n_loras)
+    return FALSE;
+  for (guint i = 0; i < a->n_loras; i++)
+    if (!g_str_equal (a->loras[i].file, b->loras[i].file)
+        || a->loras[i].strength != b->loras[i].strength)
+      return FALSE;
+  return TRUE;
+}
 
 EngineRequest *
 engine_request_copy (const EngineRequest *request)
@@ -76,6 +119,7 @@ engine_request_copy (const EngineRequest *request)
   copy->prompt = g_strdup (request->prompt);
   copy->negative = g_strdup (request->negative);
   copy->latents_file = g_strdup (request->latents_file);
+  copy->loras = copy_loras (request);
   return copy;
 }
 
@@ -87,6 +131,9 @@ engine_request_free (EngineRequest *request)
   g_free ((char *)request->prompt);
   g_free ((char *)request->negative);
   g_free ((char *)request->latents_file);
+  for (guint i = 0; i < request->n_loras; i++)
+    g_free ((char *)request->loras[i].file);
+  g_free ((EngineLora *)request->loras);
   g_free (request);
 }
 
@@ -111,6 +158,8 @@ engine_request_comparable (const EngineRequest *a, const EngineRequest *b, const
   else if (a->guidance > 0
            && g_strcmp0 (a->negative ? a->negative : "", b->negative ? b->negative : "") != 0)
     difference = "negative prompt";
+  else if (!same_loras (a, b))
+    difference = "LoRA";
   if (what != NULL)
     *what = difference;
   return difference == NULL;
@@ -130,6 +179,23 @@ engine_noise_name (EngineNoise noise)
 
 /* -- JSON ---------------------------------------------------------------------------------------
  */
+
+static cJSON *
+loras_to_json (const EngineRequest *r)
+{
+  cJSON *array = cJSON_CreateArray ();
+
+  for (guint i = 0; i < r->n_loras; i++)
+    {
+      g_autofree char *name = g_filename_display_basename (r->loras[i].file);
+      cJSON *item = cJSON_CreateObject ();
+
+      cJSON_AddStringToObject (item, "name", name);
+      cJSON_AddNumberToObject (item, "strength", r->loras[i].strength);
+      cJSON_AddItemToArray (array, item);
+    }
+  return array;
+}
 
 char *
 engine_request_to_json (const EngineRequest *r)
@@ -152,6 +218,8 @@ engine_request_to_json (const EngineRequest *r)
   cJSON_AddNumberToObject (root, "guidance", r->guidance);
   cJSON_AddNumberToObject (root, "cfg_normalization", r->cfg_normalization);
   cJSON_AddNumberToObject (root, "cfg_truncation", r->cfg_truncation);
+  if (r->n_loras > 0)
+    cJSON_AddItemToObject (root, "loras", loras_to_json (r));
   printed = cJSON_PrintUnformatted (root);
   result = g_strdup (printed);
   cJSON_free (printed);
@@ -246,6 +314,40 @@ get_choice (const cJSON *root, const char *key, const char *const *names, int *o
   return wrong_type (key, list, error);
 }
 
+/* A name is that of a file in a folder that the engine knows, and never leads out of it. */
+static gboolean
+is_file_name (const char *name)
+{
+  return *name != '\0' && strlen (name) < 256 && strchr (name, '/') == NULL
+         && !g_str_equal (name, ".") && !g_str_equal (name, "..");
+}
+
+static gboolean
+get_loras (const cJSON *root, EngineRequest *r, GError **error)
+{
+  const cJSON *array = cJSON_GetObjectItemCaseSensitive (root, "loras"), *item;
+  int n = cJSON_GetArraySize (array);
+  EngineLora *loras;
+
+  if (array == NULL)
+    return TRUE;
+  if (!cJSON_IsArray (array) || n > ENGINE_REQUEST_MAX_LORAS)
+    return wrong_type ("loras", "a short list", error);
+  r->loras = loras = g_new0 (EngineLora, (gsize)n);
+  cJSON_ArrayForEach (item, array)
+  {
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive (item, "name");
+    double strength = 1.0;
+
+    if (!cJSON_IsString (name) || !is_file_name (name->valuestring))
+      return wrong_type ("loras", "a list of files' names", error);
+    if (!get_number (item, "strength", &strength, error))
+      return FALSE;
+    loras[r->n_loras++] = (EngineLora){ g_strdup (name->valuestring), strength };
+  }
+  return TRUE;
+}
+
 static gboolean
 read_object (const cJSON *root, EngineRequest *r, GError **error)
 {
@@ -261,7 +363,8 @@ read_object (const cJSON *root, EngineRequest *r, GError **error)
       || !get_int (root, "steps", &r->steps, error) || !get_seed (root, &r->seed, error)
       || !get_number (root, "guidance", &r->guidance, error)
       || !get_number (root, "cfg_normalization", &r->cfg_normalization, error)
-      || !get_number (root, "cfg_truncation", &r->cfg_truncation, error))
+      || !get_number (root, "cfg_truncation", &r->cfg_truncation, error)
+      || !get_loras (root, r, error))
     return FALSE;
   r->precision = (EnginePrecision)precision;
   r->noise = (EngineNoise)noise;

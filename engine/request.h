@@ -23,6 +23,15 @@ typedef enum
   ENGINE_NOISE_TORCH_CUDA, /* torch.Generator("cuda") of a large card: see noise.h */
 } EngineNoise;
 
+/* A LoRA: low-rank changes to the transformer, weighted by a strength. */
+typedef struct
+{
+  const char *file; /* a path with '/', or the name of a file in one of the engine's LoRA folders */
+  double strength;  /* 1 = as trained; -8 to 8 */
+} EngineLora;
+
+#define ENGINE_REQUEST_MAX_LORAS 8
+
 /* Strings are borrowed by the struct unless it came from engine_request_copy or _from_json. */
 typedef struct
 {
@@ -37,6 +46,8 @@ typedef struct
   double cfg_normalization; /* 0 = off, else the largest ratio of norms */
   double cfg_truncation;    /* guidance is off at steps with 1 - sigma above it; 1 = never */
   const char *latents_file; /* start from `latents.init` in this safetensors file; NULL = seed */
+  const EngineLora *loras;  /* n_loras of them, whose changes add up */
+  guint n_loras;
 } EngineRequest;
 
 #define ENGINE_REQUEST_MIN_SIZE  64
@@ -66,7 +77,7 @@ const char *engine_noise_name (EngineNoise noise);             /* "torch-cpu", "
 
 /* One JSON object with a `schema` key (transfer full: g_free), and back (transfer full). The
  * parser treats its input as hostile: sizes are capped, wrong types are errors, unknown keys are
- * ignored, no path in it is ever followed. */
+ * ignored, no path in it is ever followed: of LoRA files only the names are written and read. */
 char *engine_request_to_json (const EngineRequest *request);
 EngineRequest *engine_request_from_json (const char *json, gsize length, GError **error);
 

@@ -181,6 +181,37 @@ transformer_free (const Context *ctx, Transformer *self)
   g_free (self);
 }
 
+static const Linear *
+find_among (Linear *const *linears, guint n, const char *name)
+{
+  for (guint i = 0; i < n; i++)
+    if (linears[i] != NULL && g_strcmp0 (linears[i]->name, name) == 0)
+      return linears[i];
+  return NULL;
+}
+
+static const Linear *
+find_in_block (const Block *block, const char *name)
+{
+  Linear *linears[] = { block->qkv, block->out, block->w13, block->w2, block->modulation };
+
+  return find_among (linears, G_N_ELEMENTS (linears), name);
+}
+
+const Linear *
+transformer_find_linear (const Transformer *self, const char *name)
+{
+  Linear *others[] = { self->x_embedder, self->cap_embedder,     self->time_in,
+                       self->time_out,   self->final_modulation, self->final_linear };
+  const Linear *found = find_among (others, G_N_ELEMENTS (others), name);
+
+  for (int i = 0; i < n_modulated (&self->config) && found == NULL; i++)
+    found = find_in_block (&self->blocks[i], name);
+  for (int i = 0; i < self->config.n_refiner_layers && found == NULL; i++)
+    found = find_in_block (&self->context_refiner[i], name);
+  return found;
+}
+
 /* -- one block (spec 5.7) -----------------------------------------------------------------------
  */
 

@@ -19,6 +19,9 @@ typedef struct _TransformerRun TransformerRun;
 Transformer *transformer_new (Loader *loader, const TransformerConfig *config);
 void transformer_free (const Context *ctx, Transformer *self); /* NULL is a no-op */
 
+/* The linear of this name (Linear.name), or NULL if there is none. */
+const Linear *transformer_find_linear (const Transformer *self, const char *name);
+
 /* What takes the blocks' weights off the device (borrowed), if it was loaded so; else NULL. They
  * must be there while a run lives. */
 Shelf *transformer_shelf (Transformer *self);

@@ -25,6 +25,8 @@ typedef struct
 {
   char *model, *transformer, *prompt, *size, *device, *precision, *json_file, *memory_budget,
       *offload;
+  char **lora_texts, **lora_files;
+  GArray *loras; /* EngineLora */
   int steps, runs, tokens;
 } Options;
 
@@ -36,6 +38,9 @@ options_clear (Options *o)
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
+  g_strfreev (o->lora_texts);
+  g_strfreev (o->lora_files);
+  g_clear_pointer (&o->loras, g_array_unref);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
@@ -210,7 +215,9 @@ filler_prompt (int tokens)
 gboolean
 cli_bench_speed (int argc, char **argv, GError **error)
 {
-  g_auto (Options) o = { .steps = 8, .runs = 3, .tokens = 128 };
+  g_auto (Options) o = {
+    .steps = 8, .runs = 3, .tokens = 128, .loras = g_array_new (FALSE, FALSE, sizeof (EngineLora))
+  };
   const GOptionEntry entries[] = {
     { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o.model,
       "Model folder, or synthetic:z-image-turbo for random weights of the real sizes", "DIR" },
@@ -223,6 +230,8 @@ cli_bench_speed (int argc, char **argv, GError **error)
     { "size", 0, 0, G_OPTION_ARG_STRING, &o.size, "Multiples of 16 from 64 to 2048", "WxH" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "Denoising steps", "N" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, "bf16, svdquant, int4 or nvfp4", "P" },
+    { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o.lora_texts,
+      "LoRA and its strength, 1 if not given; may be repeated", "FILE[:S]" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, "auto, cpu, cuda or cuda:N", "D" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget, "Most device memory to hold",
       "B" },
@@ -255,6 +264,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
+      || !cli_parse_loras (o.lora_texts, &request, o.loras, &o.lora_files, error)
       || !cli_parse_offload (o.offload, &options.offload, error)
       || !engine_request_validate (&request, error))
     return FALSE;

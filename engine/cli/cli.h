@@ -55,6 +55,11 @@ gboolean cli_parse_choice (const char *option, const char *text, const char *con
                            GError **error);
 gboolean cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_type,
                               GError **error);
+/* "FILE" or "FILE:STRENGTH", NULL-terminated. The request points into `loras` (EngineLora), which
+ * point into *files, a vector to be freed with g_strfreev. A file that is there gets its absolute
+ * path; other names are the engine's to look for. */
+gboolean
+cli_parse_loras (char **texts, EngineRequest *r, GArray *loras, char ***files, GError **error);
 gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
 /* "auto", "none", "model" or "stream". */
 gboolean cli_parse_offload (const char *text, EngineOffload *out, GError **error);

@@ -13,6 +13,8 @@ typedef struct
 {
   char *model, *transformer, *prompt, *negative, *size, *precision, *device, *cpu_math, *noise;
   char *latents, *trace, *output, *memory_budget, *offload, *seed;
+  char **lora_texts, **lora_files;
+  GArray *loras; /* EngineLora */
   double guidance, cfg_normalization, cfg_truncation;
   int steps, threads;
   gboolean json;
@@ -27,6 +29,9 @@ options_clear (Options *o)
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
+  g_strfreev (o->lora_texts);
+  g_strfreev (o->lora_files);
+  g_clear_pointer (&o->loras, g_array_unref);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
@@ -35,7 +40,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
  */
 
 static gboolean
-fill_request (const Options *o, EngineRequest *r, EngineOptions *e, GError **error)
+fill_request (Options *o, EngineRequest *r, EngineOptions *e, GError **error)
 {
   static const char *const noises[] = { "torch-cpu", "torch-cuda", NULL };
   int noise = (int)r->noise;
@@ -52,7 +57,8 @@ fill_request (const Options *o, EngineRequest *r, EngineOptions *e, GError **err
                             o->seed);
   if (!cli_parse_size (o->size, r, error)
       || !cli_parse_precision (o->precision, r, &e->svdquant_type, error)
-      || !cli_parse_choice ("--noise", o->noise, noises, &noise, error))
+      || !cli_parse_choice ("--noise", o->noise, noises, &noise, error)
+      || !cli_parse_loras (o->lora_texts, r, o->loras, &o->lora_files, error))
     return FALSE;
   r->noise = (EngineNoise)noise;
   return engine_request_validate (r, error);
@@ -97,6 +103,8 @@ parse (int argc, char **argv, Options *o, GError **error)
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
       "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16, svdquant, int4 or nvfp4", "P" },
+    { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o->lora_texts,
+      "LoRA and its strength, 1 if not given; may be repeated", "FILE[:S]" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
     { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
       "CPU matrix products in fp32 or bf16 (where the processor has it)", "M" },
@@ -160,6 +168,29 @@ phase_seconds (const Progress *self, EnginePhase phase, gint64 end)
 /* -- the result ---------------------------------------------------------------------------------
  */
 
+/* What was applied of each LoRA, and on standard error what was not. */
+static void
+describe_loras (Engine *engine, cJSON *root)
+{
+  cJSON *array = cJSON_AddArrayToObject (root, "loras_applied");
+  EngineLoraReport reports[ENGINE_REQUEST_MAX_LORAS];
+  guint n = engine_get_loras (engine, reports, G_N_ELEMENTS (reports));
+
+  for (guint i = 0; i < n; i++)
+    {
+      g_autofree char *name = g_filename_display_basename (reports[i].file);
+      cJSON *item = cJSON_CreateObject ();
+
+      cJSON_AddStringToObject (item, "name", name);
+      cJSON_AddNumberToObject (item, "layers", reports[i].applied);
+      cJSON_AddNumberToObject (item, "left_out", reports[i].left_out);
+      cJSON_AddItemToArray (array, item);
+      if (reports[i].left_out > 0)
+        g_printerr ("%s: %u layers applied, %u left out:\n%s\n", name, reports[i].applied,
+                    reports[i].left_out, reports[i].reasons);
+    }
+}
+
 /* The record that goes into the PNG and to --json: the request and how it was met. */
 static cJSON *
 describe (Engine *engine, const EngineRequest *request, const Progress *progress, gint64 started,
@@ -181,6 +212,8 @@ describe (Engine *engine, const EngineRequest *request, const Progress *progress
   cJSON_AddStringToObject (root, "device_id", device.id);
   cJSON_AddNumberToObject (root, "peak_memory", (double)memory.peak);
   cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
+  if (request->n_loras > 0)
+    describe_loras (engine, root);
   return root;
 }
 
@@ -237,7 +270,9 @@ generate (const Options *o, EngineRequest *request, const EngineOptions *engine_
 gboolean
 cli_generate (int argc, char **argv, GError **error)
 {
-  g_auto (Options) options = { .steps = 8, .cfg_truncation = 1.0 };
+  g_auto (Options) options = { .steps = 8,
+                               .cfg_truncation = 1.0,
+                               .loras = g_array_new (FALSE, FALSE, sizeof (EngineLora)) };
   EngineRequest request = ENGINE_REQUEST_INIT;
   g_autofree char *calibration = engine_find_calibration_file ();
   EngineOptions engine_options = { .calibration_file = calibration };

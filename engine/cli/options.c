@@ -4,6 +4,8 @@
  */
 #include "engine/cli/cli.h"
 
+#include <string.h>
+
 gboolean
 cli_usage_error (GError **error, const char *format, ...)
 {
@@ -65,6 +67,36 @@ cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_t
   r->precision = choice > 0 ? ENGINE_PRECISION_SVDQUANT : ENGINE_PRECISION_BF16;
   if (choice > ENGINE_PRECISION_SVDQUANT)
     *svdquant_type = names[choice];
+  return TRUE;
+}
+
+gboolean
+cli_parse_loras (char **texts, EngineRequest *r, GArray *loras, char ***files, GError **error)
+{
+  guint n = texts != NULL ? g_strv_length (texts) : 0;
+
+  *files = g_new0 (char *, n + 1);
+  for (guint i = 0; i < n; i++)
+    {
+      EngineLora lora = { .strength = 1.0 };
+      const char *colon = strrchr (texts[i], ':');
+      g_autofree char *name = NULL;
+      char *end = NULL;
+
+      if (colon != NULL && colon[1] != '\0' && strchr (colon, '/') == NULL)
+        lora.strength = g_ascii_strtod (colon + 1, &end);
+      if (end != NULL && *end != '\0')
+        return cli_usage_error (error, "--lora is \"%s\"; it must be FILE or FILE:STRENGTH",
+                                texts[i]);
+      name = end != NULL ? g_strndup (texts[i], (gsize)(colon - texts[i])) : g_strdup (texts[i]);
+      (*files)[i] = strchr (name, '/') != NULL || g_file_test (name, G_FILE_TEST_EXISTS)
+                        ? g_canonicalize_filename (name, NULL)
+                        : g_strdup (name);
+      lora.file = (*files)[i];
+      g_array_append_val (loras, lora);
+    }
+  r->loras = (const EngineLora *)(const void *)loras->data;
+  r->n_loras = loras->len;
   return TRUE;
 }
 

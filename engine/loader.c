@@ -146,17 +146,25 @@ find_quantised (Loader *self, LinearSource *source, const char *prefix, const ch
   return weights_get_svdq (self->weights, base, source->n, source->k, &source->svdq, &self->error);
 }
 
+/* The linear, if there is one, with its name. */
+static Linear *
+named (Linear *linear, const char *prefix, const char *name)
+{
+  g_autofree char *full = g_strconcat (prefix, name, NULL);
+
+  if (linear != NULL)
+    linear->name = g_intern_string (full);
+  return linear;
+}
+
 static Linear *
 finish_linear (Loader *self, LinearSource *source, const char *prefix, const char *name)
 {
-  g_autofree char *base = g_strconcat (prefix, name, NULL);
   Linear *linear = NULL;
 
   if (self->error == NULL)
     self->status = linear_new (self->ctx, source, &linear);
-  if (linear != NULL)
-    linear->name = g_intern_string (base);
-  return linear;
+  return named (linear, prefix, name);
 }
 
 Linear *
@@ -194,11 +202,7 @@ load_quantised_parts (Loader *self, const char *prefix, const char *const *names
     {
       self->status = linear_stack (self->ctx, parts, n, &stacked);
       if (stacked != NULL)
-        {
-          g_autofree char *name = g_strconcat (prefix, fused, NULL);
-
-          stacked->name = g_intern_string (name);
-        }
+        named (stacked, prefix, fused);
     }
   else
     for (int i = 0; i < n; i++)
@@ -231,7 +235,7 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
   for (int i = 0; names[i] != NULL; i++)
     source.n += rows[i];
   if (context_is_dry (self->ctx))
-    return count_stacked (self, prefix, names, fused, rows, &source, bias);
+    return named (count_stacked (self, prefix, names, fused, rows, &source, bias), prefix, fused);
   if (!goes_on (self))
     return NULL;
   if (find_quantised (self, &source, prefix, fused) || self->error != NULL)

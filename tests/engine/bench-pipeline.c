@@ -110,7 +110,8 @@ static Models models;
 static void
 load (const char *dir)
 {
-  EngineOptions options = { .device = "cpu" };
+  const EngineOptions options = { .device = "cpu" };
+  const PartPlacement stays = { 0 };
   g_autoptr (GError) error = NULL;
   gint64 started = g_get_monotonic_time ();
 
@@ -118,8 +119,10 @@ load (const char *dir)
       || !models_open (&models, &device, dir, NULL, NULL, &error))
     g_error ("%s", error->message);
   for (int part = 0; part < MODELS_N_PARTS; part++)
-    if (!models_load (&models, &device, (ModelsPart)part, ENGINE_PRECISION_BF16, NULL, &error))
-      g_error ("%s", error->message);
+    if (models_load (&models, &device, (ModelsPart)part, ENGINE_PRECISION_BF16, &stays, NULL,
+                     &error)
+        != STATUS_OK)
+      g_error ("%s", error != NULL ? error->message : "cannot load the model");
   g_print ("load: %.3f s\n\n", (double)(g_get_monotonic_time () - started) / 1e6);
 }
 
@@ -132,8 +135,9 @@ main (int argc, char **argv)
   LinearObserver observer = { before_linear, after_linear, NULL };
   Context ctx = { .ops = &timed, .observer = &observer };
   Clock total = { 0 };
-  PlanArenas arenas;
-  guint64 before, plan;
+  const Placement whole = { 0 };
+  PlanFacts facts;
+  guint64 before;
   double all;
 
   engine_init_process (argv);
@@ -155,25 +159,22 @@ main (int argc, char **argv)
   ctx.caps = &device.caps;
   ctx.options = &device.options;
   pipeline_tokenize (&models, &run);
-  if (plan_arenas (&models, &device, &run, G_MAXUINT64, &arenas) != STATUS_OK
+  if (plan_count (&models, &device, &run, &facts) != STATUS_OK
       || !pipeline_start (&models, &run, NULL))
     g_error ("cannot start");
 
   g_print ("| phase    | seconds |  linear |    conv | attention |   other | kernels |\n"
            "|----------|---------|---------|---------|-----------|---------|---------|\n");
-  run_phase (&ctx, "encode", pipeline_encode, arenas.encode, &models, &run, &total);
-  run_phase (&ctx, "denoise", pipeline_denoise, arenas.denoise, &models, &run, &total);
-  run_phase (&ctx, "decode", pipeline_decode, arenas.decode, &models, &run, &total);
+  run_phase (&ctx, "encode", pipeline_encode, facts.encode, &models, &run, &total);
+  run_phase (&ctx, "denoise", pipeline_denoise, facts.denoise, &models, &run, &total);
+  run_phase (&ctx, "decode", pipeline_decode, facts.decode[0], &models, &run, &total);
 
   all = total.linear + total.conv + total.attention + total.other;
-  plan = MAX (arenas.denoise, arenas.decode);
-  for (int part = 0; part < MODELS_N_PARTS; part++)
-    plan += plan_weights (&models, &device, (ModelsPart)part, ENGINE_PRECISION_BF16);
-  g_print (
-      "\n%s, %dx%d, %d steps: %.3f s; %.1f %% of it in products, convolutions and attention\n"
-      "memory: planned for weights and the largest arena %.1f MB; the process grew by %.1f MB\n",
-      device.caps.name, request.width, request.height, request.steps, all,
-      100 * (1 - total.other / all), (double)plan / 1e6, (double)(process_peak () - before) / 1e6);
+  g_print ("\n%s, %dx%d, %d steps: %.3f s; %.1f %% of it in products, convolutions and attention\n"
+           "memory: planned %.1f MB; the process grew by %.1f MB\n",
+           device.caps.name, request.width, request.height, request.steps, all,
+           100 * (1 - total.other / all), (double)plan_peak (&facts, &whole) / 1e6,
+           (double)(process_peak () - before) / 1e6);
   pipeline_run_clear (&run);
   models_close (&models, &device);
   device_close (&device);

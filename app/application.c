@@ -4,6 +4,7 @@
 #include "app/compat.h"
 #include "app/models-window.h"
 #include "app/models.h"
+#include "app/speed-page.h"
 #include "app/window.h"
 
 #include <glib/gi18n.h>
@@ -130,9 +131,12 @@ choose_model (GSimpleAction *action, GVariant *parameter, gpointer data)
 static void
 make_models_window (TesseraApplication *self)
 {
-  if (self->models == NULL)
-    self->models = g_object_ref_sink (GTK_WINDOW (
-        models_window_new (GTK_WINDOW (self->window), self->settings, self->models_dir)));
+  if (self->models != NULL)
+    return;
+  self->models = g_object_ref_sink (
+      GTK_WINDOW (models_window_new (GTK_WINDOW (self->window), self->settings, self->models_dir)));
+  adw_preferences_window_add (ADW_PREFERENCES_WINDOW (self->models),
+                              ADW_PREFERENCES_PAGE (speed_page_new (self->worker, self->settings)));
 }
 
 static void
@@ -144,6 +148,17 @@ show_models (GSimpleAction *action, GVariant *parameter, gpointer data)
     return;
   make_models_window (self);
   gtk_window_present (self->models);
+}
+
+static void
+show_doctor (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraApplication *self = data;
+
+  show_models (action, NULL, data);
+  if (self->models != NULL)
+    adw_preferences_window_set_visible_page_name (ADW_PREFERENCES_WINDOW (self->models),
+                                                  "computer");
 }
 
 static void
@@ -204,6 +219,7 @@ add_actions (TesseraApplication *self)
     { "activate", activate_action, NULL, NULL, NULL, { 0 } },
     { "choose-model", choose_model, NULL, NULL, NULL, { 0 } },
     { "show-models", show_models, NULL, NULL, NULL, { 0 } },
+    { "show-doctor", show_doctor, NULL, NULL, NULL, { 0 } },
     { "set-model", set_model, "s", NULL, NULL, { 0 } },
     { "reopen-model", reopen_model, NULL, NULL, NULL, { 0 } },
     { "use-processor", use_processor, NULL, NULL, NULL, { 0 } },

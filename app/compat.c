@@ -82,8 +82,8 @@ compat_choose_folder (GtkWindow *parent, const char *title, CompatFileChosen cho
 }
 
 void
-compat_save_png (GtkWindow *parent, const char *title, const char *name, CompatFileChosen chosen,
-                 gpointer data)
+compat_save_file (GtkWindow *parent, const char *title, const char *name, CompatFileChosen chosen,
+                  gpointer data)
 {
   ask (parent, title, name, chosen, data);
 }

@@ -15,8 +15,8 @@ typedef void (*CompatFileChosen) (GFile *file, gpointer data);
 
 void
 compat_choose_folder (GtkWindow *parent, const char *title, CompatFileChosen chosen, gpointer data);
-void compat_save_png (GtkWindow *parent, const char *title, const char *name,
-                      CompatFileChosen chosen, gpointer data);
+void compat_save_file (GtkWindow *parent, const char *title, const char *name,
+                       CompatFileChosen chosen, gpointer data);
 
 /* Shows a file in its folder with the file manager. */
 void compat_show_in_folder (GtkWindow *parent, GFile *file);

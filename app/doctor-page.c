@@ -175,6 +175,7 @@ doctor_page_init (TesseraDoctorPage *self)
   g_signal_connect_swapped (again, "clicked", G_CALLBACK (look), self);
   adw_preferences_group_set_header_suffix (self->group, again);
   adw_preferences_page_add (ADW_PREFERENCES_PAGE (self), self->group);
+  adw_preferences_page_set_name (ADW_PREFERENCES_PAGE (self), "computer");
   adw_preferences_page_set_title (ADW_PREFERENCES_PAGE (self), _ ("Computer"));
   adw_preferences_page_set_icon_name (ADW_PREFERENCES_PAGE (self), "computer-symbolic");
 }

@@ -10,7 +10,7 @@ struct _TesseraMessagePage
 
   /* Template Widgets */
   AdwStatusPage *page;
-  GtkButton *action, *other;
+  GtkButton *action, *other, *third;
   GtkWidget *details;
   GtkLabel *text;
 
@@ -24,6 +24,7 @@ typedef struct
   const char *icon, *title, *description;
   const char *label, *name;             /* of the first button; NULL = none */
   const char *other_label, *other_name; /* of the second */
+  const char *third_label, *third_name;
 } Page;
 
 static const Page PAGES[] = {
@@ -51,6 +52,7 @@ static const Page PAGES[] = {
     N_ ("Computing on a graphics card needs an NVIDIA card with compute capability 8.0 or newer "
         "and its driver. The processor can do the same, more slowly."),
     N_ ("Use the _Processor"), "app.use-processor",
+    N_ ("_What Is Missing…"), "app.show-doctor",
     N_ ("_Try Again"), "app.reopen-model",
   },
   [MESSAGE_LOST] = {
@@ -105,6 +107,7 @@ message_page_show (TesseraMessagePage *self, MessageState state, const char *det
   adw_status_page_set_description (self->page, page->description[0] ? _ (page->description) : "");
   show_button (self->action, page->label, page->name);
   show_button (self->other, page->other_label, page->other_name);
+  show_button (self->third, page->third_label, page->third_name);
   gtk_label_set_label (self->text, details ? details : "");
   gtk_widget_set_visible (self->details, details != NULL);
 }
@@ -141,6 +144,7 @@ message_page_class_init (TesseraMessagePageClass *klass)
   gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, page);
   gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, action);
   gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, other);
+  gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, third);
   gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, details);
   gtk_widget_class_bind_template_child (widget_class, TesseraMessagePage, text);
 }

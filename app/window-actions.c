@@ -263,7 +263,7 @@ ask_where (TesseraWindow *self, TesseraPicture *picture, const char *suffix)
 
   saving->window = g_object_ref (self);
   saving->picture = g_object_ref (picture);
-  compat_save_png (GTK_WINDOW (self), _ ("Save Image"), name, on_save_chosen, saving);
+  compat_save_file (GTK_WINDOW (self), _ ("Save Image"), name, on_save_chosen, saving);
 }
 
 static void

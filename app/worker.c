@@ -18,6 +18,9 @@ struct _Order
   EngineRequest *request;
   char *dir, *device, *transformer_file;
   EngineOptions options;
+  WorkerFunc work;
+  gpointer work_data;
+  GDestroyNotify free_work_data;
   gboolean last;
 };
 
@@ -51,6 +54,8 @@ order_free (Order *order)
   g_free (order->dir);
   g_free (order->device);
   g_free (order->transformer_file);
+  if (order->free_work_data != NULL)
+    order->free_work_data (order->work_data);
   g_free (order);
 }
 
@@ -174,6 +179,13 @@ carry_out_generate (Shared *shared, GTask *task, Order *order)
   if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_DEVICE_LOST))
     replace_engine (shared, NULL);
   g_task_return_error (task, error);
+}
+
+static void
+carry_out_work (Shared *shared, GTask *task, Order *order)
+{
+  if (!g_task_return_error_if_cancelled (task))
+    order->work (shared->engine, task, order->work_data);
 }
 
 static void
@@ -309,6 +321,20 @@ worker_generate_finish (TesseraWorker *self, GAsyncResult *result, GError **erro
   g_return_val_if_fail (g_task_is_valid (result, self), NULL);
 
   return g_task_propagate_pointer (G_TASK (result), error);
+}
+
+void
+worker_run_async (TesseraWorker *self, WorkerFunc work, gpointer work_data,
+                  GDestroyNotify free_work_data, GCancellable *cancellable,
+                  GAsyncReadyCallback callback, gpointer data)
+{
+  GTask *task = compose (self, worker_run_async, carry_out_work, cancellable, callback, data);
+  Order *order = g_task_get_task_data (task);
+
+  order->work = work;
+  order->work_data = work_data;
+  order->free_work_data = free_work_data;
+  post (self, task);
 }
 
 void

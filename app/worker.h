@@ -46,6 +46,13 @@ void worker_generate_async (TesseraWorker *self, TesseraJob *job, GAsyncReadyCal
                             gpointer data);
 Image *worker_generate_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
 
+/* Calls `work` on the engine's thread with the open engine, or NULL if no model is open. It ends
+ * the task. */
+typedef void (*WorkerFunc) (Engine *engine, GTask *task, gpointer work_data);
+void worker_run_async (TesseraWorker *self, WorkerFunc work, gpointer work_data,
+                       GDestroyNotify free_work_data, GCancellable *cancellable,
+                       GAsyncReadyCallback callback, gpointer data);
+
 /* Gives device memory back once what was asked for before is done. */
 void worker_trim (TesseraWorker *self);
 

@@ -248,7 +248,8 @@ GtkApplication *
 test_application (void)
 {
   static const char *const names[]
-      = { "choose-model", "show-models", "reopen-model", "use-processor", "restart", "about", "quit" };
+      = { "choose-model",  "show-models", "show-doctor", "reopen-model",
+          "use-processor", "restart",     "about",       "quit" };
   GtkApplication *app = g_object_new (ADW_TYPE_APPLICATION, "application-id", APP_ID ".Test",
                                       "flags", G_APPLICATION_NON_UNIQUE, "resource-base-path",
                                       "/io/github/tesseraimage/Tessera", NULL);

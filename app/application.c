@@ -2,6 +2,7 @@
 #include "app/application.h"
 
 #include "app/compat.h"
+#include "app/idle-trim.h"
 #include "app/models-window.h"
 #include "app/models.h"
 #include "app/speed-page.h"
@@ -18,6 +19,7 @@ struct _TesseraApplication
   TesseraWorker *worker;
   TesseraHistory *history;
   TesseraQueue *queue;
+  TesseraIdleTrim *idle_trim;
   GSettings *settings;
   GCancellable *opening;
   char *opened; /* folder of the model that is open or being opened */
@@ -83,9 +85,12 @@ open_model (TesseraApplication *self)
 {
   g_autofree char *device = g_settings_get_string (self->settings, "device");
   g_autofree char *dir = models_choose (self->settings);
+  g_autofree char *calibration = engine_find_calibration_file ();
   EngineOptions options = {
     .device = device,
     .memory_budget = (guint64)g_settings_get_uint (self->settings, "memory-limit") << 30,
+    .offload = g_settings_get_enum (self->settings, "offload"),
+    .calibration_file = calibration,
   };
 
   if (self->window == NULL || self->ending)
@@ -175,6 +180,18 @@ reopen_model (GSimpleAction *action, GVariant *parameter, gpointer data)
 }
 
 static void
+give_memory_back (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraApplication *self = data;
+
+  if (self->window == NULL)
+    return;
+  worker_trim (self->worker);
+  window_show_toast (self->window,
+                     _ ("Memory is given back; the next image loads the model again"));
+}
+
+static void
 use_processor (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   g_settings_set_string (TESSERA_APPLICATION (data)->settings, "device", "cpu");
@@ -222,6 +239,7 @@ add_actions (TesseraApplication *self)
     { "show-doctor", show_doctor, NULL, NULL, NULL, { 0 } },
     { "set-model", set_model, "s", NULL, NULL, { 0 } },
     { "reopen-model", reopen_model, NULL, NULL, NULL, { 0 } },
+    { "give-memory-back", give_memory_back, NULL, NULL, NULL, { 0 } },
     { "use-processor", use_processor, NULL, NULL, NULL, { 0 } },
     { "about", show_about, NULL, NULL, NULL, { 0 } },
     { "quit", quit, NULL, NULL, NULL, { 0 } },
@@ -271,6 +289,7 @@ on_close_request (GtkWindow *window, gpointer data)
   gtk_widget_set_visible (GTK_WIDGET (window), FALSE);
   g_cancellable_cancel (self->opening);
   queue_stop (self->queue);
+  g_clear_object (&self->idle_trim);
   worker_stop_async (self->worker, on_worker_stopped, self);
   if (self->models != NULL)
     gtk_window_destroy (self->models); /* interrupts what is being downloaded */
@@ -301,6 +320,9 @@ application_startup (GApplication *application)
   g_signal_connect_object (self->settings, "changed::model", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->settings, "changed::device", G_CALLBACK (open_model), self,
+                           G_CONNECT_SWAPPED);
+  self->idle_trim = idle_trim_new (self->queue, self->worker, self->settings, 60 * 1000);
+  g_signal_connect_object (self->settings, "changed::offload", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->settings, "changed::memory-limit", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
@@ -365,6 +387,7 @@ application_shutdown (GApplication *application)
 {
   TesseraApplication *self = TESSERA_APPLICATION (application);
 
+  g_clear_object (&self->idle_trim);
   g_clear_object (&self->queue);
   g_clear_object (&self->history);
   g_clear_object (&self->worker);

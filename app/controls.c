@@ -13,10 +13,10 @@ struct _TesseraControls
   GtkWidget *scroller, *prompt_hint, *guidance_group, *width_row, *height_row;
   GtkToggleButton *run_bf16, *run_svdquant, *run_both;
   GtkLabel *precision_reason;
-  AdwComboRow *size, *noise, *device;
+  AdwComboRow *size, *noise, *device, *offload;
   GtkEditable *negative, *seed;
   GtkSwitch *new_seed;
-  GtkAdjustment *steps, *width, *height, *batch, *guidance, *memory_limit;
+  GtkAdjustment *steps, *width, *height, *batch, *guidance, *memory_limit, *idle_minutes;
 
   /* Owned References */
   GSettings *settings;
@@ -254,6 +254,8 @@ controls_set_model (TesseraControls *self, const ModelInfo *model)
   else if (self->settings != NULL)
     controls_set_run (self, g_settings_get_enum (self->settings, "precision"));
 
+  /* A processor computes where the weights are. */
+  gtk_widget_set_visible (GTK_WIDGET (self->offload), model != NULL && model->device.gpu);
   self->uses_guidance = model != NULL && model->guidance;
   gtk_widget_set_visible (self->guidance_group, self->uses_guidance);
   emit_changed (self);
@@ -387,6 +389,7 @@ controls_bind_settings (TesseraControls *self, GSettings *settings)
                      g_settings_get_int (settings, "height"));
   controls_set_run (self, g_settings_get_enum (settings, "precision"));
   adw_combo_row_set_selected (self->noise, g_settings_get_enum (settings, "noise"));
+  adw_combo_row_set_selected (self->offload, g_settings_get_enum (settings, "offload"));
   self->settings = g_object_ref (settings);
   g_settings_bind (settings, "width", self->width, "value", both);
   g_settings_bind (settings, "height", self->height, "value", both);
@@ -394,6 +397,7 @@ controls_bind_settings (TesseraControls *self, GSettings *settings)
   g_settings_bind (settings, "batch", self->batch, "value", both);
   g_settings_bind (settings, "guidance", self->guidance, "value", both);
   g_settings_bind (settings, "memory-limit", self->memory_limit, "value", both);
+  g_settings_bind (settings, "idle-minutes", self->idle_minutes, "value", both);
   g_settings_bind (settings, "new-seed", self->new_seed, "active", both);
   g_settings_bind (settings, "negative-prompt", self->negative, "text", both);
   self->settled = TRUE;
@@ -406,6 +410,13 @@ on_noise_selected (TesseraControls *self)
   if (self->settled && self->settings != NULL)
     g_settings_set_enum (self->settings, "noise", adw_combo_row_get_selected (self->noise));
   emit_changed (self);
+}
+
+static void
+on_offload_selected (TesseraControls *self)
+{
+  if (self->settled && self->settings != NULL)
+    g_settings_set_enum (self->settings, "offload", adw_combo_row_get_selected (self->offload));
 }
 
 /* -- Type ---------------------------------------------------------------------------------------
@@ -450,7 +461,7 @@ controls_class_init (TesseraControlsClass *klass)
     CHILD (device),           CHILD (negative),     CHILD (seed),
     CHILD (new_seed),         CHILD (steps),        CHILD (width),
     CHILD (height),           CHILD (batch),        CHILD (guidance),
-    CHILD (memory_limit),
+    CHILD (memory_limit),     CHILD (offload),      CHILD (idle_minutes),
 #undef CHILD
   };
 
@@ -489,6 +500,8 @@ controls_init (TesseraControls *self)
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->noise, "notify::selected", G_CALLBACK (on_noise_selected), self,
                            G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->offload, "notify::selected", G_CALLBACK (on_offload_selected),
+                           self, G_CONNECT_SWAPPED);
   g_signal_connect_object (self->device, "notify::selected", G_CALLBACK (on_device_selected), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->seed, "changed", G_CALLBACK (on_seed_changed), self,

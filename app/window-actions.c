@@ -98,6 +98,12 @@ use_svdquant (GSimpleAction *action, GVariant *parameter, gpointer data)
 }
 
 static void
+use_advice (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  window_use_advice (data);
+}
+
+static void
 dismiss (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraWindow *self = data;
@@ -379,6 +385,7 @@ window_add_actions (TesseraWindow *self)
     { "focus-prompt", focus_prompt, NULL, NULL, NULL, { 0 } },
     { "use-smaller", use_smaller, NULL, NULL, NULL, { 0 } },
     { "use-svdquant", use_svdquant, NULL, NULL, NULL, { 0 } },
+    { "use-advice", use_advice, NULL, NULL, NULL, { 0 } },
     { "dismiss", dismiss, NULL, NULL, NULL, { 0 } },
     { "view", NULL, "s", "'image'", change_view, { 0 } },
     { "zoom-in", zoom_in, NULL, NULL, NULL, { 0 } },

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * window-private.h - what window.c and window-actions.c share
+ * window-private.h - what the window's files share
  */
 #pragma once
 
@@ -24,6 +24,7 @@ struct _TesseraWindow
   TesseraControls *controls;
   TesseraCompareView *view;
   TesseraMemoryGauge *gauge;
+  GtkButton *advice;
   TesseraRunBar *run_bar;
   TesseraRestoreReport *report;
   TesseraHistoryStrip *strip;
@@ -43,13 +44,21 @@ struct _TesseraWindow
   GCancellable *planning, *showing;
 
   gboolean has_model, fits;
+  gboolean advised; /* then there is another setting that fits: */
+  EnginePrecision advice_precision;
+  int advice_width, advice_height;
   guint inhibited; /* cookie, or 0 */
   guint plan_source, memory_source;
 };
 
 /* window.c */
 void window_update_actions (TesseraWindow *self);
+
+/* window-plan.c */
 void window_update_memory (TesseraWindow *self);
+void window_watch_memory (TesseraWindow *self); /* from now on, until memory_source is removed */
+void window_plan (TesseraWindow *self);         /* soon, what the controls ask for */
+void window_use_advice (TesseraWindow *self);
 
 /* window-history.c */
 void window_show_chosen (TesseraWindow *self); /* what is selected in the strip */

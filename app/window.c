@@ -5,9 +5,7 @@
 
 #include <glib/gi18n.h>
 
-#define PLAN_DELAY      120  /* ms after the last change, so that typing plans once */
-#define MEMORY_INTERVAL 1000 /* ms */
-#define LONG_JOB        10   /* seconds after which its end is worth a notification */
+#define LONG_JOB 10 /* seconds after which its end is worth a notification */
 
 G_DEFINE_FINAL_TYPE (TesseraWindow, window, ADW_TYPE_APPLICATION_WINDOW)
 
@@ -118,72 +116,6 @@ window_show_toast (TesseraWindow *self, const char *text)
   adw_toast_overlay_add_toast (self->toasts, toast);
 }
 
-/* -- Memory -------------------------------------------------------------------------------------
- */
-
-void
-window_update_memory (TesseraWindow *self)
-{
-  EngineMemory memory;
-  EngineDevice device;
-
-  if (worker_get_memory (self->worker, &memory, &device))
-    memory_gauge_set_memory (self->gauge, &memory, &device);
-}
-
-static gboolean
-on_memory_timeout (gpointer data)
-{
-  window_update_memory (data);
-  return G_SOURCE_CONTINUE;
-}
-
-static void
-on_planned (GObject *source, GAsyncResult *result, gpointer data)
-{
-  g_autoptr (TesseraWindow) self = data;
-  g_autoptr (GError) error = NULL;
-  EnginePlan plan;
-  const gboolean ok = worker_plan_finish (TESSERA_WORKER (source), result, &plan, &error);
-
-  /* Settings have changed again since this was asked. */
-  if (g_task_get_cancellable (G_TASK (result)) != self->planning)
-    return;
-  g_clear_object (&self->planning);
-  memory_gauge_set_plan (self->gauge, ok ? &plan : NULL);
-  self->fits = !ok || plan.fits;
-  window_update_actions (self);
-}
-
-static gboolean
-plan_now (gpointer data)
-{
-  TesseraWindow *self = data;
-  EngineRequest request;
-
-  self->plan_source = 0;
-  controls_get_request (self->controls, &request);
-  self->planning = g_cancellable_new ();
-  worker_plan_async (self->worker, &request, self->planning, on_planned, g_object_ref (self));
-  return G_SOURCE_REMOVE;
-}
-
-static void
-on_controls_changed (TesseraWindow *self)
-{
-  g_cancellable_cancel (self->planning);
-  g_clear_object (&self->planning);
-  g_clear_handle_id (&self->plan_source, g_source_remove);
-  /* The answer will have to wait for the running job; until then nothing is known. */
-  if (self->queue != NULL && queue_get_running (self->queue) != NULL)
-    {
-      memory_gauge_set_plan (self->gauge, NULL);
-      self->fits = TRUE;
-    }
-  if (self->has_model)
-    self->plan_source = g_timeout_add (PLAN_DELAY, plan_now, self);
-}
-
 void
 window_set_model (TesseraWindow *self, const ModelInfo *model)
 {
@@ -195,7 +127,7 @@ window_set_model (TesseraWindow *self, const ModelInfo *model)
   gtk_stack_set_visible_child_name (self->pages, "main");
   window_update_memory (self);
   window_update_actions (self);
-  on_controls_changed (self);
+  window_plan (self);
 }
 
 /* -- The running job ----------------------------------------------------------------------------
@@ -242,6 +174,7 @@ on_running_changed (TesseraWindow *self)
                              G_CONNECT_SWAPPED);
   set_inhibited (self, job != NULL);
   window_update_memory (self);
+  window_plan (self); /* what is held has changed, and how long things take is known better */
   window_update_actions (self);
 }
 
@@ -461,12 +394,12 @@ window_class_init (TesseraWindowClass *klass)
     gssize offset;
   } children[] = {
 #define CHILD(name) { #name, G_STRUCT_OFFSET (TesseraWindow, name) }
-    CHILD (right),      CHILD (toasts),           CHILD (pages),
-    CHILD (content),    CHILD (message),          CHILD (empty),
-    CHILD (problem),    CHILD (controls),         CHILD (view),
-    CHILD (gauge),      CHILD (run_bar),          CHILD (report),
-    CHILD (strip),      CHILD (history_revealer), CHILD (menu_button),
-    CHILD (entry_menu),
+    CHILD (right),       CHILD (toasts),     CHILD (pages),
+    CHILD (content),     CHILD (message),    CHILD (empty),
+    CHILD (problem),     CHILD (controls),   CHILD (view),
+    CHILD (gauge),       CHILD (advice),     CHILD (run_bar),
+    CHILD (report),      CHILD (strip),      CHILD (history_revealer),
+    CHILD (menu_button), CHILD (entry_menu),
 #undef CHILD
   };
 
@@ -505,8 +438,8 @@ window_init (TesseraWindow *self)
   gtk_widget_add_controller (self->right, keys);
   g_signal_connect (drop, "drop", G_CALLBACK (on_drop), self);
   gtk_widget_add_controller (GTK_WIDGET (self), GTK_EVENT_CONTROLLER (drop));
-  g_signal_connect_swapped (self->controls, "changed", G_CALLBACK (on_controls_changed), self);
+  g_signal_connect_swapped (self->controls, "changed", G_CALLBACK (window_plan), self);
   g_signal_connect_swapped (self->strip, "chosen", G_CALLBACK (window_show_chosen), self);
   g_signal_connect (self, "notify::is-active", G_CALLBACK (on_active_changed), NULL);
-  self->memory_source = g_timeout_add (MEMORY_INTERVAL, on_memory_timeout, self);
+  window_watch_memory (self);
 }

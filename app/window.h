@@ -35,6 +35,9 @@ void window_set_model (TesseraWindow *self, const ModelInfo *model);
 /* There is none, and why. */
 void window_show_message (TesseraWindow *self, MessageState state, const char *details);
 
+/* What the next picture will take; NULL: not known. */
+void window_show_plan (TesseraWindow *self, const WorkerPlan *plan);
+
 /* Shows one picture, or two to be compared; NULL, NULL: the empty page. */
 void window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second);
 

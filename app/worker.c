@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/worker.h"
 
+#include "app/advice.h"
+
 /* What both threads know. It has its own count so that neither must outlive the other. */
 typedef struct
 {
   gatomicrefcount refs;
   GAsyncQueue *mailbox; /* of GTask, each with an Order */
-  GMutex lock;          /* of `engine`, against worker_get_memory */
+  GRWLock lock;         /* of `engine`, against questions from other threads */
   Engine *engine;       /* changed by the engine's thread only */
 } Shared;
 
@@ -16,7 +18,7 @@ struct _Order
   void (*carry_out) (Shared *shared, GTask *task, Order *order);
   TesseraJob *job;
   EngineRequest *request;
-  char *dir, *device, *transformer_file;
+  char *dir, *device, *transformer_file, *calibration_file;
   EngineOptions options;
   WorkerFunc work;
   gpointer work_data;
@@ -42,7 +44,7 @@ shared_unref (Shared *shared)
   if (!g_atomic_ref_count_dec (&shared->refs))
     return;
   g_async_queue_unref (shared->mailbox);
-  g_mutex_clear (&shared->lock);
+  g_rw_lock_clear (&shared->lock);
   g_free (shared);
 }
 
@@ -54,6 +56,7 @@ order_free (Order *order)
   g_free (order->dir);
   g_free (order->device);
   g_free (order->transformer_file);
+  g_free (order->calibration_file);
   if (order->free_work_data != NULL)
     order->free_work_data (order->work_data);
   g_free (order);
@@ -77,10 +80,10 @@ replace_engine (Shared *shared, Engine *engine)
 {
   Engine *old;
 
-  g_mutex_lock (&shared->lock);
+  g_rw_lock_writer_lock (&shared->lock);
   old = shared->engine;
   shared->engine = engine;
-  g_mutex_unlock (&shared->lock);
+  g_rw_lock_writer_unlock (&shared->lock);
   engine_free (old);
 }
 
@@ -125,27 +128,34 @@ return_no_model (GTask *task)
   g_task_return_new_error (task, ENGINE_ERROR, ENGINE_ERROR_MODEL, "No model is open");
 }
 
+/* Pool thread: the engine answers this while it computes. */
 static void
-carry_out_plan (Shared *shared, GTask *task, Order *order)
+plan_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
 {
+  Shared *shared = TESSERA_WORKER (source)->shared;
+  const EngineRequest *request = ((Order *)data)->request;
+  g_autofree WorkerPlan *found = g_new0 (WorkerPlan, 1);
   GError *error = NULL;
-  EnginePlan *plan;
 
-  if (g_task_return_error_if_cancelled (task))
-    return;
+  g_rw_lock_reader_lock (&shared->lock);
   if (shared->engine == NULL)
+    return_no_model (task);
+  else if (!engine_plan (shared->engine, request, &found->plan, &error))
+    g_task_return_error (task, error);
+  else
     {
-      return_no_model (task);
-      return;
+      EngineRequest other;
+
+      if (!found->plan.fits && advice_find (shared->engine, request, &other))
+        {
+          found->advised = TRUE;
+          found->precision = other.precision;
+          found->width = other.width;
+          found->height = other.height;
+        }
+      g_task_return_pointer (task, g_steal_pointer (&found), g_free);
     }
-  plan = g_new0 (EnginePlan, 1);
-  if (engine_plan (shared->engine, order->request, plan, &error))
-    {
-      g_task_return_pointer (task, plan, g_free);
-      return;
-    }
-  g_free (plan);
-  g_task_return_error (task, error);
+  g_rw_lock_reader_unlock (&shared->lock);
 }
 
 static void
@@ -269,6 +279,8 @@ worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *op
       order->options.device = order->device;
       order->transformer_file = g_strdup (options->transformer_file);
       order->options.transformer_file = order->transformer_file;
+      order->calibration_file = g_strdup (options->calibration_file);
+      order->options.calibration_file = order->calibration_file;
     }
   post (self, task);
 }
@@ -285,16 +297,16 @@ void
 worker_plan_async (TesseraWorker *self, const EngineRequest *request, GCancellable *cancellable,
                    GAsyncReadyCallback callback, gpointer data)
 {
-  GTask *task = compose (self, worker_plan_async, carry_out_plan, cancellable, callback, data);
+  g_autoptr (GTask) task = compose (self, worker_plan_async, NULL, cancellable, callback, data);
 
   ((Order *)g_task_get_task_data (task))->request = engine_request_copy (request);
-  post (self, task);
+  g_task_run_in_thread (task, plan_in_thread);
 }
 
 gboolean
-worker_plan_finish (TesseraWorker *self, GAsyncResult *result, EnginePlan *plan, GError **error)
+worker_plan_finish (TesseraWorker *self, GAsyncResult *result, WorkerPlan *plan, GError **error)
 {
-  g_autofree EnginePlan *found = NULL;
+  g_autofree WorkerPlan *found = NULL;
 
   g_return_val_if_fail (g_task_is_valid (result, self), FALSE);
 
@@ -348,14 +360,14 @@ worker_get_memory (TesseraWorker *self, EngineMemory *memory, EngineDevice *devi
 {
   gboolean open;
 
-  g_mutex_lock (&self->shared->lock);
+  g_rw_lock_reader_lock (&self->shared->lock);
   open = self->shared->engine != NULL;
   if (open)
     {
       engine_get_memory (self->shared->engine, memory);
       engine_get_device (self->shared->engine, device);
     }
-  g_mutex_unlock (&self->shared->lock);
+  g_rw_lock_reader_unlock (&self->shared->lock);
   return open;
 }
 
@@ -417,7 +429,7 @@ worker_init (TesseraWorker *self)
   g_atomic_ref_count_init (&shared->refs);
   g_atomic_ref_count_inc (&shared->refs); /* the thread's */
   shared->mailbox = g_async_queue_new ();
-  g_mutex_init (&shared->lock);
+  g_rw_lock_init (&shared->lock);
   self->shared = shared;
   g_thread_unref (g_thread_new ("engine", engine_thread, shared));
 }

@@ -35,11 +35,20 @@ void worker_open_async (TesseraWorker *self, const char *dir, const EngineOption
                         GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
 ModelInfo *worker_open_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
 
-/* What a request will take. */
+/* What a request will take, and if it does not fit, what would (see advice.h). */
+typedef struct
+{
+  EnginePlan plan;
+  gboolean advised;
+  EnginePrecision precision;
+  int width, height;
+} WorkerPlan;
+
+/* Does not wait for the picture that is being made. */
 void worker_plan_async (TesseraWorker *self, const EngineRequest *request,
                         GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
 gboolean
-worker_plan_finish (TesseraWorker *self, GAsyncResult *result, EnginePlan *plan, GError **error);
+worker_plan_finish (TesseraWorker *self, GAsyncResult *result, WorkerPlan *plan, GError **error);
 
 /* Makes the job's picture; progress goes to the job, whose cancellable stops it. */
 void worker_generate_async (TesseraWorker *self, TesseraJob *job, GAsyncReadyCallback callback,

@@ -247,9 +247,9 @@ check_shot (GtkWidget *widget, const char *name)
 GtkApplication *
 test_application (void)
 {
-  static const char *const names[]
-      = { "choose-model",  "show-models", "show-doctor", "reopen-model",
-          "use-processor", "restart",     "about",       "quit" };
+  static const char *const names[] = { "choose-model",     "show-models",  "show-doctor",
+                                       "give-memory-back", "reopen-model", "use-processor",
+                                       "restart",          "about",        "quit" };
   GtkApplication *app = g_object_new (ADW_TYPE_APPLICATION, "application-id", APP_ID ".Test",
                                       "flags", G_APPLICATION_NON_UNIQUE, "resource-base-path",
                                       "/io/github/tesseraimage/Tessera", NULL);

@@ -3,6 +3,7 @@
  * The queue with the real engine: order, what survives, what happens when the disk says no, and
  * two hundred generations started and cancelled at moments that a seeded generator picks.
  */
+#include "app/idle-trim.h"
 #include "app/journal.h"
 #include "app/queue.h"
 #include "harness.h"
@@ -277,6 +278,24 @@ test_stress (Fixture *f, gconstpointer data)
   g_assert_false (is_half_written (history_get_folder (f->history)));
 }
 
+/* When nothing was made for a while, the memory is given back. */
+static void
+test_idle (Fixture *f, gconstpointer data)
+{
+  g_autoptr (GSettings) settings = g_settings_new (APP_ID);
+  g_autoptr (TesseraIdleTrim) idle = NULL;
+  EngineMemory memory;
+  EngineDevice device;
+
+  g_settings_set_uint (settings, "idle-minutes", 1);
+  idle = idle_trim_new (f->queue, f->worker, settings, 1);
+  open_tiny (f);
+  add (f, 1, 1);
+  WAIT_FOR (f->saved == 1);
+  WAIT_FOR (worker_get_memory (f->worker, &memory, &device) && memory.weights == 0);
+  g_settings_reset (settings, "idle-minutes");
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -286,6 +305,7 @@ main (int argc, char *argv[])
   ADD ("reorder", test_reorder);
   ADD ("restart", test_restart);
   ADD ("not-saved", test_not_saved);
+  ADD ("idle", test_idle);
   ADD ("stress", test_stress);
 #undef ADD
   return g_test_run ();

@@ -284,14 +284,33 @@ test_remembered (Fixture *f, gconstpointer data)
   }
 }
 
+#define GIGABYTE ((guint64)1 << 30)
+
 /* -- Looks --------------------------------------------------------------------------------------
  */
+
+static const WorkerPlan FITTING = {
+  .plan = { .peak = 14 * GIGABYTE, .available = 22 * GIGABYTE, .fits = TRUE, .seconds = 6.2 },
+};
+
+/* The plan that the window asks for ends in an error, for there is no engine; then ours is shown.
+ */
+static void
+pretend_plan (Fixture *f, const WorkerPlan *plan)
+{
+  for (int i = 0; i < 30; i++)
+    {
+      g_usleep (10000);
+      while (g_main_context_iteration (NULL, FALSE))
+        ;
+    }
+  window_show_plan (f->window, plan);
+}
 
 /* A model and memory that are the same on every machine. Nothing of it is run. */
 static void
 pretend_model (Fixture *f, gboolean svdquant)
 {
-  const guint64 gigabyte = (guint64)1 << 30;
   ModelInfo model = {
     .path = (char *)"/models/Z-Image-Turbo",
     .name = (char *)"Z-Image-Turbo",
@@ -299,11 +318,9 @@ pretend_model (Fixture *f, gboolean svdquant)
     .reason = { NULL, svdquant ? NULL : (char *)"no quantised weights" },
   };
   EngineDevice device
-      = { .gpu = TRUE, .total_memory = 24 * gigabyte, .free_memory = 24 * gigabyte * 53 / 100 };
+      = { .gpu = TRUE, .total_memory = 24 * GIGABYTE, .free_memory = 24 * GIGABYTE * 53 / 100 };
   EngineMemory memory
-      = { .weights = 7 * gigabyte, .activations = 2 * gigabyte, .reserved = gigabyte };
-  EnginePlan plan
-      = { .peak = 14 * gigabyte, .available = 22 * gigabyte, .fits = TRUE, .seconds = 6.2 };
+      = { .weights = 7 * GIGABYTE, .activations = 2 * GIGABYTE, .reserved = GIGABYTE };
   TesseraMemoryGauge *gauge = TESSERA_MEMORY_GAUGE (
       gtk_widget_get_template_child (GTK_WIDGET (f->window), TESSERA_TYPE_WINDOW, "gauge"));
 
@@ -312,14 +329,7 @@ pretend_model (Fixture *f, gboolean svdquant)
   memory_gauge_set_memory (gauge, &memory, &device);
   controls_set_prompt (window_get_controls (f->window),
                        "Hills above a lake at sunset, long exposure, soft light");
-  /* The plan that was asked for ends in an error, for there is no engine; then ours is shown. */
-  for (int i = 0; i < 30; i++)
-    {
-      g_usleep (10000);
-      while (g_main_context_iteration (NULL, FALSE))
-        ;
-    }
-  memory_gauge_set_plan (gauge, &plan);
+  pretend_plan (f, &FITTING);
 }
 
 static void
@@ -408,6 +418,7 @@ test_shot_working (Fixture *f, gconstpointer data)
   window_show_picture (f->window, before, NULL);
   job_set_progress (job, ENGINE_PHASE_DENOISE, 0, 8, picture_get_image (preview));
   WAIT_FOR (job_get_preview (job) != NULL);
+  pretend_plan (f, &FITTING);
   both_ways (f, "window-working");
   queue_stop (f->queue);
   job_cancel (blocker);

@@ -12,6 +12,8 @@ typedef struct
   TesseraWorker *worker;
   GString *order; /* a letter for each answer */
   guint answers;
+  WorkerPlan plan; /* the last answer */
+  gboolean cancelled;
   GError *errors[8];
   Image *images[8];
   gboolean stopped;
@@ -165,13 +167,8 @@ static void
 on_planned (GObject *source, GAsyncResult *result, gpointer data)
 {
   Fixture *f = data;
-  EnginePlan plan;
 
-  if (worker_plan_finish (TESSERA_WORKER (source), result, &plan, &f->errors[f->answers]))
-    {
-      g_assert_cmpuint (plan.peak, >, 0);
-      g_assert_true (plan.fits);
-    }
+  worker_plan_finish (TESSERA_WORKER (source), result, &f->plan, &f->errors[f->answers]);
   f->answers++;
 }
 
@@ -184,12 +181,75 @@ test_plan (Fixture *f, gconstpointer data)
 
   open_tiny (f);
   worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  WAIT_FOR (f->answers == 1);
+  g_assert_no_error (f->errors[0]);
+  g_assert_cmpuint (f->plan.plan.peak, >, 0);
+  g_assert_true (f->plan.plan.fits);
+  g_assert_false (f->plan.advised);
   request.width = 65;
   worker_plan_async (f->worker, &request, NULL, on_planned, f);
   WAIT_FOR (f->answers == 2);
-  g_assert_no_error (f->errors[0]);
   g_assert_error (f->errors[1], ENGINE_ERROR, ENGINE_ERROR_REQUEST);
   g_assert_true (worker_get_memory (f->worker, &memory, &device));
+}
+
+static void
+on_cancelled (GObject *source, GAsyncResult *result, gpointer data)
+{
+  g_autoptr (GError) error = NULL;
+
+  g_assert_null (worker_generate_finish (TESSERA_WORKER (source), result, &error));
+  g_assert_error (error, G_IO_ERROR, G_IO_ERROR_CANCELLED);
+  ((Fixture *)data)->cancelled = TRUE;
+}
+
+/* A forecast does not wait for the picture that is being made: that one ends only when it is told
+ * to, after the answer. */
+static void
+test_plan_meanwhile (Fixture *f, gconstpointer data)
+{
+  EngineRequest request = small_request ();
+  g_autoptr (TesseraJob) job = NULL;
+
+  open_tiny (f);
+  request.steps = ENGINE_REQUEST_MAX_STEPS;
+  request.width = request.height = 1024;
+  job = job_new (&request, NULL);
+  job_begin (job, NULL);
+  worker_generate_async (f->worker, job, on_cancelled, f);
+  WAIT_FOR (job_get_fraction (job) > 0);
+  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  WAIT_FOR (f->answers == 1);
+  g_assert_no_error (f->errors[0]);
+  g_assert_false (f->cancelled);
+  job_cancel (job);
+  WAIT_FOR (f->cancelled);
+}
+
+/* With no more than what the smallest picture takes, one of 1024 x 1024 is told what would do. */
+static void
+test_advice (Fixture *f, gconstpointer data)
+{
+  g_autofree char *dir = tiny_model ();
+  EngineOptions options = { .device = "cpu" };
+  EngineRequest request = small_request ();
+
+  open_tiny (f);
+  request.width = request.height = 64;
+  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  WAIT_FOR (f->answers == 1);
+  options.memory_budget = f->plan.plan.peak;
+  worker_open_async (f->worker, dir, &options, NULL, on_opened, f);
+  WAIT_FOR (f->answers == 2);
+  request.width = request.height = 1024;
+  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  WAIT_FOR (f->answers == 3);
+  g_assert_no_error (f->errors[2]);
+  g_assert_false (f->plan.plan.fits);
+  g_assert_true (f->plan.advised);
+  g_assert_cmpint (f->plan.width, ==, f->plan.height);
+  g_assert_cmpint (f->plan.width, >=, 64);
+  g_assert_cmpint (f->plan.width, <, 1024);
 }
 
 int
@@ -201,6 +261,8 @@ main (int argc, char *argv[])
   ADD ("cancel-in-flight", test_cancel_in_flight);
   ADD ("no-model", test_no_model);
   ADD ("plan", test_plan);
+  ADD ("plan-meanwhile", test_plan_meanwhile);
+  ADD ("advice", test_advice);
 #undef ADD
   return g_test_run ();
 }

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the next picture will take, and what to do if that is too much.
+ */
+#include "app/window-private.h"
+
+#include <glib/gi18n.h>
+
+#define PLAN_DELAY      120  /* ms after the last change, so that typing plans once */
+#define MEMORY_INTERVAL 1000 /* ms */
+
+void
+window_update_memory (TesseraWindow *self)
+{
+  EngineMemory memory;
+  EngineDevice device;
+
+  if (worker_get_memory (self->worker, &memory, &device))
+    memory_gauge_set_memory (self->gauge, &memory, &device);
+}
+
+static gboolean
+on_memory_timeout (gpointer data)
+{
+  window_update_memory (data);
+  return G_SOURCE_CONTINUE;
+}
+
+void
+window_watch_memory (TesseraWindow *self)
+{
+  self->memory_source = g_timeout_add (MEMORY_INTERVAL, on_memory_timeout, self);
+}
+
+/* "Use SVDQuant, 768 × 768", or nothing. */
+static void
+show_advice (TesseraWindow *self, const WorkerPlan *plan)
+{
+  g_autofree char *text = NULL;
+
+  self->advised = plan != NULL && plan->advised;
+  if (self->advised)
+    {
+      self->advice_precision = plan->precision;
+      self->advice_width = plan->width;
+      self->advice_height = plan->height;
+      text = g_strdup_printf (/* Translators: a precision, width, height */
+                              _ ("_Use %s, %d × %d"), precision_label (plan->precision),
+                              plan->width, plan->height);
+      gtk_button_set_label (self->advice, text);
+    }
+  gtk_widget_set_visible (GTK_WIDGET (self->advice), self->advised);
+}
+
+void
+window_use_advice (TesseraWindow *self)
+{
+  if (!self->advised)
+    return;
+  controls_set_size (self->controls, self->advice_width, self->advice_height);
+  controls_set_run (self->controls,
+                    self->advice_precision == ENGINE_PRECISION_SVDQUANT ? RUN_SVDQUANT : RUN_BF16);
+}
+
+void
+window_show_plan (TesseraWindow *self, const WorkerPlan *plan)
+{
+  memory_gauge_set_plan (self->gauge, plan != NULL ? &plan->plan : NULL);
+  self->fits = plan == NULL || plan->plan.fits;
+  show_advice (self, plan);
+  window_update_actions (self);
+}
+
+static void
+on_planned (GObject *source, GAsyncResult *result, gpointer data)
+{
+  g_autoptr (TesseraWindow) self = data;
+  WorkerPlan plan;
+  const gboolean ok = worker_plan_finish (TESSERA_WORKER (source), result, &plan, NULL);
+
+  /* Settings have changed again since this was asked. */
+  if (g_task_get_cancellable (G_TASK (result)) != self->planning)
+    return;
+  g_clear_object (&self->planning);
+  window_show_plan (self, ok ? &plan : NULL);
+}
+
+static gboolean
+plan_now (gpointer data)
+{
+  TesseraWindow *self = data;
+  EngineRequest request;
+
+  self->plan_source = 0;
+  controls_get_request (self->controls, &request);
+  self->planning = g_cancellable_new ();
+  worker_plan_async (self->worker, &request, self->planning, on_planned, g_object_ref (self));
+  return G_SOURCE_REMOVE;
+}
+
+void
+window_plan (TesseraWindow *self)
+{
+  g_cancellable_cancel (self->planning);
+  g_clear_object (&self->planning);
+  g_clear_handle_id (&self->plan_source, g_source_remove);
+  if (self->has_model)
+    self->plan_source = g_timeout_add (PLAN_DELAY, plan_now, self);
+}

@@ -90,8 +90,19 @@ engine_trim (Engine *self)
     return;
   (void)ops->wait (self->device.stream);
   ops->trim (self->device.stream);
+  (void)ops->peak (self->device.stream, true);
   atomic_store (&self->held, ops->allocated (self->device.stream));
+  atomic_store (&self->peak, 0);
   atomic_store (&self->pinned, 0);
+}
+
+void
+engine_set_limits (Engine *self, EngineOffload offload, guint64 memory_budget)
+{
+  self->offload = offload;
+  self->device.options.memory_budget = memory_budget;
+  if (self->device.stream != NULL)
+    self->device.ops->set_budget (self->device.stream, memory_budget);
 }
 
 void

@@ -204,6 +204,10 @@ const char *engine_offload_name (EngineOffload offload); /* "auto", "none", "mod
 /* Where calibration_file belongs: in the user's cache folder (transfer full: g_free). */
 char *engine_find_calibration_file (void);
 
+/* Changes memory_budget and offload of EngineOptions. What is held beyond a smaller budget is given
+ * back by the next request. */
+void engine_set_limits (Engine *self, EngineOffload offload, guint64 memory_budget);
+
 /* Gives all memory of the device and all pinned memory back, but for the driver's context; the next
  * request loads again. */
 void engine_trim (Engine *self);

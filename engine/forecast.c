@@ -6,6 +6,7 @@
 #include "engine/engine-private.h"
 
 #include "engine/adapters.h"
+#include "kernels/host-memory.h"
 
 /* Of the memory that is free, what other programs and, on a GPU, the driver's own needs (recorded
  * launches, code of kernels) are left. */
@@ -45,11 +46,7 @@ forecast_limit (const Engine *self)
 guint64
 forecast_host_limit (const Engine *self)
 {
-  DeviceCaps host;
-
-  if (ops_cpu.query (0, &host) != STATUS_OK)
-    return 0;
-  return (guint64)((double)host.free_memory * HOST_USABLE) + atomic_load (&self->pinned);
+  return (guint64)((double)host_available () * HOST_USABLE) + atomic_load (&self->pinned);
 }
 
 /* -- time ---------------------------------------------------------------------------------------

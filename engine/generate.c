@@ -129,8 +129,25 @@ place (Course *self, GError **error)
     return TRUE;
   release_other_precision (engine, self->run->request);
   limit = forecast_limit (engine);
-  return plan_choose (&self->facts, engine->offload, limit, host_limit, &self->placement)
-         || refuse (self, limit, error);
+  if (plan_choose (&self->facts, engine->offload, limit, host_limit, &self->placement))
+    return TRUE;
+  refuse (self, limit, error);
+  if (atomic_load (&engine->held) > limit)
+    engine_trim (engine); /* the budget was larger once */
+  return FALSE;
+}
+
+/* What was loaded for another placement goes first; then the request's own peak begins. */
+static void
+make_room (Course *self)
+{
+  Engine *engine = self->engine;
+
+  for (int part = 0; part < MODELS_N_PARTS; part++)
+    models_release_misplaced (&engine->models, &engine->device, (ModelsPart)part,
+                              self->run->request->precision, &self->placement.parts[part]);
+  (void)engine->device.ops->peak (engine->device.stream, true);
+  note_memory (engine, 0);
 }
 
 /* A placement that takes less in `stage` than the one that failed; FALSE if there is none. */
@@ -406,6 +423,7 @@ run_all (Course *self, GError **error)
   pipeline_tokenize (&engine->models, self->run);
   if (!pipeline_start (&engine->models, self->run, error) || !place (self, error))
     return FALSE;
+  make_room (self);
   resume (self);
   /* An encoder that is at hand costs less than being wrong about it ever could. */
   if (self->placement.parts[MODELS_TEXT_ENCODER].leaves)
@@ -439,7 +457,6 @@ engine_generate (Engine *self, const EngineRequest *request, EngineProgress prog
     return NULL;
   run.adapters = self->models.adapters;
 
-  (void)self->device.ops->peak (self->device.stream, true);
   if (run_all (&course, &own))
     image = pipeline_image (&run);
   pipeline_run_clear (&run);

@@ -315,15 +315,22 @@ is_as_placed (const Models *self, const Device *device, ModelsPart part, EngineP
              || *was_expanded ((Models *)self, part, precision) == resident);
 }
 
+void
+models_release_misplaced (Models *self, const Device *device, ModelsPart part,
+                          EnginePrecision precision, const PartPlacement *placement)
+{
+  if (models_is_loaded (self, part, precision)
+      && !is_as_placed (self, device, part, precision, placement))
+    models_release_part (self, device, part, precision);
+}
+
 Status
 models_load (Models *self, const Device *device, ModelsPart part, EnginePrecision precision,
              const PartPlacement *placement, GCancellable *cancellable, GError **error)
 {
   Context ctx = device_context (device, cancellable);
 
-  if (models_is_loaded (self, part, precision)
-      && !is_as_placed (self, device, part, precision, placement))
-    free_part (self, &ctx, part, precision);
+  models_release_misplaced (self, device, part, precision, placement);
   if (models_is_loaded (self, part, precision))
     return STATUS_OK;
   return load (self, &ctx, device, part, precision, placement, error);

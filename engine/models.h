@@ -68,6 +68,9 @@ void models_build (Models *self, Loader *loader, ModelsPart part, EnginePrecisio
 
 gboolean models_is_loaded (const Models *self, ModelsPart part, EnginePrecision precision);
 
+/* Gives a part's memory back if it is loaded in another way than `placement`'s. */
+void models_release_misplaced (Models *self, const Device *device, ModelsPart part,
+                               EnginePrecision precision, const PartPlacement *placement);
 /* Loads a part, unless it is there in the way of `placement`. STATUS_OK; a Status that says what is
  * wrong with the device (STATUS_NO_MEMORY: something smaller may work); or STATUS_UNSUPPORTED with
  * `error` set: ENGINE_ERROR_MODEL names the tensor. After a failure the part is not loaded. */

@@ -68,6 +68,11 @@ dry_allocated (Stream *s)
   return 0;
 }
 
+static void
+dry_set_budget (Stream *s, uint64_t bytes)
+{
+}
+
 static uint64_t
 dry_peak (Stream *s, bool restart)
 {
@@ -186,6 +191,7 @@ const Ops ops_dry = {
   .free = dry_free,
   .allocated = dry_allocated,
   .peak = dry_peak,
+  .set_budget = dry_set_budget,
   .upload = dry_upload,
   .download = dry_download,
   .copy = dry_map,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/host-memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -78,6 +79,24 @@ host_peak (HostMemory *self, bool restart)
   if (restart)
     self->peak = self->bytes;
   return peak;
+}
+
+uint64_t
+host_available (void)
+{
+  FILE *file = fopen ("/proc/meminfo", "re");
+  unsigned long long kib = 0;
+  char line[128];
+
+  while (file != NULL && fgets (line, sizeof line, file) != NULL)
+    if (strncmp (line, "MemAvailable:", 13) == 0)
+      {
+        kib = strtoull (line + 13, NULL, 10);
+        break;
+      }
+  if (file != NULL)
+    fclose (file);
+  return (uint64_t)kib * 1024;
 }
 
 void

@@ -33,6 +33,10 @@ void host_free (HostMemory *self, void *memory);
 /* The peak so far; `restart` begins a new one from what is held now. */
 uint64_t host_peak (HostMemory *self, bool restart);
 
+/* Bytes of main memory that a program can still have (MemAvailable of /proc/meminfo); 0 if that
+ * cannot be read. */
+uint64_t host_available (void);
+
 /* Gives every block back. */
 void host_free_all (HostMemory *self);
 

@@ -202,6 +202,8 @@ typedef struct Ops
   uint64_t (*allocated) (Stream *s); /* bytes held now: alloc, linears, convs, working memory */
   /* The most held at once since the stream was opened, or this was last asked with `restart`. */
   uint64_t (*peak) (Stream *s, bool restart);
+  /* A new hard cap (StreamOptions); what is held beyond it stays. */
+  void (*set_budget) (Stream *s, uint64_t bytes);
   /* Host to device and back, same shape, converting between F32, BF16, F16; blocking. */
   Status (*upload) (Stream *s, const Tensor *host, Tensor *device);
   Status (*download) (Stream *s, const Tensor *device, Tensor *host);

@@ -28,6 +28,12 @@ cpu_allocated (Stream *s)
   return s->memory.bytes;
 }
 
+static void
+cpu_set_budget (Stream *s, uint64_t bytes)
+{
+  s->memory.budget = bytes;
+}
+
 static uint64_t
 cpu_peak (Stream *s, bool restart)
 {
@@ -159,6 +165,7 @@ const Ops ops_cpu = {
   .free = cpu_free,
   .allocated = cpu_allocated,
   .peak = cpu_peak,
+  .set_budget = cpu_set_budget,
   .upload = cpu_transfer,
   .download = cpu_transfer,
   .copy = cpu_transfer,

@@ -221,6 +221,12 @@ cuda_peak (Stream *s, bool restart)
   return peak;
 }
 
+void
+cuda_set_budget (Stream *s, uint64_t bytes)
+{
+  s->budget = bytes;
+}
+
 /* -- recordings ---------------------------------------------------------------------------------
  */
 

@@ -22,6 +22,7 @@ make_ops ()
   ops.free = stream_free;
   ops.allocated = cuda_allocated;
   ops.peak = cuda_peak;
+  ops.set_budget = cuda_set_budget;
   ops.upload = cuda_upload;
   ops.download = cuda_download;
   ops.copy = cuda_copy;

@@ -111,6 +111,7 @@ Status cuda_transfer_wait (Stream *s, int slot);
 Status cuda_transfer_used (Stream *s, int slot);
 uint64_t cuda_allocated (Stream *s);
 uint64_t cuda_peak (Stream *s, bool restart);
+void cuda_set_budget (Stream *s, uint64_t bytes);
 Status cuda_upload (Stream *s, const Tensor *host, Tensor *device);
 Status cuda_download (Stream *s, const Tensor *device, Tensor *host);
 Status cuda_copy (Stream *s, const Tensor *from, Tensor *to);

@@ -86,6 +86,12 @@ reference_transfer (Stream *s, const Tensor *from, Tensor *to)
                                                dtype_name (from->dtype), dtype_name (to->dtype));
 }
 
+static void
+reference_set_budget (Stream *s, uint64_t bytes)
+{
+  s->memory.budget = bytes;
+}
+
 static uint64_t
 reference_peak (Stream *s, bool restart)
 {
@@ -279,6 +285,7 @@ const Ops ops_reference = {
   .free = reference_free,
   .allocated = reference_allocated,
   .peak = reference_peak,
+  .set_budget = reference_set_budget,
   .upload = reference_transfer,
   .download = reference_transfer,
   .copy = reference_transfer,

@@ -61,6 +61,19 @@ arena_tensor_at (Arena *self, ArenaEnd end, Tensor *out, DType dtype, int64_t a,
   return STATUS_OK;
 }
 
+void
+arena_take_rest (const Arena *self, Arena *rest)
+{
+  *rest = (Arena){ .base = self->base != NULL ? self->base + self->used[ARENA_LOW] : NULL,
+                   .size = self->size - self->used[ARENA_LOW] - self->used[ARENA_HIGH] };
+}
+
+void
+arena_give_rest (Arena *self, const Arena *rest)
+{
+  self->peak = MAX (self->peak, self->used[ARENA_LOW] + self->used[ARENA_HIGH] + rest->peak);
+}
+
 size_t
 arena_mark (const Arena *self, ArenaEnd end)
 {

@@ -43,6 +43,10 @@ arena_tensor (Arena *self, Tensor *out, DType dtype, int64_t a, int64_t b, int64
 Status arena_tensor_at (Arena *self, ArenaEnd end, Tensor *out, DType dtype, int64_t a, int64_t b,
                         int64_t c, int64_t d);
 
+/* An arena of what is free in this one, which must not be used until it is given back. */
+void arena_take_rest (const Arena *self, Arena *rest);
+void arena_give_rest (Arena *self, const Arena *rest);
+
 /* Bytes in use at an end; everything taken there since the mark is free again after a release. */
 size_t arena_mark (const Arena *self, ArenaEnd end);
 void arena_release (Arena *self, ArenaEnd end, size_t mark);

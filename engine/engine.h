@@ -132,7 +132,7 @@ typedef struct
   gboolean fits;
   guint64 pinned; /* host memory that holds weights which are off the device */
   EnginePlanPart parts[ENGINE_N_PARTS];
-  int tile; /* of the decoder: side in pixels; 0 = the whole picture at once */
+  int band; /* of the decoder: rows of pixels; 0 = the whole picture at once */
   /* Estimates for a prompt that is new and a model that is loaded; 0 = not calibrated yet. [LOAD]
    * is what loading it would take first, and not part of `seconds`. */
   double phase_seconds[ENGINE_N_PHASES];

@@ -8,6 +8,10 @@
 #include "engine/adapters.h"
 #include "kernels/host-memory.h"
 
+/* What decoding in bands costs: the last level runs once for each of its norms (vae-bands.c), of
+ * the published decoder's work 2.4 times as much. */
+#define BANDS_COST 2.4
+
 /* Of the memory that is free, what other programs and, on a GPU, the driver's own needs (recorded
  * launches, code of kernels) are left. */
 #define CPU_USABLE  0.8
@@ -101,6 +105,8 @@ estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *fact
       = predict (self, "encode", r, forecast_work (&facts->work[ENGINE_PHASE_ENCODE]));
   seconds[ENGINE_PHASE_DECODE]
       = predict (self, "decode", r, forecast_work (&facts->work[ENGINE_PHASE_DECODE]));
+  if (placement->band > 0)
+    seconds[ENGINE_PHASE_DECODE] *= BANDS_COST;
   known = step > 0 && seconds[ENGINE_PHASE_ENCODE] > 0 && seconds[ENGINE_PHASE_DECODE] > 0
           && (link > 0 || !moves);
   for (int part = 0; part < MODELS_N_PARTS; part++)
@@ -129,13 +135,13 @@ describe (const PlanFacts *facts, const Placement *placement, EnginePlan *plan)
       largest = phase;
   plan->peak = plan->phase_peak[largest];
   plan->working = facts->working;
-  for (int i = 0; i < PLAN_N_TILES; i++)
-    if (plan_tiles[i] == placement->tile)
+  for (int i = 0; i < PLAN_N_BANDS; i++)
+    if (plan_bands[i] == placement->band)
       activations = MAX (activations, facts->decode[i]);
   plan->activations = activations;
   plan->weights = plan->peak - MIN (plan->peak, plan->working + activations);
   plan->pinned = plan_pinned (facts, placement);
-  plan->tile = placement->tile * VAE_SCALE;
+  plan->band = placement->band * VAE_SCALE;
   for (int part = 0; part < MODELS_N_PARTS; part++)
     {
       const PartPlacement *p = &placement->parts[part];

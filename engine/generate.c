@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One request, phase by phase, with the weights where its placement wants them. A phase that runs
- * out of memory is tried again with less: working memory and parts that wait are given back, tiles
- * get smaller, blocks are streamed. What earlier phases and steps have computed stays.
+ * out of memory is tried again with less: working memory and parts that wait are given back, the
+ * picture is decoded in bands, blocks are streamed. What earlier phases and steps have computed
+ * stays.
  */
 #include "engine/engine-private.h"
 
@@ -235,8 +236,8 @@ arena_bytes (const Course *self, const Stage *stage)
     return self->facts.encode;
   if (stage->phase == ENGINE_PHASE_DENOISE)
     return self->facts.denoise;
-  for (int i = 0; i < PLAN_N_TILES; i++)
-    if (plan_tiles[i] == self->placement.tile)
+  for (int i = 0; i < PLAN_N_BANDS; i++)
+    if (plan_bands[i] == self->placement.band)
       return self->facts.decode[i];
   return self->facts.decode[0];
 }
@@ -260,7 +261,7 @@ run_in_arena (Course *self, const Stage *stage)
   Status status = arena_init (&arena, ctx.ops, ctx.stream, bytes);
 
   note_memory (engine, status == STATUS_OK ? bytes : 0);
-  self->run->tile = self->placement.tile;
+  self->run->band = self->placement.band;
   if (status == STATUS_OK)
     status = stage->run (&ctx, &engine->models, self->run);
   arena_clear (&arena);
@@ -302,7 +303,7 @@ learn (Course *self, const Stage *stage, double entering, double running, int st
 
   if (p->image && p->streamed == 0 && stage->phase == ENGINE_PHASE_DENOISE)
     calibration_add (engine->calibration, FORECAST_LINK, (double)traffic.picture, entering);
-  if (!(p->image && p->streamed > 0) && self->placement.tile == 0)
+  if (!(p->image && p->streamed > 0) && self->placement.band == 0)
     calibration_add (engine->calibration, kind, work, running / MAX (steps, 1));
 }
 

@@ -303,7 +303,7 @@ pipeline_decode (const Context *ctx, const Models *models, PipelineRun *run)
       report (run, ENGINE_PHASE_DECODE, 0, 1, NULL);
     }
   CHECK (vae_decode (ctx, models->decoder, run->latents, latent_height (run), latent_width (run),
-                     run->tile, run->pixels));
+                     run->band, run->pixels));
   if (!dry)
     {
       trace_pixels (run);

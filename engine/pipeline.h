@@ -26,7 +26,7 @@ typedef struct
   float *latents;   /* (owned) [channels, height / 8, width / 8] */
   float *pixels;    /* (owned) [height, width, 3] */
   int steps_done;   /* whose result `latents` are */
-  int tile;         /* of the decoder, in latents; 0 = whole */
+  int band;         /* of the decoder, rows of latents; 0 = all (vae.h) */
 } PipelineRun;
 
 void pipeline_run_clear (PipelineRun *run);

@@ -3,8 +3,8 @@
 
 #include "engine/adapters.h"
 
-/* Larger tiles have fewer seams. */
-const int plan_tiles[PLAN_N_TILES] = { 0, 128, 96, 64, 48, 32 };
+/* Larger bands share fewer rows with their neighbours. */
+const int plan_bands[PLAN_N_BANDS] = { 0, 64, 32, 16, 8 };
 
 /* -- counting -----------------------------------------------------------------------------------
  */
@@ -31,20 +31,20 @@ count_phase (const Context *dry, PhaseFunc phase, const Models *models, Pipeline
 static Status
 count_phases (const Context *dry, const Models *models, PipelineRun *run, PlanFacts *out)
 {
-  int tile = run->tile;
+  int band = run->band;
   Status status = STATUS_OK;
 
   CHECK (count_phase (dry, pipeline_encode, models, run, &out->encode,
                       &out->work[ENGINE_PHASE_ENCODE]));
   CHECK (count_phase (dry, pipeline_denoise, models, run, &out->denoise,
                       &out->work[ENGINE_PHASE_DENOISE]));
-  for (int i = 0; i < PLAN_N_TILES && status == STATUS_OK; i++)
+  for (int i = 0; i < PLAN_N_BANDS && status == STATUS_OK; i++)
     {
-      run->tile = plan_tiles[i];
+      run->band = plan_bands[i];
       status = count_phase (dry, pipeline_decode, models, run, &out->decode[i],
                             i == 0 ? &out->work[ENGINE_PHASE_DECODE] : NULL);
     }
-  run->tile = tile;
+  run->band = band;
   return status;
 }
 
@@ -135,10 +135,10 @@ held_loading (const PartMemory *m, const PartPlacement *p)
 }
 
 static size_t
-decode_arena (const PlanFacts *facts, int tile)
+decode_arena (const PlanFacts *facts, int band)
 {
-  for (int i = 0; i < PLAN_N_TILES; i++)
-    if (plan_tiles[i] == tile)
+  for (int i = 0; i < PLAN_N_BANDS; i++)
+    if (plan_bands[i] == band)
       return facts->decode[i];
   return facts->decode[0];
 }
@@ -147,7 +147,7 @@ void
 plan_peaks (const PlanFacts *facts, const Placement *placement, guint64 peaks[ENGINE_N_PHASES])
 {
   const size_t arenas[MODELS_N_PARTS]
-      = { facts->encode, facts->denoise, decode_arena (facts, placement->tile) };
+      = { facts->encode, facts->denoise, decode_arena (facts, placement->band) };
   static const EnginePhase phases[MODELS_N_PARTS]
       = { ENGINE_PHASE_ENCODE, ENGINE_PHASE_DENOISE, ENGINE_PHASE_DECODE };
 
@@ -220,13 +220,13 @@ fits (const Search *s, const Placement *p)
   return plan_peak (s->facts, p) <= s->limit && plan_pinned (s->facts, p) <= s->host_limit;
 }
 
-/* With the largest decoder tile that fits; the smallest one if none does. */
+/* With the largest band of the decoder that fits; the smallest one if none does. */
 static gboolean
-try_tiles (const Search *s, Placement *p)
+try_bands (const Search *s, Placement *p)
 {
-  for (int i = 0; i < PLAN_N_TILES; i++)
+  for (int i = 0; i < PLAN_N_BANDS; i++)
     {
-      p->tile = plan_tiles[i];
+      p->band = plan_bands[i];
       if (fits (s, p))
         return TRUE;
     }
@@ -241,9 +241,9 @@ try_streamed (const Search *s, Placement *p, ModelsPart part, int least)
 
   for (chosen->streamed = least; chosen->streamed < s->facts->parts[part].n_bundles;
        chosen->streamed++)
-    if (try_tiles (s, p))
+    if (try_bands (s, p))
       return TRUE;
-  return try_tiles (s, p);
+  return try_bands (s, p);
 }
 
 static int
@@ -265,7 +265,7 @@ choose_on_cpu (const Search *s, EngineOffload level, Placement *p)
       for (int part = 0; part < MODELS_N_PARTS; part++)
         p->parts[part] = (PartPlacement){ .leaves = !stays && part != MODELS_DECODER,
                                           .unexpanded = !expanded && part != MODELS_DECODER };
-      if (try_tiles (s, p))
+      if (try_bands (s, p))
         return TRUE;
       if (level != ENGINE_OFFLOAD_AUTO || !stays)
         return FALSE;
@@ -280,12 +280,12 @@ choose_turns (const Search *s, Placement *p)
 {
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
     p->parts[part] = (PartPlacement){ .leaves = TRUE, .image = TRUE };
-  if (try_tiles (s, p))
+  if (try_bands (s, p))
     return TRUE;
   /* Without room for images, from the file each time. */
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
     p->parts[part].image = FALSE;
-  return try_tiles (s, p);
+  return try_bands (s, p);
 }
 
 static gboolean
@@ -293,7 +293,7 @@ choose_stream (const Search *s, Placement *p)
 {
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
     p->parts[part] = (PartPlacement){ TRUE, TRUE, all_bundles (s, (ModelsPart)part), FALSE };
-  return try_tiles (s, p);
+  return try_bands (s, p);
 }
 
 /* A streamed encoder takes no longer than one that is brought as a whole, so that is what goes
@@ -304,10 +304,10 @@ choose_auto (const Search *s, Placement *p)
   PartPlacement *encoder = &p->parts[MODELS_TEXT_ENCODER];
   PartPlacement *transformer = &p->parts[MODELS_TRANSFORMER];
 
-  if (try_tiles (s, p))
+  if (try_bands (s, p))
     return TRUE;
   *encoder = (PartPlacement){ TRUE, TRUE, all_bundles (s, MODELS_TEXT_ENCODER), FALSE };
-  if (try_tiles (s, p))
+  if (try_bands (s, p))
     return TRUE;
   if (choose_turns (s, p))
     return TRUE;
@@ -336,7 +336,7 @@ plan_choose (const PlanFacts *facts, EngineOffload level, guint64 limit, guint64
     case ENGINE_OFFLOAD_AUTO:
       return choose_auto (&s, out);
     case ENGINE_OFFLOAD_NONE:
-      return try_tiles (&s, out);
+      return try_bands (&s, out);
     case ENGINE_OFFLOAD_MODEL:
       return choose_turns (&s, out);
     case ENGINE_OFFLOAD_STREAM:

@@ -15,10 +15,10 @@ G_BEGIN_DECLS
 typedef struct
 {
   PartPlacement parts[MODELS_N_PARTS];
-  int tile; /* of the decoder, in latents; 0 = whole */
+  int band; /* of the decoder, rows of latents; 0 = all */
 } Placement;
 
-#define PLAN_N_TILES 6
+#define PLAN_N_BANDS 5
 
 /* What a request takes, apart from where its weights are. */
 typedef struct
@@ -26,13 +26,14 @@ typedef struct
   PartMemory parts[MODELS_N_PARTS];      /* CPU: with expanded weights */
   PartMemory unexpanded[MODELS_N_PARTS]; /* CPU: without */
   size_t encode, denoise;                /* arenas */
-  size_t decode[PLAN_N_TILES];           /* by plan_tiles */
+  size_t decode[PLAN_N_BANDS];           /* by plan_bands */
   guint64 working;                       /* what the device keeps for itself, layers' included */
   DryWork work[ENGINE_N_PHASES];         /* encode, one step, decode */
   gboolean cpu;
 } PlanFacts;
 
-extern const int plan_tiles[PLAN_N_TILES]; /* sides of a decoder tile in latents, best first */
+extern const int
+    plan_bands[PLAN_N_BANDS]; /* rows of latents in a band of the decoder, best first; 0 = all */
 
 /* run: request and ids. */
 Status plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFacts *out);

@@ -1,48 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/vae.h"
+#include "engine/vae-private.h"
 
 #include <math.h>
 #include <string.h>
-
-#define NORM_EPS 1e-6f /* of every GroupNorm (6.1) */
-/* Numbers of a feature map from which a block takes milliseconds on a fast card. */
-#define WAIT_FROM ((int64_t)1 << 25)
-
-typedef struct
-{
-  Tensor weight, bias;
-} Norm;
-
-typedef struct
-{
-  int64_t in, out;
-  Norm norm1, norm2;
-  Conv *conv1, *conv2, *shortcut; /* shortcut NULL when in = out */
-} Resnet;
-
-typedef struct
-{
-  Norm norm;
-  Linear *qkv, *out;
-} Attention;
-
-typedef struct
-{
-  int n_resnets;
-  Resnet resnets[VAE_MAX_LAYERS + 1]; /* the decoder has one more a level */
-  Conv *sampler;                      /* up or down; NULL on the last level */
-} Level;
-
-struct _Vae
-{
-  VaeConfig config;
-  gboolean decoder;
-  Conv *conv_in, *conv_out;
-  Level levels[G_N_ELEMENTS (((VaeConfig *)0)->channels)];
-  Resnet middle[2];
-  Attention attention;
-  Norm norm_out;
-};
 
 /* -- weights ------------------------------------------------------------------------------------
  */
@@ -182,14 +142,6 @@ vae_free (const Context *ctx, Vae *self)
 /* -- the network --------------------------------------------------------------------------------
  */
 
-/* The feature map on its way: alone at its end of the arena, so that what follows is made at the
- * other end and the two change places. */
-typedef struct
-{
-  Tensor x; /* [H, W, C] */
-  ArenaEnd end;
-} Map;
-
 static ArenaEnd
 other (ArenaEnd end)
 {
@@ -289,22 +241,48 @@ middle_forward (const Context *ctx, const Vae *self, Map *map)
 }
 
 static Status
-level_forward (const Context *ctx, const Vae *self, int index, Map *map)
+level_resnets (const Context *ctx, const Vae *self, int index, Map *map)
 {
   const Level *level = &self->levels[index];
-  int64_t h = map->x.shape[0], w = map->x.shape[1], c;
-  Tensor out;
 
   for (int i = 0; i < level->n_resnets; i++)
     CHECK (resnet_forward (ctx, self, &level->resnets[i], map));
+  return STATUS_OK;
+}
+
+/* To the next level's size; nothing behind the last. */
+static Status
+level_sampler (const Context *ctx, const Vae *self, int index, Map *map)
+{
+  int64_t h = map->x.shape[0], w = map->x.shape[1], c = map->x.shape[2];
+  Tensor out;
+
   if (index == self->config.n_blocks - 1)
     return STATUS_OK;
-  c = map->x.shape[2];
   CHECK (new_map (ctx, other (map->end), self->decoder ? 2 * h : h / 2,
                   self->decoder ? 2 * w : w / 2, c, &out));
-  CHECK (ctx->ops->conv2d (ctx->stream, level->sampler, &map->x, NULL, &out));
+  CHECK (ctx->ops->conv2d (ctx->stream, self->levels[index].sampler, &map->x, NULL, &out));
   replace_map (ctx, map, out);
   return STATUS_OK;
+}
+
+/* host_in [h, w, Cin] F32 -> the map behind the first convolution and, decoding, the middle. */
+static Status
+enter (const Context *ctx, const Vae *self, const float *host_in, int64_t h, int64_t w, Map *map)
+{
+  const VaeConfig *c = &self->config;
+  int64_t in = self->decoder ? c->latent_channels : 3;
+  Tensor host = tensor_3d (DTYPE_F32, (float *)host_in, h, w, in);
+  Tensor next;
+
+  map->end = ARENA_LOW;
+  CHECK (new_map (ctx, map->end, h, w, in, &map->x));
+  CHECK (ctx->ops->upload (ctx->stream, &host, &map->x));
+  CHECK (new_map (ctx, other (map->end), h, w, c->channels[self->decoder ? c->n_blocks - 1 : 0],
+                  &next));
+  CHECK (ctx->ops->conv2d (ctx->stream, self->conv_in, &map->x, NULL, &next));
+  replace_map (ctx, map, next);
+  return self->decoder ? middle_forward (ctx, self, map) : STATUS_OK;
 }
 
 /* host_in [h, w, Cin] F32 -> host_out [h', w', Cout] F32 through the whole side. */
@@ -313,23 +291,16 @@ forward (const Context *ctx, const Vae *self, const float *host_in, int64_t h, i
          float *host_out)
 {
   const VaeConfig *c = &self->config;
-  int64_t in = self->decoder ? c->latent_channels : 3;
   int64_t out = self->decoder ? 3 : 2 * c->latent_channels;
-  Tensor host = tensor_3d (DTYPE_F32, (float *)host_in, h, w, in);
-  Map map = { .end = ARENA_LOW };
-  Tensor next;
+  Tensor host, next;
+  Map map;
 
-  CHECK (new_map (ctx, map.end, h, w, in, &map.x));
-  CHECK (ctx->ops->upload (ctx->stream, &host, &map.x));
-  CHECK (new_map (ctx, other (map.end), h, w, c->channels[self->decoder ? c->n_blocks - 1 : 0],
-                  &next));
-  CHECK (ctx->ops->conv2d (ctx->stream, self->conv_in, &map.x, NULL, &next));
-  replace_map (ctx, &map, next);
-
-  if (self->decoder)
-    CHECK (middle_forward (ctx, self, &map));
+  CHECK (enter (ctx, self, host_in, h, w, &map));
   for (int i = 0; i < c->n_blocks; i++)
-    CHECK (level_forward (ctx, self, i, &map));
+    {
+      CHECK (level_resnets (ctx, self, i, &map));
+      CHECK (level_sampler (ctx, self, i, &map));
+    }
   if (!self->decoder)
     CHECK (middle_forward (ctx, self, &map));
 
@@ -345,130 +316,49 @@ forward (const Context *ctx, const Vae *self, const float *host_in, int64_t h, i
   return STATUS_OK;
 }
 
-/* -- decoding, whole or in tiles (6.4, 6.6) -----------------------------------------------------
+/* -- decoding (6.4), whole or in bands ----------------------------------------------------------
  */
 
-/* One axis cut into tiles of at most `tile` latents that overlap by a quarter or a little more. */
-typedef struct
-{
-  int count, size, stride, length;
-} Axis;
-
-static Axis
-cut_axis (int length, int tile)
-{
-  Axis axis = { 1, length, length, length };
-
-  if (tile <= 0 || length <= tile)
-    return axis;
-  axis.size = tile;
-  axis.stride = tile - tile / 4;
-  axis.count = (length - tile + axis.stride - 1) / axis.stride + 1;
-  return axis;
-}
-
-/* The last tile ends where the picture does, and overlaps its neighbour by more. */
-static int
-tile_start (const Axis *axis, int i)
-{
-  return MIN (i * axis->stride, axis->length - axis->size);
-}
-
-/* Weight of pixel p of tile i: rises from its start to where the previous tile ends. Later tiles
- * are laid over earlier ones, so this is all a cross-fade needs. */
-static float
-fade (const Axis *axis, int i, int p)
-{
-  int overlap;
-
-  if (i == 0)
-    return 1.0f;
-  overlap = (tile_start (axis, i - 1) + axis->size - tile_start (axis, i)) * VAE_SCALE;
-  return p >= overlap ? 1.0f : ((float)p + 0.5f) / (float)overlap;
-}
-
-/* Unscaled latents of a tile, channels last. */
+/* Unscaled latents, channels last. */
 static void
-gather_tile (const VaeConfig *c, const float *latents, int height, int width, int top, int left,
-             int h, int w, float *out)
+gather_latents (const VaeConfig *c, const float *latents, int height, int width, float *out)
 {
-  for (int y = 0; y < h; y++)
-    for (int x = 0; x < w; x++)
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++)
       for (int ch = 0; ch < c->latent_channels; ch++)
         {
-          float value = latents[(ch * height + top + y) * width + left + x];
+          float value = latents[(ch * height + y) * width + x];
 
           *out++ = value / (float)c->scaling_factor + (float)c->shift_factor;
         }
 }
 
-/* Lays a tile over the rows that are finished so far: `band` is what the tile's row of tiles has
- * put together, still apart from the picture above it. */
-static void
-lay_tile (const float *tile, int h, int w, const Axis *axis, int index, int left, int band_width,
-          float *band)
-{
-  for (int y = 0; y < h; y++)
-    for (int x = 0; x < w; x++)
-      {
-        float alpha = fade (axis, index, x);
-        float *to = band + ((gsize)y * (gsize)band_width + (gsize)(left + x)) * 3;
-
-        for (int ch = 0; ch < 3; ch++, tile++)
-          to[ch] = alpha < 1.0f ? to[ch] + alpha * (*tile - to[ch]) : *tile;
-      }
-}
-
-static void
-lay_band (const float *band, int h, int w, const Axis *axis, int index, int top, float *pixels)
-{
-  for (int y = 0; y < h; y++)
-    {
-      float alpha = fade (axis, index, y);
-      float *to = pixels + (gsize)(top + y) * (gsize)w * 3;
-
-      for (gsize i = 0; i < (gsize)w * 3; i++, band++)
-        to[i] = alpha < 1.0f ? to[i] + alpha * (*band - to[i]) : *band;
-    }
-}
-
 Status
-vae_decode (const Context *ctx, Vae *self, const float *latents, int height, int width, int tile,
+vae_decode (const Context *ctx, Vae *self, const float *latents, int height, int width, int band,
             float *pixels)
 {
   const VaeConfig *c = &self->config;
-  Axis rows = cut_axis (height, tile), columns = cut_axis (width, tile);
-  int h = rows.size * VAE_SCALE, w = columns.size * VAE_SCALE, full = width * VAE_SCALE;
-  gboolean whole = rows.count * columns.count == 1;
   g_autofree float *in = NULL;
-  g_autofree float *out = NULL;
-  g_autofree float *band = NULL;
+  Map map;
 
-  if (context_is_dry (ctx))
-    return forward (ctx, self, NULL, rows.size, columns.size, NULL);
-
-  in = g_new (float, (gsize)rows.size *(gsize)columns.size *(gsize)c->latent_channels);
-  if (!whole)
+  if (!context_is_dry (ctx))
     {
-      out = g_new (float, (gsize)h *(gsize)w * 3);
-      band = g_new0 (float, (gsize)h *(gsize)full * 3);
+      in = g_new (float, (gsize)height *(gsize)width *(gsize)c->latent_channels);
+      gather_latents (c, latents, height, width, in);
     }
-  for (int i = 0; i < rows.count; i++)
-    {
-      for (int j = 0; j < columns.count; j++)
-        {
-          int left = tile_start (&columns, j);
+  if (band <= 0 || band >= height)
+    return forward (ctx, self, in, height, width, pixels);
 
-          gather_tile (c, latents, height, width, tile_start (&rows, i), left, rows.size,
-                       columns.size, in);
-          CHECK (forward (ctx, self, in, rows.size, columns.size, whole ? pixels : out));
-          if (!whole)
-            lay_tile (out, h, w, &columns, j, left * VAE_SCALE, full, band);
-        }
-      if (!whole)
-        lay_band (band, h, full, &rows, i, tile_start (&rows, i) * VAE_SCALE, pixels);
+  CHECK (enter (ctx, self, in, height, width, &map));
+  for (int i = 0; i < c->n_blocks; i++)
+    {
+      if (i == c->n_blocks - 1)
+        break;
+      CHECK (level_resnets (ctx, self, i, &map));
+      if (i < c->n_blocks - 2)
+        CHECK (level_sampler (ctx, self, i, &map));
     }
-  return STATUS_OK;
+  return vae_decode_bands (ctx, self, &map, height, band, pixels);
 }
 
 Status

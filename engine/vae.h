@@ -21,11 +21,11 @@ Vae *vae_new_encoder (Loader *loader, const VaeConfig *config);
 void vae_free (const Context *ctx, Vae *self); /* NULL is a no-op */
 
 /* pixels [height * scale, width * scale, 3] F32, about -1..1, from latents [channels, height,
- * width] F32 as the sampler has them (scaling is undone inside); both host memory. `tile`: largest
- * side in latents decoded at once; tiles overlap by a quarter and are cross-faded (6.6). 0: all at
- * once. The whole arena is used. */
+ * width] F32 as the sampler has them (scaling is undone inside); both host memory. `band`: rows of
+ * latents whose full-size maps are in memory at once; 0: all. Bands take half the memory and more
+ * than twice the time, and have no seams. The whole arena is used. */
 Status vae_decode (const Context *ctx, Vae *self, const float *latents, int height, int width,
-                   int tile, float *pixels);
+                   int band, float *pixels);
 
 /* The distribution's mean, scaled for the sampler: latents [channels, height, width] from pixels
  * [height * scale, width * scale, 3] in -1..1. */

@@ -154,6 +154,19 @@ dry_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *
 }
 
 static Status
+dry_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments)
+{
+  return STATUS_OK;
+}
+
+static Status
+dry_group_norm_by (Stream *s, const Tensor *x, const Tensor *moments, const Tensor *weight,
+                   const Tensor *bias, bool silu, Tensor *out)
+{
+  return STATUS_OK;
+}
+
+static Status
 dry_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
 {
   *out = NULL;
@@ -208,6 +221,8 @@ const Ops ops_dry = {
   .one_plus = dry_map,
   .fill_rows = dry_map,
   .group_norm = dry_group_norm,
+  .group_moments = dry_group_moments,
+  .group_norm_by = dry_group_norm_by,
   .conv_prepare = dry_conv_prepare,
   .conv_bytes = dry_conv_bytes,
   .conv2d = dry_conv2d,

@@ -271,6 +271,11 @@ typedef struct Ops
   /* out = GroupNorm(x) (then SiLU); weight, bias [C]; may be the same memory. (spec 6.1) */
   Status (*group_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
                         int groups, float eps, bool silu, Tensor *out);
+  /* The same in two halves, for a picture that is not there as a whole: moments [groups, 2] F32 =
+   * (mean, 1 / sqrt(variance + eps)) of each group of x, and the norm by such moments. */
+  Status (*group_moments) (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments);
+  Status (*group_norm_by) (Stream *s, const Tensor *x, const Tensor *moments, const Tensor *weight,
+                           const Tensor *bias, bool silu, Tensor *out);
   Status (*conv_prepare) (Stream *s, const ConvSource *source, Conv **out);
   /* Bytes that it will keep, from shapes alone: nothing is read. */
   uint64_t (*conv_bytes) (const ConvSource *source);

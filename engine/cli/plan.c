@@ -162,7 +162,7 @@ print_json (Engine *engine, const EngineRequest *r, const EngineOptions *options
   add_bytes (root, "activations", plan->activations);
   add_bytes (root, "working", plan->working);
   add_bytes (root, "pinned", plan->pinned);
-  cJSON_AddNumberToObject (root, "tile", plan->tile);
+  cJSON_AddNumberToObject (root, "band", plan->band);
   phases = cJSON_AddObjectToObject (root, "phase_peak");
   for (int i = 0; i < ENGINE_N_PHASES; i++)
     add_bytes (phases, phase_names[i], plan->phase_peak[i]);
@@ -225,7 +225,7 @@ print_text (Engine *engine, const EngineRequest *r, const EnginePlan *plan)
       g_print ("  %-13s %9s", phase_names[i], bytes);
       if (plan->phase_seconds[i] > 0)
         g_print ("  %.2f s", plan->phase_seconds[i]);
-      g_print ("%s\n", i == ENGINE_PHASE_DECODE && plan->tile > 0 ? "  in tiles" : "");
+      g_print ("%s\n", i == ENGINE_PHASE_DECODE && plan->band > 0 ? "  in bands" : "");
     }
   if (plan->seconds > 0)
     g_print ("about %.1f s once it is loaded\n", plan->seconds);

@@ -68,29 +68,34 @@ typedef struct
   float *centre, *factor, *offset;
 } Affine;
 
-/* The affine maps of one group's channels, `first` and following, from their moments. On entry
- * factor and offset hold weight and bias. */
+/* Mean and variance of one group's channels, `first` and following. */
 static void
-group_affine (const float *pivot, const Moments *moments, int64_t pixels, int64_t first,
-              int64_t per_group, float eps, const Affine *out)
+group_moments (const float *pivot, const Moments *moments, int64_t pixels, int64_t first,
+               int64_t per_group, double *mean, double *variance)
 {
   double count = (double)(pixels * per_group);
-  double mean = 0.0;
-  double variance = 0.0;
 
+  *mean = *variance = 0.0;
   for (int64_t c = first; c < first + per_group; c++)
-    mean += (moments->sum[c] + (double)pixels * pivot[c]) / count;
+    *mean += (moments->sum[c] + (double)pixels * pivot[c]) / count;
   for (int64_t c = first; c < first + per_group; c++)
     {
-      double distance = pivot[c] - mean;
+      double distance = pivot[c] - *mean;
 
-      variance += (moments->squares[c] + 2.0 * distance * moments->sum[c]
-                   + (double)pixels * distance * distance)
-                  / count;
+      *variance += (moments->squares[c] + 2.0 * distance * moments->sum[c]
+                    + (double)pixels * distance * distance)
+                   / count;
     }
+}
+
+/* The affine maps of one group's channels. On entry factor and offset hold weight and bias. */
+static void
+group_affine (double mean, double inverse_deviation, int64_t first, int64_t per_group,
+              const Affine *out)
+{
   for (int64_t c = first; c < first + per_group; c++)
     {
-      double scale = out->factor[c] / sqrt (variance + eps);
+      double scale = out->factor[c] * inverse_deviation;
 
       out->centre[c] = (float)mean;
       out->factor[c] = (float)scale;
@@ -98,23 +103,27 @@ group_affine (const float *pivot, const Moments *moments, int64_t pixels, int64_
     }
 }
 
-Status
-cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
-                float eps, bool silu, Tensor *out)
+static Status
+check_shapes (Stream *s, const Tensor *x, int64_t groups, const Tensor *weight, const Tensor *bias,
+              const Tensor *out)
 {
   int64_t channels = x->shape[2];
-  int64_t pixels = x->shape[0] * x->shape[1];
-  int64_t per_group = groups > 0 ? channels / groups : 0;
-  const float *in = x->data;
-  Moments slices[SLICES];
-  Affine affine;
+
+  if (x->rank == 3 && x->dtype == DTYPE_F32 && groups > 0 && channels % groups == 0
+      && (out == NULL
+          || (out->dtype == DTYPE_F32 && tensor_same_shape (x, out)
+              && tensor_count (weight) == channels && tensor_count (bias) == channels)))
+    return STATUS_OK;
+  return cpu_fail (s, STATUS_UNSUPPORTED, "group norm of mismatched shapes");
+}
+
+/* Scratch for the moments of `channels` channels and an affine map of each. */
+static Status
+take_scratch (Stream *s, int64_t channels, Moments slices[SLICES], float **parts, Affine *affine)
+{
   void *scratch;
   float *floats;
 
-  if (x->rank != 3 || x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32
-      || !tensor_same_shape (x, out) || per_group * groups != channels
-      || tensor_count (weight) != channels || tensor_count (bias) != channels)
-    return cpu_fail (s, STATUS_UNSUPPORTED, "group norm of mismatched shapes");
   CHECK (cpu_scratch (
       s, (size_t)channels * (2 * SLICES * sizeof (double) + (2 * SLICES + 3) * sizeof (float)),
       &scratch));
@@ -122,20 +131,95 @@ cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *
     slices[i] = (Moments){ (double *)scratch + 2 * i * channels,
                            (double *)scratch + (2 * i + 1) * channels };
   floats = (float *)((double *)scratch + 2 * SLICES * channels);
-  affine = (Affine){ floats, floats + channels, floats + 2 * channels };
-  picture_moments (s, in, pixels, channels, floats + 3 * channels, slices);
+  *affine = (Affine){ floats, floats + channels, floats + 2 * channels };
+  *parts = floats + 3 * channels;
+  return STATUS_OK;
+}
 
-  memcpy (affine.factor, weight->data, (size_t)channels * sizeof (float));
-  memcpy (affine.offset, bias->data, (size_t)channels * sizeof (float));
-  for (int64_t c = 0; c < channels; c += per_group)
-    group_affine (in, &slices[0], pixels, c, per_group, eps, &affine);
+static void
+apply_affine (Stream *s, const Tensor *x, const Affine *affine, bool silu, Tensor *out)
+{
+  int64_t channels = x->shape[2], pixels = x->shape[0] * x->shape[1];
+  const float *in = x->data;
+
 #pragma omp parallel for num_threads(s->threads) if (pixels * channels > PARALLEL_MIN)
   for (int64_t first = 0; first < pixels; first += CHUNK_PIXELS)
     {
       int64_t n = pixels - first < CHUNK_PIXELS ? pixels - first : CHUNK_PIXELS;
 
-      s->simd->channel_affine (in + first * channels, affine.centre, affine.factor, affine.offset,
-                               silu, n, channels, (float *)out->data + first * channels);
+      s->simd->channel_affine (in + first * channels, affine->centre, affine->factor,
+                               affine->offset, silu, n, channels,
+                               (float *)out->data + first * channels);
     }
+}
+
+Status
+cpu_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments)
+{
+  int64_t channels = x->shape[2], pixels = x->shape[0] * x->shape[1];
+  Moments slices[SLICES];
+  Affine affine;
+  float *parts;
+
+  CHECK (check_shapes (s, x, groups, NULL, NULL, NULL));
+  if (moments->dtype != DTYPE_F32 || tensor_count (moments) != 2 * groups)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "group moments of mismatched shapes");
+  CHECK (take_scratch (s, channels, slices, &parts, &affine));
+  picture_moments (s, x->data, pixels, channels, parts, slices);
+  for (int g = 0; g < groups; g++)
+    {
+      double mean, variance;
+
+      group_moments (x->data, &slices[0], pixels, g * (channels / groups), channels / groups, &mean,
+                     &variance);
+      ((float *)moments->data)[2 * g] = (float)mean;
+      ((float *)moments->data)[2 * g + 1] = (float)(1.0 / sqrt (variance + eps));
+    }
+  return STATUS_OK;
+}
+
+Status
+cpu_group_norm_by (Stream *s, const Tensor *x, const Tensor *moments, const Tensor *weight,
+                   const Tensor *bias, bool silu, Tensor *out)
+{
+  int64_t channels = x->shape[2], groups = moments->shape[0];
+  const float *by = moments->data;
+  Moments slices[SLICES];
+  Affine affine;
+  float *parts;
+
+  CHECK (check_shapes (s, x, groups, weight, bias, out));
+  CHECK (take_scratch (s, channels, slices, &parts, &affine));
+  memcpy (affine.factor, weight->data, (size_t)channels * sizeof (float));
+  memcpy (affine.offset, bias->data, (size_t)channels * sizeof (float));
+  for (int64_t g = 0; g < groups; g++)
+    group_affine (by[2 * g], by[2 * g + 1], g * (channels / groups), channels / groups, &affine);
+  apply_affine (s, x, &affine, silu, out);
+  return STATUS_OK;
+}
+
+Status
+cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
+                float eps, bool silu, Tensor *out)
+{
+  int64_t channels = x->shape[2], pixels = x->shape[0] * x->shape[1], per_group;
+  Moments slices[SLICES];
+  Affine affine;
+  float *parts;
+
+  CHECK (check_shapes (s, x, groups, weight, bias, out));
+  CHECK (take_scratch (s, channels, slices, &parts, &affine));
+  picture_moments (s, x->data, pixels, channels, parts, slices);
+  memcpy (affine.factor, weight->data, (size_t)channels * sizeof (float));
+  memcpy (affine.offset, bias->data, (size_t)channels * sizeof (float));
+  per_group = channels / groups;
+  for (int64_t c = 0; c < channels; c += per_group)
+    {
+      double mean, variance;
+
+      group_moments (x->data, &slices[0], pixels, c, per_group, &mean, &variance);
+      group_affine (mean, 1.0 / sqrt (variance + eps), c, per_group, &affine);
+    }
+  apply_affine (s, x, &affine, silu, out);
   return STATUS_OK;
 }

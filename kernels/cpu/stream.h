@@ -74,6 +74,9 @@ Status cpu_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor
                          RopePairing pairing);
 Status cpu_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
                        int groups, float eps, bool silu, Tensor *out);
+Status cpu_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments);
+Status cpu_group_norm_by (Stream *s, const Tensor *x, const Tensor *moments, const Tensor *weight,
+                          const Tensor *bias, bool silu, Tensor *out);
 Status cpu_conv_prepare (Stream *s, const ConvSource *source, Conv **out);
 uint64_t cpu_conv_bytes (const ConvSource *source);
 Status

@@ -180,30 +180,81 @@ __launch_bounds__ (THREADS)
 /* -- launchers ----------------------------------------------------------------------------------
  */
 
+/* How a picture of C channels is shared out. */
+typedef struct
+{
+  const bf16 *x;
+  int64_t pixels;
+  int channels, blocks;
+} Picture;
+
+static Status
+picture_of (Stream *s, const Tensor *x, Picture *out)
+{
+  REQUIRE (s, x->dtype == DTYPE_BF16 && x->rank == 3);
+  const int64_t pixels = x->shape[0] * x->shape[1], c = x->shape[2];
+  REQUIRE (s, c % 8 == 0 && c <= MAX_CHANNELS && pixels > 0);
+  const int rows = THREADS / ((int)c / 8);
+  const int64_t wanted = CEIL_DIV (pixels, (int64_t)rows * BATCH);
+  *out = Picture{ (const bf16 *)x->data, pixels, (int)c,
+                  (int)(wanted < MAX_BLOCKS ? wanted : MAX_BLOCKS) };
+  return STATUS_OK;
+}
+
+static Status
+moments (Stream *s, const Picture *p, int groups, float eps, float2 *out)
+{
+  REQUIRE (s, groups > 0 && p->channels % groups == 0);
+  REQUIRE (s, sizeof (float2) * (MAX_CHANNELS + (size_t)groups * p->blocks) <= SCRATCH_BYTES);
+  const int width = p->channels / groups;
+  float2 *partial = (float2 *)s->scratch + MAX_CHANNELS;
+  statistics_kernel<<<p->blocks, THREADS, 0, s->compute>>> (p->x, p->pixels, p->channels, groups,
+                                                            partial);
+  moments_kernel<<<groups, THREADS, 0, s->compute>>> (partial, p->blocks, p->x, width,
+                                                      (double)p->pixels * width, eps, out);
+  return LAUNCHED (s);
+}
+
+static Status
+normalize (Stream *s, const Picture *p, int groups, const float2 *by, const Tensor *weight,
+           const Tensor *bias, bool silu, Tensor *out)
+{
+  REQUIRE (s, out->dtype == DTYPE_BF16 && tensor_count (out) == p->pixels * p->channels);
+  REQUIRE (s, weight->dtype == DTYPE_F32 && tensor_count (weight) == p->channels);
+  REQUIRE (s, bias->dtype == DTYPE_F32 && tensor_count (bias) == p->channels);
+  auto kernel = silu ? normalize_kernel<true> : normalize_kernel<false>;
+  kernel<<<p->blocks, THREADS, 0, s->compute>>> (p->x, p->pixels, p->channels, p->channels / groups,
+                                                 by, (const float *)weight->data,
+                                                 (const float *)bias->data, (bf16 *)out->data);
+  return LAUNCHED (s);
+}
+
+Status
+cuda_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *out)
+{
+  Picture p;
+  CHECK (picture_of (s, x, &p));
+  REQUIRE (s, out->dtype == DTYPE_F32 && tensor_count (out) == 2 * groups);
+  return moments (s, &p, groups, eps, (float2 *)out->data);
+}
+
+Status
+cuda_group_norm_by (Stream *s, const Tensor *x, const Tensor *by, const Tensor *weight,
+                    const Tensor *bias, bool silu, Tensor *out)
+{
+  Picture p;
+  CHECK (picture_of (s, x, &p));
+  const int64_t groups = tensor_count (by) / 2;
+  REQUIRE (s, by->dtype == DTYPE_F32 && groups > 0 && p.channels % groups == 0);
+  return normalize (s, &p, (int)groups, (const float2 *)by->data, weight, bias, silu, out);
+}
+
 Status
 cuda_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias, int groups,
                  float eps, bool silu, Tensor *out)
 {
-  REQUIRE (s, x->dtype == DTYPE_BF16 && x->rank == 3);
-  REQUIRE (s, out->dtype == DTYPE_BF16 && tensor_same_shape (x, out));
-  const int64_t pixels = x->shape[0] * x->shape[1], c = x->shape[2];
-  REQUIRE (s, c % 8 == 0 && c <= MAX_CHANNELS && groups > 0 && c % groups == 0);
-  REQUIRE (s, weight->dtype == DTYPE_F32 && tensor_count (weight) == c);
-  REQUIRE (s, bias->dtype == DTYPE_F32 && tensor_count (bias) == c);
-
-  const int channels = (int)c, width = channels / groups, rows = THREADS / (channels / 8);
-  const int64_t wanted = CEIL_DIV (pixels, (int64_t)rows * BATCH);
-  const int blocks = (int)(wanted < MAX_BLOCKS ? wanted : MAX_BLOCKS);
-  float2 *statistics = (float2 *)s->scratch, *partial = statistics + MAX_CHANNELS;
-  REQUIRE (s, sizeof (float2) * (MAX_CHANNELS + (size_t)groups * blocks) <= SCRATCH_BYTES);
-
-  const bf16 *from = (const bf16 *)x->data;
-  statistics_kernel<<<blocks, THREADS, 0, s->compute>>> (from, pixels, channels, groups, partial);
-  moments_kernel<<<groups, THREADS, 0, s->compute>>> (partial, blocks, from, width,
-                                                      (double)pixels * width, eps, statistics);
-  auto kernel = silu ? normalize_kernel<true> : normalize_kernel<false>;
-  kernel<<<blocks, THREADS, 0, s->compute>>> (from, pixels, channels, width, statistics,
-                                              (const float *)weight->data,
-                                              (const float *)bias->data, (bf16 *)out->data);
-  return LAUNCHED (s);
+  Picture p;
+  CHECK (picture_of (s, x, &p));
+  CHECK (moments (s, &p, groups, eps, (float2 *)s->scratch));
+  return normalize (s, &p, groups, (const float2 *)s->scratch, weight, bias, silu, out);
 }

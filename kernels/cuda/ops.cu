@@ -53,6 +53,8 @@ make_ops ()
   ops.fill_rows = cuda_fill_rows;
 
   ops.group_norm = cuda_group_norm;
+  ops.group_moments = cuda_group_moments;
+  ops.group_norm_by = cuda_group_norm_by;
   ops.conv_prepare = cuda_conv_prepare;
   ops.conv_bytes = cuda_conv_bytes;
   ops.conv2d = cuda_conv2d;

@@ -34,6 +34,9 @@ Status cuda_one_plus (Stream *s, const Tensor *x, Tensor *out);
 Status cuda_fill_rows (Stream *s, const Tensor *row, Tensor *out);
 
 /* conv.cu: 1x1 and 3x3, any number of channels; multiples of 8 run on tensor cores. */
+Status cuda_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *out);
+Status cuda_group_norm_by (Stream *s, const Tensor *x, const Tensor *by, const Tensor *weight,
+                           const Tensor *bias, bool silu, Tensor *out);
 Status cuda_conv_prepare (Stream *s, const ConvSource *source, Conv **out);
 uint64_t cuda_conv_bytes (const ConvSource *source);
 Status

@@ -47,6 +47,48 @@ reference_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Te
 }
 
 Status
+reference_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments)
+{
+  int64_t pixels = x->shape[0] * x->shape[1], channels = x->shape[2];
+  int64_t per_group = channels / groups;
+  const float *in = x->data;
+
+  for (int64_t g = 0; g < groups; g++)
+    {
+      double count = (double)(pixels * per_group), mean = 0.0, variance = 0.0;
+
+      for (int64_t p = 0; p < pixels; p++)
+        for (int64_t c = g * per_group; c < (g + 1) * per_group; c++)
+          mean += in[p * channels + c] / count;
+      for (int64_t p = 0; p < pixels; p++)
+        for (int64_t c = g * per_group; c < (g + 1) * per_group; c++)
+          variance += (in[p * channels + c] - mean) * (in[p * channels + c] - mean) / count;
+      ((float *)moments->data)[2 * g] = (float)mean;
+      ((float *)moments->data)[2 * g + 1] = (float)(1.0 / sqrt (variance + eps));
+    }
+  return STATUS_OK;
+}
+
+Status
+reference_group_norm_by (Stream *s, const Tensor *x, const Tensor *moments, const Tensor *weight,
+                         const Tensor *bias, bool silu, Tensor *out)
+{
+  int64_t pixels = x->shape[0] * x->shape[1], channels = x->shape[2];
+  int64_t per_group = channels / moments->shape[0];
+  const float *in = x->data, *by = moments->data;
+
+  for (int64_t i = 0; i < pixels * channels; i++)
+    {
+      int64_t c = i % channels, g = c / per_group;
+      double value = ((double)in[i] - by[2 * g]) * by[2 * g + 1] * ((const float *)weight->data)[c]
+                     + ((const float *)bias->data)[c];
+
+      ((float *)out->data)[i] = (float)(silu ? value / (1.0 + exp (-value)) : value);
+    }
+  return STATUS_OK;
+}
+
+Status
 reference_conv_prepare (Stream *s, const ConvSource *source, Conv **out)
 {
   const Tensor *weight = &source->weight;

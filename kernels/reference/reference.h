@@ -30,6 +30,9 @@ Status reference_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const 
                                RopePairing pairing);
 Status reference_group_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *bias,
                              int groups, float eps, bool silu, Tensor *out);
+Status reference_group_moments (Stream *s, const Tensor *x, int groups, float eps, Tensor *moments);
+Status reference_group_norm_by (Stream *s, const Tensor *x, const Tensor *moments,
+                                const Tensor *weight, const Tensor *bias, bool silu, Tensor *out);
 Status reference_conv_prepare (Stream *s, const ConvSource *source, Conv **out);
 uint64_t reference_conv_bytes (const ConvSource *source);
 Status reference_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual,

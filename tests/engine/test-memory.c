@@ -174,7 +174,7 @@ test_budgets (void)
 
           g_assert_no_error (error);
           g_assert_cmpuint (memory.peak, <=, plan.peak);
-          if (plan.tile == 0)
+          if (plan.band == 0)
             g_assert_true (equal (image, expected));
           drawn++;
         }

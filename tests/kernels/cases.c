@@ -265,6 +265,34 @@ run_group_norm (Harness *h, const Case *c)
          && harness_check (h, out, limit_of (h, c));
 }
 
+/* Moments first, then the norm by them, against the norm in one. */
+static bool
+run_group_norm_by (Harness *h, const Case *c)
+{
+  Tensor shape = picture (c->a, c->b, c->c);
+  Pair *x = harness_input (h, shape, c->flags & FAR ? 100.0f : 0.3f, 2.0f);
+  Pair *weight = harness_parameter (h, vector (c->c), 1.0f, 0.5f);
+  Pair *bias = harness_parameter (h, vector (c->c), 0.0f, 0.5f);
+  Pair *moments = harness_f32_output (h, tensor_2d (DTYPE_F32, NULL, c->d, 2));
+  Pair *out = output_or_same (h, c, x, shape);
+  const Tensor *in = c->flags & IN_PLACE ? &out->device : &x->device;
+  bool silu = c->flags & SILU;
+  int groups = (int)c->d;
+
+  return harness_both_ok (h,
+                          ops_reference.group_norm (h->reference, &x->reference, &weight->reference,
+                                                    &bias->reference, groups, 1e-6f, silu,
+                                                    &out->reference),
+                          h->ops->group_moments (h->stream, in, groups, 1e-6f, &moments->device))
+         && harness_both_ok (h,
+                             ops_reference.group_moments (h->reference, &x->reference, groups,
+                                                          1e-6f, &moments->reference),
+                             h->ops->group_norm_by (h->stream, in, &moments->device,
+                                                    &weight->device, &bias->device, silu,
+                                                    &out->device))
+         && harness_check (h, moments, 1e-4) && harness_check (h, out, limit_of (h, c));
+}
+
 static bool
 convolve (Harness *h, const Case *c, const ConvSource *source)
 {
@@ -364,6 +392,9 @@ static const Case cases[] = {
   { "group_norm", run_group_norm, 33, 65, 128, 32, .flags = IN_PLACE, .limit = NORM_LIMIT },
   /* 8 bits are too few for a mean of 100 and a spread of 2, but both sides see the same. */
   { "group_norm", run_group_norm, 40, 40, 64, 32, .flags = FAR, .limit = 1e-5 },
+  { "group_norm_by", run_group_norm_by, 5, 7, 32, 8, .flags = SILU, .limit = NORM_LIMIT },
+  { "group_norm_by", run_group_norm_by, 33, 65, 128, 32, .flags = IN_PLACE, .limit = NORM_LIMIT },
+  { "group_norm_by", run_group_norm_by, 40, 40, 64, 32, .flags = FAR, .limit = 2e-5 },
 
   { "conv", run_conv, 1, 1, 16, 16, 3, BIAS, PRODUCT_LIMIT },
   { "conv", run_conv, 16, 24, 16, 512, 3, BIAS, PRODUCT_LIMIT },

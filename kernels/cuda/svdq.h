@@ -91,6 +91,27 @@ typedef Status (*SvdqProduct) (Stream *s, const SvdqGemm *g);
  * branch equal to L1 in every bit. */
 Status svdq_gemm_int4 (Stream *s, const SvdqGemm *g);
 
+/* INT4 by 8-bit integer mma, sm_80 up, native everywhere: the same results. */
+Status svdq_gemm_int8 (Stream *s, const SvdqGemm *g);
+
+/* The compute capabilities that have the block-scaled instruction and code for it in this build:
+ * that of 120a runs on sm_120 alone, that of 120f on its successors too. */
+#if defined(HAVE_SM120F)
+#define FP4_FIRST_SM 120
+#define FP4_LAST_SM  129
+#elif defined(HAVE_SM120A)
+#define FP4_FIRST_SM 120
+#define FP4_LAST_SM  120
+#else
+#define FP4_FIRST_SM 1
+#define FP4_LAST_SM  0
+#endif
+
+/* NVFP4. fp4: by the block-scaled instruction. fp4_expanded: codes times scales in FP16, which is
+ * exact, sm_80 up. Both within 2^-20 of the sum of all terms' magnitudes of L1, before rounding. */
+Status svdq_gemm_fp4 (Stream *s, const SvdqGemm *g);
+Status svdq_gemm_fp4_expanded (Stream *s, const SvdqGemm *g);
+
 /* -- linears ---------------------------------------------------------------------------------- */
 
 /* What the LinearBackends have in common, but for the product. Rows of x pass through the stream's

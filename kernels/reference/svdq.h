@@ -8,6 +8,8 @@
 
 #include "kernels/kernels.h"
 
+KERNELS_BEGIN_DECLS
+
 typedef enum
 {
   SVDQ_LEVEL_IDEAL,    /* L0: dequantised weights, activations as they are, all in FP64 */
@@ -25,3 +27,5 @@ double svdq_residual (const SvdqSource *source, int64_t n, int64_t k, int64_t ro
 
 /* The weight that the linear stands for, smoothing and low-rank branch included (8.2). */
 double svdq_weight (const SvdqSource *source, int64_t n, int64_t k, int64_t row, int64_t column);
+
+KERNELS_END_DECLS

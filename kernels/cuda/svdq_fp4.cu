@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products of NVFP4 codes: by the block-scaled instruction of sm_120, and in FP16 anywhere else.
+ */
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/svdq_fp4.cuh"
+
+Status
+svdq_gemm_fp4 (Stream *s, const SvdqGemm *g)
+{
+  return svdq_launch<Fp4LargeTile, Fp4SmallTile, Fp4BlockScaled<Fp4Instruction>> (s, g, SVDQ_NVFP4);
+}
+
+Status
+svdq_gemm_fp4_expanded (Stream *s, const SvdqGemm *g)
+{
+  return svdq_launch<Fp4LargeTile, Fp4SmallTile, Fp4Expanded> (s, g, SVDQ_NVFP4);
+}

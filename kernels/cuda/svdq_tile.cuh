@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * svdq_tile.cuh - products of 4-bit codes: what their kernels share, whatever multiplies
+ *
+ * A block computes one tile of y. Its threads copy 64 k of codes and scales at a time, with
+ * cp.async, into a ring of stages; behind the last codes follow the low-rank factors, 16 of the
+ * rank at a time, which take the same place: 16 numbers of 16 bits or 64 of 4 are 32 bytes a row,
+ * and ldmatrix makes fragments of either. Between the two, sums are multiplied by the outer scale.
+ * Chunk c of 16 bytes of row r lies at c ^ (r / 4 % 2), so that neither copies nor ldmatrix meet a
+ * bank conflict.
+ *
+ * How a stage of codes is multiplied is the Math of the kernel:
+ *   RUNS                     false where the target being compiled for has no such instruction
+ *   UNIT                     what sums are to be multiplied by, a power of two
+ *   multiply<T> (d, share)   adds a warp's share of a stage
+ */
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/svdq.h"
+
+#define SVDQ_STAGE_K     64
+#define SVDQ_ROW_BYTES   32
+#define SVDQ_RANK_STEP   16
+#define SVDQ_GROUP_TILES 8 /* tiles are numbered down 8 rows of tiles, then along: shares L2 */
+
+/* A tile of ROWS x COLUMNS, cut among WARPS_DOWN x WARPS_ALONG warps. */
+template <int ROWS_, int COLUMNS_, int WARPS_DOWN, int WARPS_ALONG_, int STAGES_, int BLOCKS_,
+          int SCALE_BYTES_>
+struct SvdqTile
+{
+  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARPS_ALONG = WARPS_ALONG_;
+  static constexpr int STAGES = STAGES_, BLOCKS = BLOCKS_; /* blocks on one multiprocessor */
+  static constexpr int SCALE_BYTES = SCALE_BYTES_;         /* of one row or column and 64 k */
+  static constexpr int THREADS = WARPS_DOWN * WARPS_ALONG * 32;
+  static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
+  static constexpr int DOWN = WARP_ROWS / 16, ALONG = WARP_COLUMNS / 8; /* mma tiles of a warp */
+  static constexpr int CODE_BYTES = (ROWS + COLUMNS) * SVDQ_ROW_BYTES;
+  static constexpr int OUT_PITCH = COLUMNS + 8; /* of the staged outputs, in numbers */
+  static constexpr int STAGE_BYTES = CODE_BYTES + (ROWS + COLUMNS) * SCALE_BYTES;
+  static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+  static_assert (ROWS * OUT_PITCH * 2 <= SHARED_BYTES, "outputs are staged in the ring");
+  static_assert (DOWN % 2 == 0 && ALONG % 4 == 0, "a register of scales serves 2 and 4 tiles");
+};
+
+struct SvdqProductArgs
+{
+  const uint8_t *x_codes, *w_codes;
+  const uint8_t *x_scales, *w_scales;
+  const bf16 *lora, *up;
+  const float *outer, *bias;
+  bf16 *y;
+  int64_t stride; /* of y, in numbers */
+  int x_pitch;    /* rows from one row of x_scales to the next */
+  int m, n, k, rank, row_tiles, column_tiles;
+};
+
+/* Where a warp finds its share of a stage, in shared memory. */
+struct SvdqShare
+{
+  uint32_t x, w;               /* codes, or low-rank factors: rows of 32 bytes */
+  uint32_t x_scales, w_scales; /* rows of SCALE_BYTES */
+};
+
+/* Where a block and its warp are. */
+struct SvdqPlace
+{
+  int row, column;           /* of the tile in y */
+  int warp_row, warp_column; /* of the warp's share in the tile */
+};
+
+template <typename T>
+static __device__ __forceinline__ SvdqPlace
+svdq_place (const SvdqProductArgs &p)
+{
+  const int per_group = SVDQ_GROUP_TILES * p.column_tiles;
+  const int first = (int)blockIdx.x / per_group * SVDQ_GROUP_TILES;
+  const int tall = min (SVDQ_GROUP_TILES, p.row_tiles - first), warp = threadIdx.x / 32;
+  return {
+    (first + (int)blockIdx.x % per_group % tall) * T::ROWS,
+    (int)blockIdx.x % per_group / tall * T::COLUMNS,
+    warp / T::WARPS_ALONG * T::WARP_ROWS,
+    warp % T::WARPS_ALONG * T::WARP_COLUMNS,
+  };
+}
+
+static __device__ __forceinline__ uint32_t
+svdq_chunk_at (int row, int chunk)
+{
+  return row * SVDQ_ROW_BYTES + (chunk ^ (row / 4 & 1)) * 16;
+}
+
+static __device__ __forceinline__ uint32_t
+shared_word (uint32_t address)
+{
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+/* -- fragments ----------------------------------------------------------------------------------
+ */
+
+/* The left operand's tile i: rows i * 16 .. + 15. */
+static __device__ __forceinline__ void
+svdq_load_a (uint32_t a[4], uint32_t x, int i)
+{
+  const int lane = threadIdx.x % 32;
+  ldmatrix_x4 (a, x + svdq_chunk_at (i * 16 + lane % 16, lane / 16));
+}
+
+/* Tiles 2 j and 2 j + 1 of the right operand: b[0], b[1] and b[2], b[3]. */
+static __device__ __forceinline__ void
+svdq_load_b (uint32_t b[4], uint32_t w, int j)
+{
+  const int lane = threadIdx.x % 32;
+  ldmatrix_x4 (b, w + svdq_chunk_at (j * 16 + lane / 16 * 8 + lane % 8, lane / 8 % 2));
+}
+
+/* -- stages -------------------------------------------------------------------------------------
+ */
+
+/* 32 bytes of each of ROWS rows of `pitch` bytes, from row `first`. Behind the last of `limit` rows
+ * come copies of it: what is made of them is not written. */
+template <int ROWS, int THREADS>
+static __device__ __forceinline__ void
+svdq_copy_rows (uint32_t shared, const void *matrix, int first, int limit, uint32_t pitch,
+                uint32_t offset)
+{
+#pragma unroll
+  for (int i = 0; i < ROWS * 2 / THREADS; i++)
+    {
+      const int at = i * THREADS + threadIdx.x, row = at / 2, chunk = at % 2;
+      cp_async_16 (shared + svdq_chunk_at (row, chunk),
+                   (const char *)matrix
+                       + (min (first + row, limit - 1) * pitch + chunk * 16 + offset),
+                   true);
+    }
+}
+
+/* The scales of ROWS rows from `first`, which lie together, 16 bytes a thread; likewise. */
+template <int ROWS, int SCALE_BYTES>
+static __device__ __forceinline__ void
+svdq_copy_scales (uint32_t shared, const uint8_t *scales, int first, int limit, int thread)
+{
+  constexpr int CHUNKS = ROWS * SCALE_BYTES / 16;
+  const int from = min (first * SCALE_BYTES + thread * 16, limit * SCALE_BYTES - 16);
+  if (thread >= 0 && thread < CHUNKS)
+    cp_async_16 (shared + thread * 16, scales + from, true);
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+svdq_copy_stage (const SvdqProductArgs &p, uint32_t ring, int stage, int row, int column)
+{
+  constexpr int SCALE_BYTES = T::SCALE_BYTES;
+  const int codes = p.k / SVDQ_STAGE_K, lora = stage - codes;
+  asm("" : "+r"(stage)); /* or else each address becomes a register that counts along */
+  const uint32_t shared = ring + stage % T::STAGES * T::STAGE_BYTES;
+  const uint32_t w = shared + T::ROWS * SVDQ_ROW_BYTES, scales = shared + T::CODE_BYTES;
+  if (lora < 0)
+    {
+      constexpr int X_CHUNKS = T::ROWS * SCALE_BYTES / 16;
+      const uint32_t offset = stage * SVDQ_ROW_BYTES;
+      const int thread = threadIdx.x;
+      svdq_copy_rows<T::ROWS, T::THREADS> (shared, p.x_codes, row, p.m, p.k / 2, offset);
+      svdq_copy_rows<T::COLUMNS, T::THREADS> (w, p.w_codes, column, p.n, p.k / 2, offset);
+      svdq_copy_scales<T::ROWS, SCALE_BYTES> (
+          scales, p.x_scales + (int64_t)stage * p.x_pitch * SCALE_BYTES, row, p.x_pitch, thread);
+      svdq_copy_scales<T::COLUMNS, SCALE_BYTES> (scales + T::ROWS * SCALE_BYTES,
+                                                 p.w_scales + (int64_t)stage * p.n * SCALE_BYTES,
+                                                 column, p.n, thread - X_CHUNKS);
+    }
+  else if (lora * SVDQ_RANK_STEP < p.rank)
+    {
+      const uint32_t offset = lora * SVDQ_ROW_BYTES, pitch = p.rank * (uint32_t)sizeof (bf16);
+      svdq_copy_rows<T::ROWS, T::THREADS> (shared, p.lora, row, p.m, pitch, offset);
+      svdq_copy_rows<T::COLUMNS, T::THREADS> (w, p.up, column, p.n, pitch, offset);
+    }
+  cp_async_commit (); /* an empty group too: the waits count groups */
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+svdq_multiply_lora (float (&d)[T::DOWN][T::ALONG][4], const SvdqShare &s)
+{
+  uint32_t a[T::DOWN][4];
+#pragma unroll
+  for (int i = 0; i < T::DOWN; i++)
+    svdq_load_a (a[i], s.x, i);
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j += 2)
+    {
+      uint32_t b[4];
+      svdq_load_b (b, s.w, j / 2);
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+        {
+          mma_bf16 (d[i][j], a[i], b[0], b[1]);
+          mma_bf16 (d[i][j + 1], a[i], b[2], b[3]);
+        }
+    }
+}
+
+/* -- outputs ------------------------------------------------------------------------------------
+ */
+
+/* Two numbers of a vector over columns; `otherwise` where there is none. */
+static __device__ __forceinline__ float2
+svdq_pair_at (const float *vector, int column, int n, float otherwise)
+{
+  return vector != NULL && column < n ? __ldg (reinterpret_cast<const float2 *> (vector + column))
+                                      : make_float2 (otherwise, otherwise);
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+svdq_scale_sums (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], int column, float unit)
+{
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j++)
+    {
+      float2 outer = svdq_pair_at (p.outer, column + j * 8 + threadIdx.x % 4 * 2, p.n, 1.0f);
+      outer.x *= unit, outer.y *= unit;
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+        {
+          d[i][j][0] *= outer.x, d[i][j][1] *= outer.y;
+          d[i][j][2] *= outer.x, d[i][j][3] *= outer.y;
+        }
+    }
+}
+
+/* Sums -> outputs in shared memory, rows of OUT_PITCH. */
+template <typename T, bool SWIGLU>
+static __device__ __forceinline__ void
+svdq_stage_outputs (const SvdqProductArgs &p, const float (&d)[T::DOWN][T::ALONG][4], bf16 *staged,
+                    const SvdqPlace &at)
+{
+  const int lane = threadIdx.x % 32, row = at.warp_row + lane / 4;
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j += SWIGLU ? 2 : 1)
+    {
+      const int own = at.warp_column + j * 8 + lane % 4 * 2;
+      const float2 b = svdq_pair_at (p.bias, at.column + own, p.n, 0.0f);
+      const float2 up = SWIGLU ? svdq_pair_at (p.bias, at.column + own + 8, p.n, 0.0f) : b;
+      const int target = SWIGLU ? at.warp_column / 2 + j * 4 + lane % 4 * 2 : own;
+#pragma unroll
+      for (int i = 0; i < T::DOWN; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+          {
+            float low = d[i][j][2 * h] + b.x, high = d[i][j][2 * h + 1] + b.y;
+            if (SWIGLU)
+              {
+                low = silu_of (low) * (d[i][j + 1][2 * h] + up.x);
+                high = silu_of (high) * (d[i][j + 1][2 * h + 1] + up.y);
+              }
+            *reinterpret_cast<uint32_t *> (&staged[(row + i * 16 + h * 8) * T::OUT_PITCH + target])
+                = pack2 (low, high);
+          }
+    }
+}
+
+template <typename T, bool SWIGLU>
+static __device__ __forceinline__ void
+svdq_write_outputs (const SvdqProductArgs &p, const bf16 *staged, const SvdqPlace &at)
+{
+  constexpr int CHUNKS = T::COLUMNS / (SWIGLU ? 2 : 1) / 8;
+  const int n = SWIGLU ? p.n / 2 : p.n, first = SWIGLU ? at.column / 2 : at.column;
+#pragma unroll
+  for (int i = threadIdx.x; i < T::ROWS * CHUNKS; i += T::THREADS)
+    {
+      const int r = i / CHUNKS, c = i % CHUNKS * 8;
+      if (at.row + r < p.m && first + c < n)
+        *reinterpret_cast<uint4 *> (p.y + (at.row + r) * p.stride + first + c)
+            = *reinterpret_cast<const uint4 *> (&staged[r * T::OUT_PITCH + c]);
+    }
+}
+
+/* -- the kernel ---------------------------------------------------------------------------------
+ */
+
+/* Waits for a stage, sends for one further on, and says where the warp's share of it lies. */
+template <typename T>
+static __device__ __forceinline__ SvdqShare
+svdq_next_stage (const SvdqProductArgs &p, uint32_t ring, int stage, const SvdqPlace &at)
+{
+  cp_async_wait<T::STAGES - 2> ();
+  __syncthreads (); /* the stage is there, and the one before it is read by all */
+  svdq_copy_stage<T> (p, ring, stage + T::STAGES - 1, at.row, at.column);
+  const uint32_t x = ring + stage % T::STAGES * T::STAGE_BYTES;
+  const uint32_t scales = x + T::CODE_BYTES;
+  return {
+    x + at.warp_row * SVDQ_ROW_BYTES,
+    x + (T::ROWS + at.warp_column) * SVDQ_ROW_BYTES,
+    scales + at.warp_row * T::SCALE_BYTES,
+    scales + (T::ROWS + at.warp_column) * T::SCALE_BYTES,
+  };
+}
+
+template <typename T, typename Math, bool SWIGLU>
+static __global__ void
+__launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p)
+{
+  if (!Math::RUNS)
+    return;
+  extern __shared__ __align__ (128) char shared[];
+  const uint32_t ring = shared_address (shared);
+  const SvdqPlace at = svdq_place<T> (p);
+  const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
+
+  float d[T::DOWN][T::ALONG][4] = {};
+  for (int stage = 0; stage < T::STAGES - 1; stage++)
+    svdq_copy_stage<T> (p, ring, stage, at.row, at.column);
+  for (int stage = 0; stage < codes; stage++)
+    Math::template multiply<T> (d, svdq_next_stage<T> (p, ring, stage, at));
+  svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
+  for (int stage = codes; stage < stages; stage++)
+    svdq_multiply_lora<T> (d, svdq_next_stage<T> (p, ring, stage, at));
+
+  cp_async_wait<0> ();
+  __syncthreads ();
+  bf16 *staged = reinterpret_cast<bf16 *> (shared);
+  svdq_stage_outputs<T, SWIGLU> (p, d, staged, at);
+  __syncthreads ();
+  svdq_write_outputs<T, SWIGLU> (p, staged, at);
+}
+
+/* -- launching ----------------------------------------------------------------------------------
+ */
+
+template <typename T, typename Math, bool SWIGLU>
+static Status
+svdq_launch_tile (Stream *s, SvdqProductArgs p)
+{
+  p.row_tiles = CEIL_DIV (p.m, T::ROWS);
+  p.column_tiles = CEIL_DIV (p.n, T::COLUMNS);
+  REQUIRE (s, (int64_t)p.row_tiles * p.column_tiles <= INT32_MAX);
+  auto *kernel = svdq_product_kernel<T, Math, SWIGLU>;
+  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       T::SHARED_BYTES));
+  kernel<<<p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute>>> (p);
+  return LAUNCHED (s);
+}
+
+/* `g` on a Large tile when there are enough of them for all multiprocessors, else a Small one. */
+template <typename Large, typename Small, typename Math>
+static Status
+svdq_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
+{
+  const SvdqWeights *w = g->w;
+  const SvdqActivations *a = g->a;
+  REQUIRE (s, w->format == format && s->caps.sm >= 80);
+  REQUIRE (s, w->n >= 64 && w->n % 64 == 0 && w->n <= INT32_MAX / 2);
+  REQUIRE (s, w->k >= 64 && w->k % 64 == 0 && w->k <= INT32_MAX / 2);
+  REQUIRE (s, w->n * w->k <= INT32_MAX && a->m * w->k <= INT32_MAX); /* 32-bit offsets */
+  REQUIRE (s, w->rank >= 0 && w->rank % SVDQ_RANK_STEP == 0);
+  REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2 && a->pitch % 64 == 0 && a->pitch >= a->m);
+  REQUIRE (s, g->stride % 8 == 0);
+  const SvdqProductArgs p = {
+    a->codes,
+    w->qweight,
+    (const uint8_t *)a->scales,
+    (const uint8_t *)w->wscales,
+    (const bf16 *)a->lora,
+    (const bf16 *)w->proj_up,
+    w->outer,
+    w->bias,
+    (bf16 *)g->y,
+    g->stride,
+    (int)a->pitch,
+    (int)a->m,
+    (int)w->n,
+    (int)w->k,
+    w->rank,
+    0,
+    0,
+  };
+  const int64_t large = CEIL_DIV (a->m, Large::ROWS) * CEIL_DIV (w->n, Large::COLUMNS);
+  if (large >= s->caps.multiprocessors)
+    return w->swiglu ? svdq_launch_tile<Large, Math, true> (s, p)
+                     : svdq_launch_tile<Large, Math, false> (s, p);
+  return w->swiglu ? svdq_launch_tile<Small, Math, true> (s, p)
+                   : svdq_launch_tile<Small, Math, false> (s, p);
+}

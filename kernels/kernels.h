@@ -307,6 +307,10 @@ extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with 
 extern const LinearBackend linear_cpu_svdq;       /* SVDQuant on integer dot products */
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
-extern const LinearBackend linear_cuda_svdq_int4; /* 4-bit MMA: sm_80 to 89; above, emulated */
+/* SVDQuant, all W4A4: 4-bit weights by 4-bit activations (spec svdquant 5.8). */
+extern const LinearBackend linear_cuda_svdq_int4;       /* 4-bit MMA: sm_80 to 89 */
+extern const LinearBackend linear_cuda_svdq_int8;       /* INT4 in bytes: sm_80 up; equal results */
+extern const LinearBackend linear_cuda_svdq_nvfp4;      /* block-scaled MMA: sm_120 */
+extern const LinearBackend linear_cuda_svdq_nvfp4_fp16; /* exact products in FP16: sm_80 up */
 
 KERNELS_END_DECLS

@@ -123,9 +123,35 @@ svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out
  */
 
 static bool
+is_cuda (const DeviceCaps *caps, int first_sm, int last_sm, const SvdqFormat *svdq,
+         SvdqFormat format)
+{
+  return caps->kind == DEVICE_CUDA && caps->sm >= first_sm && caps->sm <= last_sm && svdq != NULL
+         && *svdq == format;
+}
+
+static bool
 supports_int4 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return caps->kind == DEVICE_CUDA && caps->sm >= 80 && svdq != NULL && *svdq == SVDQ_INT4;
+  return is_cuda (caps, 80, 89, svdq, SVDQ_INT4);
+}
+
+static bool
+supports_int8 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return is_cuda (caps, 80, INT32_MAX, svdq, SVDQ_INT4);
+}
+
+static bool
+supports_nvfp4 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return is_cuda (caps, FP4_FIRST_SM, FP4_LAST_SM, svdq, SVDQ_NVFP4);
+}
+
+static bool
+supports_nvfp4_fp16 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return is_cuda (caps, 80, INT32_MAX, svdq, SVDQ_NVFP4);
 }
 
 static Status
@@ -134,14 +160,32 @@ prepare_int4 (Stream *s, const LinearSource *source, Linear **out)
   return svdq_linear_prepare (s, source, &linear_cuda_svdq_int4, svdq_gemm_int4, out);
 }
 
-const LinearBackend linear_cuda_svdq_int4 = {
-  "cuda-svdq-int4",
-  false,
-  supports_int4,
-  prepare_int4,
-  svdq_linear_apply,
-  svdq_linear_release,
-  svdq_linear_apply_columns,
-  svdq_linear_move,
-  svdq_linear_measure,
-};
+static Status
+prepare_int8 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return svdq_linear_prepare (s, source, &linear_cuda_svdq_int8, svdq_gemm_int8, out);
+}
+
+static Status
+prepare_nvfp4 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return svdq_linear_prepare (s, source, &linear_cuda_svdq_nvfp4, svdq_gemm_fp4, out);
+}
+
+static Status
+prepare_nvfp4_fp16 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return svdq_linear_prepare (s, source, &linear_cuda_svdq_nvfp4_fp16, svdq_gemm_fp4_expanded, out);
+}
+
+#define SVDQ_BACKEND(name, which)                                                                  \
+  {                                                                                                \
+    name, false, supports_##which, prepare_##which, svdq_linear_apply, svdq_linear_release,        \
+        svdq_linear_apply_columns, svdq_linear_move, svdq_linear_measure,                          \
+  }
+
+const LinearBackend linear_cuda_svdq_int4 = SVDQ_BACKEND ("cuda-svdq-int4", int4);
+const LinearBackend linear_cuda_svdq_int8 = SVDQ_BACKEND ("cuda-svdq-int4-by-int8", int8);
+const LinearBackend linear_cuda_svdq_nvfp4 = SVDQ_BACKEND ("cuda-svdq-nvfp4", nvfp4);
+const LinearBackend linear_cuda_svdq_nvfp4_fp16
+    = SVDQ_BACKEND ("cuda-svdq-nvfp4-by-fp16", nvfp4_fp16);

@@ -4,7 +4,7 @@
 
 The built-in model draws a picture; it is saved through a portal, of which this program plays the
 part, since a bare X server has none; and what lies outside the sandbox must be out of reach.
-Usage: look.py APP_ID FLATPAK_USER_DIR FOLDER
+Usage: look.py APP_ID
 """
 import os
 import pathlib
@@ -153,7 +153,11 @@ def draw(portal):
 def main():
     check_walls()
     check_doctor()
-    draw(Portal())
+    try:
+        draw(Portal())
+    except BaseException:
+        subprocess.run(["flatpak", "kill", ID], check=False)
+        raise
 
 
 main()

@@ -62,35 +62,49 @@ chunk_at (int row, int chunk)
 /* -- copying ------------------------------------------------------------------------------------
  */
 
+/* 64 columns of COUNT rows; `from` is the thread's own eight of the first row, `left` the rows from
+ * there to the matrix's end. Zeros beyond it, where nothing is read. */
 template <int COUNT>
 static __device__ __forceinline__ void
-copy_rows (uint32_t shared, const bf16 *matrix, int first, int limit, int k0, int k)
+copy_rows (uint32_t shared, const bf16 *from, int left, int k)
 {
+  const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;
 #pragma unroll
-  for (int i = 0; i < COUNT * 8 / THREADS; i++)
-    {
-      const int at = i * THREADS + threadIdx.x, row = at / 8, chunk = at % 8;
-      const bool inside = first + row < limit;
-      cp_async_16 (shared + chunk_at (row, chunk),
-                   inside ? matrix + (size_t)(first + row) * k + k0 + chunk * 8 : matrix, inside);
-    }
+  for (int i = 0; i < COUNT; i += THREADS / 8)
+    cp_async_16 (shared + chunk_at (i + row, chunk), from + (size_t)i * k, i < left);
+}
+
+/* Where a thread's share of every stage begins. */
+struct Source
+{
+  const bf16 *x, *down;
+  const float *inverse;
+  int rows_left, ranks_left;
+};
+
+template <int RANK>
+static __device__ __forceinline__ Source
+source_of (const Quantise &q, int row)
+{
+  const int own = threadIdx.x / 8, chunk = threadIdx.x % 8, rank = (int)blockIdx.z * RANK + own;
+  return { q.x + (size_t)(row + own) * q.k + chunk * 8,
+           RANK > 0 ? q.down + (size_t)rank * q.k + chunk * 8 : NULL, q.inverse + threadIdx.x * 4,
+           q.m - row - own, q.rank - rank };
 }
 
 template <int RANK>
 static __device__ __forceinline__ void
-copy_stage (const Quantise &q, uint32_t ring, int step, int last, int row)
+copy_stage (const Source &from, uint32_t ring, int step, int last, int k)
 {
   typedef Ring<RANK> R;
   const uint32_t shared = ring + step % STAGES * R::STAGE_BYTES;
   if (step < last)
     {
-      copy_rows<ROWS> (shared, q.x, row, q.m, step * STEP_K, q.k);
+      copy_rows<ROWS> (shared, from.x + step * STEP_K, from.rows_left, k);
       if (RANK > 0)
-        copy_rows<RANK> (shared + R::DOWN, q.down, (int)blockIdx.z * RANK, q.rank, step * STEP_K,
-                         q.k);
+        copy_rows<RANK> (shared + R::DOWN, from.down + step * STEP_K, from.ranks_left, k);
       if (threadIdx.x < STEP_K / 4)
-        cp_async_16 (shared + R::INVERSE + threadIdx.x * 16,
-                     q.inverse + step * STEP_K + threadIdx.x * 4, true);
+        cp_async_16 (shared + R::INVERSE + threadIdx.x * 16, from.inverse + step * STEP_K, true);
     }
   cp_async_commit (); /* an empty group too: the waits count groups */
 }
@@ -98,22 +112,25 @@ copy_stage (const Quantise &q, uint32_t ring, int step, int last, int row)
 /* -- quantising ---------------------------------------------------------------------------------
  */
 
-/* The greatest magnitude, as BF16 bits, among the lanes of a group; a NaN wins. */
-template <int LANES>
-static __device__ __forceinline__ uint32_t
-greatest (const uint32_t h[4], uint32_t lanes)
+static __device__ __forceinline__ __nv_bfloat162
+magnitudes (uint32_t h)
 {
-  uint32_t most = 0;
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    {
-      const uint32_t low = h[i] & 0x7fffu, high = h[i] >> 16 & 0x7fffu;
-      most = max (most, max (low, high));
-    }
+  return __habs2 (*reinterpret_cast<const __nv_bfloat162 *> (&h));
+}
+
+/* The greatest magnitude, as BF16 bits, among the lanes of a group; a NaN wins. */
+template <bool INT4>
+static __device__ __forceinline__ uint32_t
+greatest (const uint32_t h[4])
+{
+  constexpr int LANES = INT4 ? 8 : 2;
+  __nv_bfloat162 most = __hmax2_nan (__hmax2_nan (magnitudes (h[0]), magnitudes (h[1])),
+                                     __hmax2_nan (magnitudes (h[2]), magnitudes (h[3])));
 #pragma unroll
   for (int lane = 1; lane < LANES; lane *= 2)
-    most = max (most, __shfl_xor_sync (lanes, most, lane));
-  return most;
+    most = __hmax2_nan (most, __shfl_xor_sync (0xffffffffu, most, lane));
+  const uint32_t both = *reinterpret_cast<const uint32_t *> (&most);
+  return max (both & 0xffffu, both >> 16);
 }
 
 static __device__ __forceinline__ float
@@ -158,90 +175,113 @@ nvfp4_codes (const uint32_t h[4], float reciprocal)
   return word;
 }
 
-/* The scale of a group, as stored, and what its numbers are multiplied by. */
-template <bool INT4>
-static __device__ __forceinline__ uint32_t
-scale_of (uint32_t most, float *reciprocal)
+/* 1 / v, correctly rounded, for a `v` of 8 significant bits between 2^-125 and 2^125: one step of
+ * Newton's method is 2^-45 off, and such a quotient never that near to where rounding turns. */
+static __device__ __forceinline__ float
+reciprocal_of (float v)
 {
-  const float amax = __uint_as_float (most << 16);
-  uint32_t bits;
-  float scale;
-  if (INT4)
-    {
-      bits = __bfloat16_as_ushort (__float2bfloat16_rn (__fmul_rn (amax, 1.0f / 7.0f)));
-      scale = __uint_as_float (bits << 16);
-    }
-  else
-    {
-      bits = svdq_e4m3 (__fmul_rn (amax, 1.0f / 6.0f));
-      scale = bits == 0x7f ? 0.0f : svdq_e4m3_value (bits);
-    }
-  *reciprocal = scale > 0.0f ? __frcp_rn (scale) : 0.0f;
-  return bits;
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return __fmaf_rn (__fmaf_rn (-v, r, 1.0f), r, r);
 }
 
-/* A group that products do not do right. */
-template <bool INT4>
-static __device__ __noinline__ uint2
-divided (uint4 x, const bf16 *smooth, uint32_t lanes)
+/* Eight numbers' codes, and their group's scale as stored. */
+struct Coded
 {
-  float v[8], s[8], reciprocal;
+  uint32_t codes, scale;
+};
+
+/* The scale of a normal group. */
+template <bool INT4>
+static __device__ __forceinline__ Coded
+code_group (const uint32_t h[4], uint32_t most)
+{
+  const float amax = __uint_as_float (most << 16);
+  if (INT4)
+    {
+      const __nv_bfloat16 scale = __float2bfloat16_rn (__fmul_rn (amax, 1.0f / 7.0f));
+      return { int4_codes (h, reciprocal_of (__bfloat162float (scale))),
+               __bfloat16_as_ushort (scale) };
+    }
+  const uint32_t bits = svdq_e4m3 (__fmul_rn (amax, 1.0f / 6.0f));
+  const float reciprocal = bits != 0 ? reciprocal_of (svdq_e4m3_value (bits)) : 0.0f;
+  return { nvfp4_codes (h, reciprocal), bits };
+}
+
+/* The same for any group, dividing. All lanes of a warp. */
+template <bool INT4>
+static __device__ __noinline__ Coded
+code_divided (uint4 x, const bf16 *smooth)
+{
+  float v[8], s[8];
   unpack8 (x, v);
   load8 (smooth, s);
   uint32_t h[4];
   for (int i = 0; i < 4; i++)
     h[i] = pack2 (__fdiv_rn (v[2 * i], s[2 * i]), __fdiv_rn (v[2 * i + 1], s[2 * i + 1]));
-  const uint32_t scale = scale_of<INT4> (greatest < INT4 ? 8 : 2 > (h, lanes), &reciprocal);
-  return make_uint2 (INT4 ? int4_codes_clamped (h, reciprocal) : nvfp4_codes (h, reciprocal),
-                     scale);
+  const float amax = __uint_as_float (greatest<INT4> (h) << 16);
+  Coded out;
+  float scale;
+  if (INT4)
+    {
+      out.scale = __bfloat16_as_ushort (__float2bfloat16_rn (__fmul_rn (amax, 1.0f / 7.0f)));
+      scale = __uint_as_float (out.scale << 16);
+    }
+  else
+    {
+      out.scale = svdq_e4m3 (__fmul_rn (amax, 1.0f / 6.0f));
+      scale = out.scale == 0x7f ? 0.0f : svdq_e4m3_value (out.scale);
+    }
+  const float reciprocal = scale > 0.0f ? __frcp_rn (scale) : 0.0f;
+  out.codes = INT4 ? int4_codes_clamped (h, reciprocal) : nvfp4_codes (h, reciprocal);
+  return out;
 }
 
-/* Eight numbers of x at columns `column` on -> their codes, and their group's scale. */
 template <bool INT4>
-static __device__ __forceinline__ uint2
-quantise8 (const Quantise &q, uint4 x, const float inverse[8], int column)
+static __device__ __forceinline__ void
+write_coded (const Quantise &q, const Coded &c, int64_t m, int step, int chunk)
 {
-  constexpr int LANES = INT4 ? 8 : 2;
-  const int lane = threadIdx.x % 32;
-  const uint32_t lanes = ((1u << LANES) - 1) << (lane - lane % LANES);
-  float v[8], reciprocal;
-  uint32_t h[4];
-  unpack8 (x, v);
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    h[i] = pack2 (__fmul_rn (v[2 * i], inverse[2 * i]),
-                  __fmul_rn (v[2 * i + 1], inverse[2 * i + 1]));
-  const uint32_t most = greatest<LANES> (h, lanes);
-  if (most - LEAST_BITS >= LIMIT_BITS - LEAST_BITS)
-    return divided<INT4> (x, q.smooth + column, lanes);
-  const uint32_t scale = scale_of<INT4> (most, &reciprocal);
-  return make_uint2 (INT4 ? int4_codes (h, reciprocal) : nvfp4_codes (h, reciprocal), scale);
+  reinterpret_cast<uint32_t *> (q.codes)[m * (q.k / 8) + step * 8 + chunk] = c.codes;
+  if (INT4 && chunk == 0)
+    static_cast<uint16_t *> (q.scales)[step * q.pitch + m] = (uint16_t)c.scale;
+  if (!INT4 && chunk % 2 == 0)
+    static_cast<uint8_t *> (q.scales)[(step * q.pitch + m) * 4 + chunk / 2] = (uint8_t)c.scale;
 }
 
+/* Eight columns of two rows a thread; eight lanes share a row. */
 template <bool INT4>
 static __device__ __forceinline__ void
 quantise_stage (const Quantise &q, const char *x, const float *inverse_at, int step, int row)
 {
   const int lane = threadIdx.x % 32, chunk = lane % 8;
   const int first = threadIdx.x / 32 * 8 + lane / 8;
-  float inverse[8];
-  *reinterpret_cast<float4 *> (inverse) = reinterpret_cast<const float4 *> (inverse_at)[2 * chunk];
-  *reinterpret_cast<float4 *> (inverse + 4)
-      = reinterpret_cast<const float4 *> (inverse_at)[2 * chunk + 1];
+  const float4 low = reinterpret_cast<const float4 *> (inverse_at)[chunk * 2];
+  const float4 high = reinterpret_cast<const float4 *> (inverse_at)[chunk * 2 + 1];
+  uint4 bits[2];
+  Coded made[2];
+  bool unusual = false;
 #pragma unroll
-  for (int r = first; r < first + 8; r += 4)
+  for (int i = 0; i < 2; i++)
     {
-      const int64_t m = row + r;
-      if (m >= q.m)
-        continue; /* the lanes of a group share their row */
-      const uint4 bits = *reinterpret_cast<const uint4 *> (x + chunk_at (r, chunk));
-      const uint2 made = quantise8<INT4> (q, bits, inverse, step * STEP_K + chunk * 8);
-      reinterpret_cast<uint32_t *> (q.codes)[m * (q.k / 8) + step * 8 + chunk] = made.x;
-      if (INT4 && chunk == 0)
-        static_cast<uint16_t *> (q.scales)[step * q.pitch + m] = (uint16_t)made.y;
-      if (!INT4 && chunk % 2 == 0)
-        static_cast<uint8_t *> (q.scales)[(step * q.pitch + m) * 4 + chunk / 2] = (uint8_t)made.y;
+      float v[8];
+      uint32_t h[4];
+      bits[i] = *reinterpret_cast<const uint4 *> (x + chunk_at (first + i * 4, chunk));
+      unpack8 (bits[i], v);
+      h[0] = pack2 (__fmul_rn (v[0], low.x), __fmul_rn (v[1], low.y));
+      h[1] = pack2 (__fmul_rn (v[2], low.z), __fmul_rn (v[3], low.w));
+      h[2] = pack2 (__fmul_rn (v[4], high.x), __fmul_rn (v[5], high.y));
+      h[3] = pack2 (__fmul_rn (v[6], high.z), __fmul_rn (v[7], high.w));
+      const uint32_t most = greatest<INT4> (h);
+      unusual |= most - LEAST_BITS >= LIMIT_BITS - LEAST_BITS && row + first + i * 4 < q.m;
+      made[i] = code_group<INT4> (h, most);
     }
+  if (__any_sync (0xffffffffu, unusual))
+    for (int i = 0; i < 2; i++)
+      made[i] = code_divided<INT4> (bits[i], q.smooth + step * STEP_K + chunk * 8);
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    if (row + first + i * 4 < q.m)
+      write_coded<INT4> (q, made[i], row + first + i * 4, step, chunk);
 }
 
 /* -- the low-rank product -----------------------------------------------------------------------
@@ -299,7 +339,9 @@ write_lowered (const Quantise &q, const float (&d)[RANK / WARPS_ALONG / 8][4], i
 
 template <bool INT4, int RANK>
 static __global__ void
-__launch_bounds__ (THREADS) quantise_kernel (Quantise q)
+__launch_bounds__ (THREADS, RANK > 64   ? 2
+                            : RANK > 32 ? 3
+                                        : 4) quantise_kernel (Quantise q)
 {
   extern __shared__ __align__ (128) char shared[];
   typedef Ring<RANK> R;
@@ -309,13 +351,14 @@ __launch_bounds__ (THREADS) quantise_kernel (Quantise q)
   const int last = (int)((int64_t)steps * (blockIdx.y + 1) / q.splits);
 
   float d[RANK > 0 ? RANK / WARPS_ALONG / 8 : 1][4] = {};
+  const Source from = source_of<RANK> (q, row);
   for (int step = first; step < first + STAGES - 1; step++)
-    copy_stage<RANK> (q, ring, step, last, row);
+    copy_stage<RANK> (from, ring, step, last, q.k);
   for (int step = first; step < last; step++)
     {
       cp_async_wait<STAGES - 2> ();
       __syncthreads (); /* the stage is there, and the one before it is read by all */
-      copy_stage<RANK> (q, ring, step + STAGES - 1, last, row);
+      copy_stage<RANK> (from, ring, step + STAGES - 1, last, q.k);
       const int at = step % STAGES * R::STAGE_BYTES;
       if (blockIdx.z == 0)
         quantise_stage<INT4> (

@@ -92,40 +92,79 @@ load_magic (uint32_t c[4])
 
 /* The compiler takes it for a new number: what follows from it is computed again here, and not kept
  * in registers that the sums need. */
-static __device__ __forceinline__ int
-anew (int number)
+static __device__ __forceinline__ uint32_t
+anew (uint32_t number)
 {
   asm volatile("" : "+r"(number));
   return number;
 }
 
+/* Two numbers below 2^16 in a register. */
+static __device__ __forceinline__ uint32_t
+both_of (uint32_t low, uint32_t high)
+{
+  return anew (low | high << 16);
+}
+
+template <typename T>
+static __device__ __forceinline__ Place
+unpacked (uint32_t tile)
+{
+  return { (int)(tile & 0xffff) * T::ROWS, (int)(tile >> 16) * T::COLUMNS };
+}
+
+template <typename T>
+static __device__ __forceinline__ Place
+warp_of (void)
+{
+  const int warp = threadIdx.x / 32;
+  return { warp / T::WARPS_ALONG * T::WARP_ROWS, warp % T::WARPS_ALONG * T::WARP_COLUMNS };
+}
+
 /* -- copying ------------------------------------------------------------------------------------
  */
 
-/* 64 bytes from `at` on of ROWS rows of `row_bytes` each; zeros outside, where nothing is read. */
+/* A thread's share of the next stage: where its first 16 bytes lie, and where they go. */
+struct Share
+{
+  const char *x, *w;
+  uint32_t to; /* in a stage, of x */
+};
+
+static __device__ __forceinline__ void
+point_share (Share &share, const void *x, const void *w, uint32_t row_bytes, Place tile)
+{
+  const uint32_t own = anew (threadIdx.x) / ROW_CHUNKS, chunk = anew (threadIdx.x) % ROW_CHUNKS;
+  share.x = static_cast<const char *> (x) + (size_t)(tile.row + own) * row_bytes + chunk * 16;
+  share.w = static_cast<const char *> (w) + (size_t)(tile.column + own) * row_bytes + chunk * 16;
+}
+
+static __device__ __forceinline__ Share
+share_of (const Product &p, Place tile)
+{
+  Share share;
+  point_share (share, p.x, p.w, p.k / 2, tile);
+  share.to = anew (chunk_at (threadIdx.x / ROW_CHUNKS, threadIdx.x % ROW_CHUNKS));
+  return share;
+}
+
+/* 64 bytes of ROWS rows; zeros outside, where nothing is read. */
 template <int ROWS, int THREADS>
 static __device__ __forceinline__ void
-copy_rows (uint32_t shared, const void *matrix, int first, int limit, int at, int row_bytes,
-           int thread)
+copy_rows (uint32_t shared, const char *from, uint32_t row_bytes, int rows)
 {
-  const char *from = static_cast<const char *> (matrix) + (size_t)first * row_bytes + at;
-  const int chunk = thread % ROW_CHUNKS;
 #pragma unroll
-  for (int i = 0; i < ROWS * ROW_CHUNKS / THREADS; i++)
-    {
-      const int row = (i * THREADS + thread) / ROW_CHUNKS;
-      cp_async_16 (shared + chunk_at (row, chunk), from + row * row_bytes + chunk * 16,
-                   first + row < limit && at + chunk * 16 < row_bytes);
-    }
+  for (int i = 0; i < ROWS; i += THREADS / ROW_CHUNKS)
+    cp_async_16 (shared + i * ROW_BYTES, from + (size_t)i * row_bytes, i < rows);
 }
 
 /* COUNT scales of each of a stage's groups, rows of `pitch`; zeros from `limit` on. */
 template <int COUNT>
 static __device__ __forceinline__ void
 copy_scales (uint32_t shared, const uint16_t *scales, int group, int groups, int first,
-             int64_t limit, int64_t pitch, int thread)
+             int64_t limit, int64_t pitch, uint32_t thread)
 {
-  if (thread < 0 || thread >= STAGE_GROUPS * COUNT / 8)
+  if (thread >= STAGE_GROUPS * COUNT / 8)
     return;
   const int g = thread / (COUNT / 8), at = thread % (COUNT / 8) * 8;
   const bool inside = group + g < groups && first + at < limit;
@@ -133,31 +172,37 @@ copy_scales (uint32_t shared, const uint16_t *scales, int group, int groups, int
                inside);
 }
 
+/* Copies the stages in turn: codes, then ranks. */
 template <typename T>
 static __device__ __forceinline__ void
-copy_stage (const Product &p, uint32_t ring, int stage, Place tile)
+copy_stage (const Product &p, Share &share, uint32_t ring, int stage, uint32_t packed)
 {
+  const Place tile = unpacked<T> (anew (packed));
+  const bool codes = stage < p.stages;
   const uint32_t shared = ring + stage % STAGES * T::STAGE_BYTES;
-  const int thread = anew (threadIdx.x);
-  tile = { anew (tile.row), anew (tile.column) };
-  if (stage < p.stages)
+  const uint32_t row_bytes = codes ? p.k / 2 : p.rank * 2;
+  const uint32_t thread = anew (threadIdx.x);
+  if (stage == p.stages)
+    point_share (share, p.lora, p.up, row_bytes, tile);
+  if (stage < p.all_stages)
+    {
+      const uint32_t at = (codes ? stage : stage - p.stages) * ROW_BYTES;
+      const bool inside = at + thread % ROW_CHUNKS * 16 < row_bytes;
+      const int own = thread / ROW_CHUNKS;
+      const uint32_t to = shared + share.to;
+      copy_rows<T::ROWS, T::THREADS> (to, share.x, row_bytes, inside ? p.m - tile.row - own : 0);
+      copy_rows<T::COLUMNS, T::THREADS> (to + T::W, share.w, row_bytes,
+                                         inside ? p.n - tile.column - own : 0);
+      share.x += ROW_BYTES;
+      share.w += ROW_BYTES;
+    }
+  if (codes)
     {
       const int group = stage * STAGE_GROUPS, groups = p.k / 64;
-      copy_rows<T::ROWS, T::THREADS> (shared, p.x, tile.row, p.m, stage * ROW_BYTES, p.k / 2,
-                                      thread);
-      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.w, tile.column, p.n, stage * ROW_BYTES,
-                                         p.k / 2, thread);
       copy_scales<T::ROWS> (shared + T::X_SCALES, p.x_scales, group, groups, tile.row, p.pitch,
                             p.pitch, thread);
       copy_scales<T::COLUMNS> (shared + T::W_SCALES, p.w_scales, group, groups, tile.column, p.n,
                                p.n, thread - STAGE_GROUPS * T::ROWS / 8);
-    }
-  else if (stage < p.all_stages)
-    {
-      const int at = (stage - p.stages) * ROW_BYTES;
-      copy_rows<T::ROWS, T::THREADS> (shared, p.lora, tile.row, p.m, at, p.rank * 2, thread);
-      copy_rows<T::COLUMNS, T::THREADS> (shared + T::W, p.up, tile.column, p.n, at, p.rank * 2,
-                                         thread);
     }
   cp_async_commit ();
 }
@@ -165,21 +210,25 @@ copy_stage (const Product &p, uint32_t ring, int stage, Place tile)
 /* -- multiplying --------------------------------------------------------------------------------
  */
 
-template <typename T>
-static __device__ __forceinline__ void
-load_rows (uint32_t (&a)[T::DOWN][4], uint32_t x, int step)
-{
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < T::DOWN; i++)
-    ldmatrix_x4 (a[i], x + chunk_at (i * 16 + lane % 16, step * 2 + lane / 16));
-}
+/* Where a lane reads in every stage: by ldmatrix for groups or 16 ranks of even number, those of
+ * odd number lie at ODD (two chunks on); and its scales. */
+#define ODD 32u
 
-static __device__ __forceinline__ void
-load_columns (uint32_t b[4], uint32_t w, int pair, int step)
+struct Reads
+{
+  uint32_t fragments, scales; /* of x and of w */
+};
+
+template <typename T>
+static __device__ __forceinline__ Reads
+reads_of (Place warp)
 {
   const int lane = threadIdx.x % 32;
-  ldmatrix_x4 (b, w + chunk_at (pair * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+  return { both_of (warp.row * ROW_BYTES + chunk_at (lane % 16, lane / 16),
+                    T::W + warp.column * ROW_BYTES
+                        + chunk_at (lane / 16 * 8 + lane % 8, lane / 8 % 2)),
+           both_of (T::X_SCALES + (warp.row + lane / 4) * 2,
+                    T::W_SCALES + (warp.column + lane % 4 * 2) * 2) };
 }
 
 static __device__ __forceinline__ float
@@ -188,47 +237,47 @@ bf16_bits (uint32_t bits)
   return __uint_as_float (bits << 16);
 }
 
-/* One group: a and w point at the warp's rows and columns, the scales at theirs. */
+/* One group of 64 k; `stage` is where the stage lies. */
 template <typename T>
 static __device__ __forceinline__ void
-multiply_group (float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4], uint32_t x, uint32_t w,
-                const uint16_t *x_scales, const uint16_t *w_scales, int step)
+multiply_group (float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4], const char *stage,
+                const Reads &at, int group)
 {
-  const int lane = threadIdx.x % 32;
+  const uint32_t ring = shared_address (stage), odd = group * ODD;
+  const char *x_scales = stage + (at.scales & 0xffff) + group * T::ROWS * 2;
+  const char *w_scales = stage + (at.scales >> 16) + group * T::COLUMNS * 2;
   uint32_t a[T::DOWN][4];
   float sa[T::DOWN][2], less[T::DOWN][2];
-  load_rows<T> (a, x, step);
 #pragma unroll
   for (int i = 0; i < T::DOWN; i++)
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-      {
-        sa[i][h] = bf16_bits (x_scales[i * 16 + h * 8 + lane / 4]);
-        less[i][h] = __fmul_rn (sa[i][h], -SVDQ_MAGIC);
-      }
-#pragma unroll
-  for (int pair = 0; pair < T::ALONG / 2; pair++)
     {
-      uint32_t b[4];
-      load_columns (b, w, pair, step);
+      ldmatrix_x4 (a[i], ring + (at.fragments & 0xffff ^ odd) + i * 16 * ROW_BYTES);
 #pragma unroll
-      for (int side = 0; side < 2; side++)
+      for (int h = 0; h < 2; h++)
         {
-          const int j = pair * 2 + side;
-          const uint32_t both
-              = *reinterpret_cast<const uint32_t *> (w_scales + j * 8 + lane % 4 * 2);
-          const float ws[2] = { bf16_bits (both), __uint_as_float (both & 0xffff0000u) };
+          sa[i][h]
+              = bf16_bits (*reinterpret_cast<const uint16_t *> (x_scales + (i * 16 + h * 8) * 2));
+          less[i][h] = __fmul_rn (sa[i][h], -SVDQ_MAGIC);
+        }
+    }
+  uint32_t b[4];
 #pragma unroll
-          for (int i = 0; i < T::DOWN; i++)
-            {
-              uint32_t sum[4];
-              mma_s4 (sum, a[i], b[side * 2], b[side * 2 + 1], magic);
+  for (int j = 0; j < T::ALONG; j++)
+    {
+      if (j % 2 == 0)
+        ldmatrix_x4 (b, ring + (at.fragments >> 16 ^ odd) + j * 8 * ROW_BYTES);
+      const uint32_t both = *reinterpret_cast<const uint32_t *> (w_scales + j * 8 * 2);
+      const float ws[2] = { bf16_bits (both), __uint_as_float (both & 0xffff0000u) };
 #pragma unroll
-              for (int c = 0; c < 4; c++)
-                d[i][j][c]
-                    = __fmaf_rn (__fmaf_rn (__uint_as_float (sum[c]), sa[i][c / 2], less[i][c / 2]),
-                                 ws[c % 2], d[i][j][c]);
-            }
+      for (int i = 0; i < T::DOWN; i++)
+        {
+          uint32_t sum[4];
+          mma_s4 (sum, a[i], b[j % 2 * 2], b[j % 2 * 2 + 1], magic);
+#pragma unroll
+          for (int c = 0; c < 4; c++)
+            d[i][j][c]
+                = __fmaf_rn (__fmaf_rn (__uint_as_float (sum[c]), sa[i][c / 2], less[i][c / 2]),
+                             ws[c % 2], d[i][j][c]);
         }
     }
 }
@@ -236,15 +285,18 @@ multiply_group (float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4], uint3
 /* 16 ranks. */
 template <typename T>
 static __device__ __forceinline__ void
-multiply_ranks (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w, int step)
+multiply_ranks (float (&d)[T::DOWN][T::ALONG][4], const char *stage, const Reads &at, int step)
 {
+  const uint32_t ring = shared_address (stage), odd = step * ODD;
   uint32_t a[T::DOWN][4];
-  load_rows<T> (a, x, step);
+#pragma unroll
+  for (int i = 0; i < T::DOWN; i++)
+    ldmatrix_x4 (a[i], ring + (at.fragments & 0xffff ^ odd) + i * 16 * ROW_BYTES);
 #pragma unroll
   for (int pair = 0; pair < T::ALONG / 2; pair++)
     {
       uint32_t b[4];
-      load_columns (b, w, pair, step);
+      ldmatrix_x4 (b, ring + (at.fragments >> 16 ^ odd) + pair * 16 * ROW_BYTES);
 #pragma unroll
       for (int i = 0; i < T::DOWN; i++)
         {
@@ -277,28 +329,22 @@ scale_columns (const Product &p, float (&d)[T::DOWN][T::ALONG][4], int column)
 template <typename T>
 static __device__ __forceinline__ void
 multiply_stage (const Product &p, float (&d)[T::DOWN][T::ALONG][4], const uint32_t magic[4],
-                char *shared, uint32_t ring, int stage, Place tile, Place warp)
+                const char *shared, const Reads &at, int stage, uint32_t packed)
 {
-  const int at = stage % STAGES * T::STAGE_BYTES;
-  const uint32_t x = ring + at + warp.row * ROW_BYTES;
-  const uint32_t w = ring + at + T::W + warp.column * ROW_BYTES;
+  const char *from = shared + stage % STAGES * T::STAGE_BYTES;
   if (stage < p.stages)
     {
-      const uint16_t *x_scales
-          = reinterpret_cast<const uint16_t *> (shared + at + T::X_SCALES) + warp.row;
-      const uint16_t *w_scales
-          = reinterpret_cast<const uint16_t *> (shared + at + T::W_SCALES) + warp.column;
       const int groups = min (p.k / 64 - stage * STAGE_GROUPS, STAGE_GROUPS);
 #pragma unroll 1
-      for (int g = 0; g < groups; g++)
-        multiply_group<T> (d, magic, x, w, x_scales + g * T::ROWS, w_scales + g * T::COLUMNS, g);
+      for (int group = 0; group < groups; group++)
+        multiply_group<T> (d, magic, from, at, group);
       if (stage + 1 == p.stages)
-        scale_columns<T> (p, d, tile.column + warp.column);
+        scale_columns<T> (p, d, unpacked<T> (packed).column + warp_of<T> ().column);
     }
   else
 #pragma unroll 1
     for (int step = 0; step < 2; step++)
-      multiply_ranks<T> (d, x, w, step);
+      multiply_ranks<T> (d, from, at, step);
 }
 
 /* -- outputs ------------------------------------------------------------------------------------
@@ -368,14 +414,6 @@ tile_of (const Product &p, int block)
   return { (first + block % per_group % tall) * T::ROWS, block % per_group / tall * T::COLUMNS };
 }
 
-template <typename T>
-static __device__ __forceinline__ Place
-warp_of (void)
-{
-  const int warp = threadIdx.x / 32;
-  return { warp / T::WARPS_ALONG * T::WARP_ROWS, warp % T::WARPS_ALONG * T::WARP_COLUMNS };
-}
-
 template <typename T, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (T::THREADS, 512 / T::THREADS) svdq_int4_kernel (Product p)
@@ -385,15 +423,18 @@ __launch_bounds__ (T::THREADS, 512 / T::THREADS) svdq_int4_kernel (Product p)
   float d[T::DOWN][T::ALONG][4] = {};
   {
     const Place tile = tile_of<T> (p, blockIdx.x), warp = warp_of<T> ();
+    const uint32_t packed = both_of (tile.row / T::ROWS, tile.column / T::COLUMNS);
     uint32_t magic[4];
+    const Reads at = reads_of<T> (warp);
     load_magic (magic);
-    copy_stage<T> (p, ring, 0, tile);
+    Share share = share_of (p, tile);
+    copy_stage<T> (p, share, ring, 0, packed);
     for (int stage = 0; stage < p.all_stages; stage++)
       {
         cp_async_wait<0> ();
         __syncthreads (); /* the stage is there, and the one before it is read by all */
-        copy_stage<T> (p, ring, stage + 1, tile);
-        multiply_stage<T> (p, d, magic, shared, ring, stage, tile, warp);
+        copy_stage<T> (p, share, ring, stage + 1, packed);
+        multiply_stage<T> (p, d, magic, shared, at, stage, packed);
       }
   }
   const Place tile = tile_of<T> (p, anew (blockIdx.x)), warp = warp_of<T> ();
@@ -413,6 +454,7 @@ launch (Stream *s, Product p)
 {
   p.row_tiles = CEIL_DIV (p.m, T::ROWS);
   p.column_tiles = CEIL_DIV (p.n, T::COLUMNS);
+  REQUIRE (s, p.row_tiles < 1 << 16 && p.column_tiles < 1 << 16);
   REQUIRE (s, (int64_t)p.row_tiles * p.column_tiles <= INT32_MAX);
   auto *kernel = svdq_int4_kernel<T, SWIGLU>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

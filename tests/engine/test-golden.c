@@ -25,11 +25,12 @@ static const Limits bf16 = { 2e-2, 2e-2, 2e-2, 0.0, 255.0, 35.0 };
 /* With 4 bit a rounding of the last place moves a code, and through attention all tokens: the
  * double precision reference and the CPU device lie up to 0.07 (step) and 0.09 (latents) apart, as
  * both do from the golden traces, where 4 bit itself costs 0.34. Layers are tested to 1e-5 on their
- * own, and pixels follow the latents. */
+ * own, and pixels follow the latents. With activations in BF16 a step lies 0.19 to 0.21 off, on a
+ * GPU as on the CPU with what goes in and out of its layers rounded to BF16. */
 static void
-allow_four_bit (Limits *limits)
+allow_four_bit (Limits *limits, gboolean half)
 {
-  limits->step = 0.1;
+  limits->step = half ? 0.25 : 0.1;
   limits->latents = 0.12;
   limits->equal_pixels = limits->psnr = 0.0;
   limits->largest_pixel = 255.0;
@@ -214,7 +215,7 @@ test_case (gconstpointer data)
   golden = safetensors_open (golden_path, &error);
   g_assert_no_error (error);
   if (c->file != NULL)
-    allow_four_bit (&limits);
+    allow_four_bit (&limits, !g_str_equal (run->device, "cpu"));
   compare (actual, golden, &limits);
   g_unlink (trace_path);
 }

@@ -92,10 +92,10 @@ show_forecast (TesseraMemoryGauge *self)
   else
     text = g_strdup_printf (_ ("The next image needs %s"), peak);
   gtk_label_set_label (self->forecast, text);
-  if (self->plan.fits)
-    gtk_widget_remove_css_class (GTK_WIDGET (self->forecast), "warning");
-  else
-    gtk_widget_add_css_class (GTK_WIDGET (self->forecast), "warning");
+  /* A warning that is dimmed cannot be read. */
+  gtk_widget_remove_css_class (GTK_WIDGET (self->forecast),
+                               self->plan.fits ? "warning" : "dim-label");
+  gtk_widget_add_css_class (GTK_WIDGET (self->forecast), self->plan.fits ? "dim-label" : "warning");
 }
 
 static void

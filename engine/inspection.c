@@ -5,6 +5,7 @@
 #include "engine/config.h"
 #include "engine/engine.h"
 #include "engine/inventory.h"
+#include "engine/lora-file.h"
 #include "engine/tokenizer.h"
 
 #include <string.h>
@@ -138,6 +139,11 @@ recognise (InspectionPart *part, Safetensors *file)
           part->naming = marks[m].naming;
           return;
         }
+  if (lora_file_detect (file))
+    {
+      part->kind = "LoRA";
+      part->rank = lora_file_rank (file);
+    }
 }
 
 static void

@@ -31,7 +31,7 @@ typedef struct
   guint64 elements, bytes; /* of all tensors; a packed 4-bit pair is two elements */
   GArray *types;           /* InspectionType, most bytes first */
   const char *format;      /* static: of SVDQuant files, "Nunchaku", ...; NULL for others */
-  int rank;                /* of their low-rank branch, the greatest */
+  int rank;                /* of their low-rank branch, or of a LoRA: the greatest */
   guint64 code_bytes, scale_bytes, low_rank_bytes; /* their parts; the rest is dense */
 } InspectionPart;
 

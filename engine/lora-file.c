@@ -25,6 +25,23 @@ lora_file_detect (Safetensors *file)
   return FALSE;
 }
 
+int
+lora_file_rank (Safetensors *file)
+{
+  int64_t rank = 0;
+
+  for (guint i = 0; i < safetensors_count (file); i++)
+    {
+      const char *name = safetensors_name (file, i);
+      SafetensorsInfo info;
+
+      if (lora_name_read (name).role == LORA_ROLE_DOWN && safetensors_info (file, name, &info)
+          && info.rank >= 2 && info.shape[0] <= MAX_RANK)
+        rank = MAX (rank, info.shape[0]);
+    }
+  return (int)rank;
+}
+
 /* -- collecting ---------------------------------------------------------------------------------
  */
 

@@ -36,6 +36,8 @@ void lora_file_free (LoraFile *self); /* NULL is a no-op */
 
 /* TRUE if the names in a file are those of a LoRA, for whichever model. */
 gboolean lora_file_detect (Safetensors *file);
+/* The greatest rank of its pairs, by the shapes of their down factors. */
+int lora_file_rank (Safetensors *file);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (LoraFile, lora_file_free)
 

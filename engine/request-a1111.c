@@ -8,9 +8,28 @@
 #include <string.h>
 
 #define MAX_TEXT (1 << 20)
+#define ENDING   ".safetensors"
 
 /* CFG scales count from 1, guidance from 0 (spec z-image 1.6). */
 #define CFG_OF_GUIDANCE(g) ((g) + 1.0)
+
+/* LoRAs stand in the prompt: " <lora:NAME:STRENGTH>", the name without its ending. */
+static void
+add_loras (GString *text, const EngineRequest *r)
+{
+  for (guint i = 0; i < r->n_loras; i++)
+    {
+      g_autofree char *name = g_filename_display_basename (r->loras[i].file);
+      char strength[G_ASCII_DTOSTR_BUF_SIZE];
+
+      if (g_str_has_suffix (name, ENDING))
+        name[strlen (name) - strlen (ENDING)] = '\0';
+      if (strpbrk (name, "<>:\n") == NULL)
+        g_string_append_printf (
+            text, " <lora:%s:%s>", name,
+            g_ascii_formatd (strength, sizeof strength, "%g", r->loras[i].strength));
+    }
+}
 
 char *
 engine_request_to_a1111 (const EngineRequest *r, const char *model_name)
@@ -18,6 +37,7 @@ engine_request_to_a1111 (const EngineRequest *r, const char *model_name)
   GString *text = g_string_new (r->prompt);
   char cfg[G_ASCII_DTOSTR_BUF_SIZE];
 
+  add_loras (text, r);
   if (r->guidance > 0 && r->negative != NULL && *r->negative != '\0')
     g_string_append_printf (text, "\nNegative prompt: %s", r->negative);
   g_ascii_formatd (cfg, sizeof cfg, "%g", CFG_OF_GUIDANCE (r->guidance));
@@ -139,6 +159,54 @@ take_settings (Restore *self, const char *line)
     }
 }
 
+/* The LoRA that a tag's inside, "NAME" or "NAME:STRENGTH", stands for; FALSE if it cannot be one.
+ */
+static gboolean
+read_lora (const char *inside, gsize length, EngineLora *out)
+{
+  g_autofree char *text = g_strndup (inside, length);
+  char *colon = strchr (text, ':'), *end = NULL;
+
+  *out = (EngineLora){ .strength = 1.0 };
+  if (colon != NULL)
+    {
+      *colon = '\0';
+      out->strength = g_ascii_strtod (colon + 1, &end);
+      if (end == colon + 1 || *end != '\0' || !(out->strength >= -8.0 && out->strength <= 8.0))
+        return FALSE;
+    }
+  if (*text == '\0' || strlen (text) > 200 || strchr (text, '/') != NULL)
+    return FALSE;
+  out->file = g_strconcat (text, ENDING, NULL);
+  return TRUE;
+}
+
+/* Takes the LoRAs out of the prompt, with one space each; what only looks like one stays. */
+static void
+take_loras (EngineRequest *r, char *prompt)
+{
+  static const char mark[] = "<lora:";
+  EngineLora *loras = g_new0 (EngineLora, ENGINE_REQUEST_MAX_LORAS);
+  char *tag = prompt;
+
+  r->loras = loras;
+  while ((tag = strstr (tag, mark)) != NULL && r->n_loras < ENGINE_REQUEST_MAX_LORAS)
+    {
+      char *inside = tag + strlen (mark), *end = strchr (inside, '>');
+      gboolean good = end != NULL && read_lora (inside, (gsize)(end - inside), &loras[r->n_loras]);
+
+      if (!good)
+        {
+          tag = inside;
+          continue;
+        }
+      r->n_loras++;
+      if (tag > prompt && tag[-1] == ' ')
+        tag--;
+      memmove (tag, end + 1, strlen (end + 1) + 1);
+    }
+}
+
 EngineRequest *
 engine_request_from_a1111 (const char *text, gsize length, char **ignored, GError **error)
 {
@@ -179,6 +247,8 @@ engine_request_from_a1111 (const char *text, gsize length, char **ignored, GErro
       request->negative = g_strdup (negative + strlen ("\nNegative prompt: "));
     }
   g_free ((char *)request->prompt);
+  if (settings > whole)
+    take_loras (request, whole);
   request->prompt = g_strdup (settings > whole ? whole : "");
   take_settings (&restore, settings);
 

@@ -184,6 +184,28 @@ add_entries (Safetensors *self, const char *path, GArray *entries, GError **erro
   return TRUE;
 }
 
+/* Other containers of weights are refused by name: their first bytes would make an absurd header.
+ */
+static gboolean
+check_magic (const char *contents, const char *path, GError **error)
+{
+  static const struct
+  {
+    const char *magic, *what;
+  } others[] = {
+    { "GGUF", "a GGUF file" },
+    { "PK\003\004", "a PyTorch checkpoint (zip), which can hold programs" },
+    { "\200\002", "a PyTorch checkpoint (pickle), which can hold programs" },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (others); i++)
+    if (strncmp (contents, others[i].magic, strlen (others[i].magic)) == 0
+        && (contents[PREFIX_BYTES] != '{' || i == 0))
+      return error_fail_model (error, path, "%s; this program reads .safetensors files only",
+                               others[i].what);
+  return TRUE;
+}
+
 static gboolean
 read_header (Safetensors *self, const char *path, GMappedFile *map, GError **error)
 {
@@ -197,6 +219,8 @@ read_header (Safetensors *self, const char *path, GMappedFile *map, GError **err
   if (length < PREFIX_BYTES)
     return error_fail_model (
         error, path, "%" G_GUINT64_FORMAT " bytes are too few for a safetensors file", length);
+  if (!check_magic (contents, path, error))
+    return FALSE;
   memcpy (&header, contents, PREFIX_BYTES);
   header = GUINT64_FROM_LE (header);
   if (header > MAX_HEADER_BYTES)

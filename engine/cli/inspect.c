@@ -36,6 +36,8 @@ part_to_json (const InspectionPart *part)
       cJSON_AddNumberToObject (svdq, "scale_bytes", (double)part->scale_bytes);
       cJSON_AddNumberToObject (svdq, "low_rank_bytes", (double)part->low_rank_bytes);
     }
+  else if (part->rank > 0)
+    cJSON_AddNumberToObject (object, "rank", part->rank);
   types = cJSON_AddArrayToObject (object, "types");
   for (guint i = 0; i < part->types->len; i++)
     {
@@ -94,6 +96,8 @@ print_part (const InspectionPart *part)
     printf (", %s", part->precision);
   if (part->naming != NULL)
     printf (", %s names", part->naming);
+  if (part->format == NULL && part->rank > 0)
+    printf (", rank %d", part->rank);
   if (part->shards > 0)
     {
       printf ("\n%16s%s parameters in %u tensors, %s", "", elements, part->tensors, bytes);

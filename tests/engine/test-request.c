@@ -91,6 +91,81 @@ test_json (void)
   g_assert_cmpstr (back->negative, ==, r.negative);
 }
 
+/* Of a LoRA the name goes into the record, and no path ever comes out of one. */
+static void
+test_json_loras (void)
+{
+  const EngineLora loras[]
+      = { { "/home/somebody/loras/ink & wash.safetensors", 0.75 }, { "b.safetensors", -1.0 } };
+  static const char *const texts[] = {
+    "{\"loras\": {}}",
+    "{\"loras\": [1]}",
+    "{\"loras\": [{}]}",
+    "{\"loras\": [{\"name\": 1}]}",
+    "{\"loras\": [{\"name\": \"\"}]}",
+    "{\"loras\": [{\"name\": \"..\"}]}",
+    "{\"loras\": [{\"name\": \"/etc/passwd\"}]}",
+    "{\"loras\": [{\"name\": \"../x.safetensors\"}]}",
+    "{\"loras\": [{\"name\": \"x\", \"strength\": \"1\"}]}",
+    "{\"loras\": [{\"name\": \"x\", \"strength\": 9}]}",
+    "{\"loras\": [{\"name\":\"x\"},{\"name\":\"x\"},{\"name\":\"x\"},{\"name\":\"x\"},"
+    "{\"name\":\"x\"},{\"name\":\"x\"},{\"name\":\"x\"},{\"name\":\"x\"},{\"name\":\"x\"}]}"
+  };
+  EngineRequest r = sample ();
+  g_autofree char *json = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (EngineRequest) back = NULL, copy = NULL;
+  const char *what = NULL;
+
+  r.loras = loras;
+  r.n_loras = G_N_ELEMENTS (loras);
+  copy = engine_request_copy (&r);
+  assert_same (&r, copy);
+  json = engine_request_to_json (copy);
+  g_assert_null (strstr (json, "somebody"));
+  back = engine_request_from_json (json, strlen (json), &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (back->n_loras, ==, 2);
+  g_assert_cmpstr (back->loras[0].file, ==, "ink & wash.safetensors");
+  g_assert_cmpfloat (back->loras[0].strength, ==, 0.75);
+  g_assert_cmpstr (back->loras[1].file, ==, "b.safetensors");
+  g_assert_cmpfloat (back->loras[1].strength, ==, -1.0);
+  g_assert_false (engine_request_comparable (&r, back, &what));
+  g_assert_cmpstr (what, ==, "LoRA");
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+    {
+      g_autoptr (GError) refused = NULL;
+
+      g_assert_null (engine_request_from_json (texts[i], strlen (texts[i]), &refused));
+      g_assert_error (refused, ENGINE_ERROR, ENGINE_ERROR_REQUEST);
+    }
+}
+
+/* As other programs write them: in the prompt. */
+static void
+test_a1111_loras (void)
+{
+  const EngineLora loras[] = { { "/loras/ink.safetensors", 0.75 }, { "b.safetensors", 1.0 } };
+  EngineRequest r = sample ();
+  g_autofree char *text = NULL, *other = NULL;
+  g_autoptr (EngineRequest) back = NULL, foreign = NULL;
+
+  r.loras = loras;
+  r.n_loras = G_N_ELEMENTS (loras);
+  text = engine_request_to_a1111 (&r, NULL);
+  back = engine_request_from_a1111 (text, strlen (text), NULL, NULL);
+  g_assert_cmpstr (back->prompt, ==, r.prompt);
+  g_assert_cmpuint (back->n_loras, ==, 2);
+  g_assert_cmpstr (back->loras[0].file, ==, "ink.safetensors");
+  g_assert_cmpfloat (back->loras[0].strength, ==, 0.75);
+  g_assert_cmpfloat (back->loras[1].strength, ==, 1.0);
+  other = g_strdup ("<lora:a/../b:1> a <lora:x> fox <lora:y:0.5:0.1> <lora:z:99>\nSteps: 8");
+  foreign = engine_request_from_a1111 (other, strlen (other), NULL, NULL);
+  g_assert_cmpuint (foreign->n_loras, ==, 1);
+  g_assert_cmpstr (foreign->loras[0].file, ==, "x.safetensors");
+  g_assert_cmpstr (foreign->prompt, ==, "<lora:a/../b:1> a fox <lora:y:0.5:0.1> <lora:z:99>");
+}
+
 static void
 test_json_hostile (void)
 {
@@ -376,6 +451,8 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/request/validate", test_validate);
   g_test_add_func ("/request/json", test_json);
+  g_test_add_func ("/request/json-loras", test_json_loras);
+  g_test_add_func ("/request/a1111-loras", test_a1111_loras);
   g_test_add_func ("/request/json-hostile", test_json_hostile);
   g_test_add_func ("/request/a1111", test_a1111);
   g_test_add_func ("/request/a1111-foreign", test_a1111_foreign);

@@ -62,6 +62,31 @@ test_damaged (gconstpointer data)
   g_assert_nonnull (strstr (error->message, "/damaged/"));
 }
 
+/* Other containers are named, and a header of as many bytes as they begin with is none of them. */
+static void
+test_containers (void)
+{
+  static const struct
+  {
+    const char *bytes, *cause;
+  } cases[] = { { "GGUF\3\0\0\0\0\0\0\0", "a GGUF file" },
+                { "PK\3\4\24\0\0\0\10\0\0\0", "a PyTorch checkpoint (zip)" },
+                { "\200\2}q\0(X\1\0\0\0a", "a PyTorch checkpoint (pickle)" } };
+  g_autofree char *path = g_build_filename (g_get_tmp_dir (), "tessera-magic-XXXXXX", NULL);
+
+  g_close (g_mkstemp (path), NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+
+      g_assert_true (g_file_set_contents (path, cases[i].bytes, 12, NULL));
+      g_assert_null (safetensors_open (path, &error));
+      g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+      g_assert_nonnull (strstr (error->message, cases[i].cause));
+    }
+  g_unlink (path);
+}
+
 static void
 test_absent (void)
 {
@@ -255,6 +280,7 @@ main (int argc, char **argv)
       g_test_add_data_func (name, &damages[i], test_damaged);
     }
   g_test_add_func ("/safetensors/absent", test_absent);
+  g_test_add_func ("/safetensors/containers", test_containers);
   g_test_add_func ("/safetensors/model-file", test_model_file);
   g_test_add_func ("/safetensors/write", test_write);
   g_test_add_func ("/safetensors/write-fails", test_write_fails);

@@ -104,6 +104,71 @@ test_golden_linears (gconstpointer data)
     check_golden_linear (reader, golden, golden_linears[i]);
 }
 
+/* -- which half is the gate ----------------------------------------------------------------------
+ */
+
+#define GATE_K 128
+
+/* Rows of w1 sum to `gate` on inputs of 7, rows of w3 to `value`, by codes of 1 or -1. */
+static void
+fill_gate (SvdqSample *sample, float gate, float value)
+{
+  const float units = 7.0f * GATE_K; /* all inputs have code 7 and scale 1 */
+
+  memset (sample->up, 0, (gsize)(sample->n * sample->rank) * sizeof *sample->up);
+  for (int64_t i = 0; i < GATE_K; i++)
+    sample->smooth[i] = bf16_from_float (1.0f);
+  for (int64_t row = 0; row < sample->n; row++)
+    {
+      float sum = row < sample->n / 2 ? gate : value;
+
+      memset (sample->qweight + row * GATE_K / 2, sum < 0 ? 0xff : 0x11, GATE_K / 2);
+      for (int64_t g = 0; g < GATE_K / 64; g++)
+        ((uint16_t *)sample->wscales)[g * sample->n + row] = bf16_from_float (fabsf (sum) / units);
+    }
+}
+
+/* silu (w1 u) * (w3 u), and not the other way round, in files that have them in either order (spec
+ * svdquant 8.4): with -100 and 3 nothing is left, with 3 and -100 the product is -285.8. */
+static void
+test_gate_order (gconstpointer data)
+{
+  SvdqKind kind = (SvdqKind)GPOINTER_TO_INT (data);
+  static const float factors[][3] = { { -100.0f, 3.0f, 0.0f }, { 3.0f, -100.0f, -285.8f } };
+  Stream *stream = NULL;
+  float x[GATE_K], y[128];
+
+  for (int i = 0; i < GATE_K; i++)
+    x[i] = 7.0f;
+  g_assert_cmpint (ops_cpu.open (0, NULL, &stream), ==, STATUS_OK);
+  for (guint i = 0; i < G_N_ELEMENTS (factors); i++)
+    {
+      g_autoptr (SvdqSample) sample = svdq_sample_new (SVDQ_INT4, 256, GATE_K, 16);
+      g_autofree char *path = NULL;
+      g_autoptr (Safetensors) file = NULL;
+      g_autoptr (SvdqReader) reader = NULL;
+      g_autoptr (GError) error = NULL;
+      Tensor in = tensor_2d (DTYPE_F32, x, 1, GATE_K), out = tensor_2d (DTYPE_F32, y, 1, 128);
+      LinearSource source = { .n = 256, .k = GATE_K, .swiglu = true };
+      Linear *linear = NULL;
+
+      fill_gate (sample, factors[i][0], factors[i][1]);
+      path = svdq_sample_write (sample, kind, NULL);
+      file = safetensors_open (path, &error);
+      g_assert_no_error (error);
+      g_assert_true (svdq_reader_open (file, "", &reader, &error));
+      g_assert_true (
+          svdq_reader_get (reader, svdq_sample_base (kind), 256, GATE_K, &source.svdq, &error));
+      g_assert_cmpint (linear_cpu_svdq.prepare_weights (stream, &source, &linear), ==, STATUS_OK);
+      g_assert_cmpint (linear_cpu_svdq.apply (stream, linear, &in, &out), ==, STATUS_OK);
+      for (int column = 0; column < 128; column++)
+        g_assert_cmpfloat_with_epsilon (y[column], factors[i][2], 2.0);
+      linear_cpu_svdq.release (stream, linear);
+      svdq_sample_remove (path);
+    }
+  ops_cpu.close (stream);
+}
+
 /* -- one layer in every format ---------------------------------------------------------------- */
 
 typedef struct
@@ -320,6 +385,10 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_data_func ("/svdq-read/golden/int4", "int4", test_golden_linears);
   g_test_add_data_func ("/svdq-read/golden/fp4", "fp4", test_golden_linears);
+  g_test_add_data_func ("/svdq-read/gate/nunchaku", GINT_TO_POINTER (SVDQ_NUNCHAKU),
+                        test_gate_order);
+  g_test_add_data_func ("/svdq-read/gate/canonical", GINT_TO_POINTER (SVDQ_CANONICAL),
+                        test_gate_order);
   for (guint i = 0; i < G_N_ELEMENTS (variants); i++)
     {
       g_autofree char *path

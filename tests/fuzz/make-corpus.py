@@ -70,6 +70,32 @@ def svdq():
     put("svdq", "modelopt", svdq_file("l.to_q", {}, [("svdquant_lora_a", "U8", [1], b"\0")]))
 
 
+def lora():
+    one = b"\x80\x3f"
+
+    def pair(down, up, rows=4, rank=2, alpha=False):
+        return [(down, "BF16", [rank, 4], one), (up, "BF16", [rows, rank], one)] + (
+            [("alpha", "BF16", [], one)] if alpha else [])
+
+    put("lora", "peft", svdq_file("transformer.layers.0.attention.to_q", {
+        "lora_adapter_metadata": '{"transformer.lora_alpha": 4}'},
+        pair("lora_A.weight", "lora_B.weight")))
+    put("lora", "adapter", svdq_file("base_model.model.noise_refiner.0.attention.to_out.0", {},
+                                     pair("lora_A.x.weight", "lora_B.x.weight")))
+    put("lora", "kohya", svdq_file("lora_unet_context_refiner_0_feed_forward_w1", {},
+                                   pair("lora_down.weight", "lora_up.weight", 6, alpha=True)))
+    put("lora", "comfy", svdq_file("diffusion_model.layers.0.attention.qkv", {},
+                                   pair("lora_down.weight", "lora_up.weight", 12)))
+    put("lora", "dots", svdq_file("layers.0.attention.to.k", {},
+                                  pair("lora.down.weight", "lora.up.weight")))
+    put("lora", "others", svdq_file("layers.0.attention.to_k", {}, pair(
+        "lora_A.weight", "lora_B.weight") + [("dora_scale", "BF16", [4, 1], one),
+                                             ("hada_w1_a", "BF16", [4, 2], one),
+                                             ("diff_b", "BF16", [4], one)]))
+    put("lora", "misfit", svdq_file("layers.0.attention.to_k", {},
+                                    pair("lora_A.weight", "lora_B.weight", 5)))
+
+
 def configs():
     files = ["transformer/config.json", "text_encoder/config.json", "vae/config.json",
              "scheduler/scheduler_config.json", "model_index.json"]
@@ -143,6 +169,7 @@ def requests_and_pictures():
 if __name__ == "__main__":
     safetensors()
     svdq()
+    lora()
     configs()
     tokenizer()
     requests_and_pictures()

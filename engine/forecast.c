@@ -90,6 +90,12 @@ predict (const Engine *self, const char *phase, const EngineRequest *request, do
   return calibration_predict (self->calibration, kind, work);
 }
 
+static gboolean
+is_loaded_again (const PartPlacement *p)
+{
+  return p->leaves && !p->image;
+}
+
 /* Copies run beside the maths, so the longer of the two counts. */
 static void
 estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *facts,
@@ -99,6 +105,7 @@ estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *fact
   double link = calibration_predict (self->calibration, FORECAST_LINK, 1e9) / 1e9;
   double *seconds = plan->phase_seconds;
   double step = predict (self, "denoise", r, forecast_work (&facts->work[ENGINE_PHASE_DENOISE]));
+  double loads[MODELS_N_PARTS];
   gboolean moves = traffic.prompt + traffic.picture + traffic.step > 0, known;
 
   seconds[ENGINE_PHASE_ENCODE]
@@ -110,12 +117,19 @@ estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *fact
   known = step > 0 && seconds[ENGINE_PHASE_ENCODE] > 0 && seconds[ENGINE_PHASE_DECODE] > 0
           && (link > 0 || !moves);
   for (int part = 0; part < MODELS_N_PARTS; part++)
-    seconds[ENGINE_PHASE_LOAD] += predict (self, "load", r, (double)facts->parts[part].total);
+    {
+      loads[part] = predict (self, "load", r, (double)facts->parts[part].total);
+      seconds[ENGINE_PHASE_LOAD] += loads[part];
+    }
   if (!known)
     return;
   seconds[ENGINE_PHASE_ENCODE] = MAX (seconds[ENGINE_PHASE_ENCODE], link * (double)traffic.prompt);
   seconds[ENGINE_PHASE_DENOISE]
       = r->steps * MAX (step, link * (double)traffic.step) + link * (double)traffic.picture;
+  if (is_loaded_again (&placement->parts[MODELS_TEXT_ENCODER]))
+    seconds[ENGINE_PHASE_ENCODE] += loads[MODELS_TEXT_ENCODER];
+  if (is_loaded_again (&placement->parts[MODELS_TRANSFORMER]))
+    seconds[ENGINE_PHASE_DENOISE] += loads[MODELS_TRANSFORMER];
   plan->seconds
       = seconds[ENGINE_PHASE_ENCODE] + seconds[ENGINE_PHASE_DENOISE] + seconds[ENGINE_PHASE_DECODE];
 }

@@ -16,7 +16,8 @@ struct _TesseraMemoryGauge
   EngineMemory memory;
   EngineDevice device;
   EnginePlan plan;
-  gboolean has_memory, has_plan;
+  NvmlMemory shares;
+  gboolean has_memory, has_plan, has_shares;
 };
 
 G_DEFINE_FINAL_TYPE (TesseraMemoryGauge, memory_gauge, GTK_TYPE_WIDGET)
@@ -35,6 +36,33 @@ static guint64
 used_by_us (const TesseraMemoryGauge *self)
 {
   return self->memory.weights + self->memory.activations + self->memory.reserved;
+}
+
+/* In a sandbox processes have other numbers, and the library's list does not know us. */
+static guint64
+used_by_others (const TesseraMemoryGauge *self)
+{
+  const guint64 used = self->device.total_memory - self->device.free_memory;
+  const guint64 ours = used_by_us (self);
+
+  if (self->has_shares && self->shares.ours >= ours)
+    return MIN (self->shares.others, used);
+  return used > ours ? used - ours : 0;
+}
+
+/* ", firefox 1.1 GB" for each of the largest (transfer full). */
+static char *
+list_others (const TesseraMemoryGauge *self)
+{
+  g_autoptr (GString) text = g_string_new (NULL);
+
+  for (int i = 0; self->has_shares && i < self->shares.n_named; i++)
+    {
+      g_autofree char *amount = format_memory (self->shares.named[i].bytes);
+
+      g_string_append_printf (text, "\n    %s: %s", self->shares.named[i].name, amount);
+    }
+  return g_strdup (text->str);
 }
 
 static void
@@ -58,12 +86,12 @@ show_total (TesseraMemoryGauge *self)
 static void
 show_owners (TesseraMemoryGauge *self)
 {
-  const guint64 used = self->device.total_memory - self->device.free_memory;
-  const guint64 ours = used_by_us (self);
   g_autofree char *weights = format_memory (self->memory.weights);
   g_autofree char *activations = format_memory (self->memory.activations);
   g_autofree char *reserved = format_memory (self->memory.reserved);
-  g_autofree char *others = format_memory (used > ours ? used - ours : 0);
+  g_autofree char *amount = format_memory (used_by_others (self));
+  g_autofree char *names = list_others (self);
+  g_autofree char *others = g_strconcat (amount, names, NULL);
   g_autofree char *peak = format_memory (self->memory.peak);
   g_autofree char *text = g_strdup_printf (
       /* Translators: amounts of memory, by what they are for */
@@ -102,8 +130,7 @@ static void
 update (TesseraMemoryGauge *self)
 {
   const double total = self->device.total_memory;
-  const guint64 used = self->device.total_memory - self->device.free_memory;
-  const guint64 ours = used_by_us (self), others = used > ours ? used - ours : 0;
+  const guint64 others = used_by_others (self);
   double mark = -1;
 
   gtk_widget_set_visible (GTK_WIDGET (self->total), self->has_memory);
@@ -130,6 +157,17 @@ memory_gauge_set_memory (TesseraMemoryGauge *self, const EngineMemory *memory,
   self->memory = *memory;
   self->device = *device;
   self->has_memory = TRUE;
+  update (self);
+}
+
+void
+memory_gauge_set_shares (TesseraMemoryGauge *self, const NvmlMemory *shares)
+{
+  g_return_if_fail (TESSERA_IS_MEMORY_GAUGE (self));
+
+  self->has_shares = shares != NULL;
+  if (shares != NULL)
+    self->shares = *shares;
   update (self);
 }
 

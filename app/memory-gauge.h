@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "app/nvml.h"
 #include "engine/engine.h"
 
 #include <gtk/gtk.h>
@@ -19,6 +20,8 @@ G_DECLARE_FINAL_TYPE (TesseraMemoryGauge, memory_gauge, TESSERA, MEMORY_GAUGE, G
 /* What is held now. */
 void memory_gauge_set_memory (TesseraMemoryGauge *self, const EngineMemory *memory,
                               const EngineDevice *device);
+/* Whose the rest is; NULL: not known, then it is what is used and not the engine's. */
+void memory_gauge_set_shares (TesseraMemoryGauge *self, const NvmlMemory *shares);
 /* What the next picture will take; NULL: not known. */
 void memory_gauge_set_plan (TesseraMemoryGauge *self, const EnginePlan *plan);
 

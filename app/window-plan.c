@@ -9,14 +9,57 @@
 #define PLAN_DELAY      120  /* ms after the last change, so that typing plans once */
 #define MEMORY_INTERVAL 1000 /* ms */
 
+/* Pool thread, one at a time. */
+static void
+read_shares_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  TesseraWindow *self = source;
+  const EngineDevice *device = data;
+  g_autofree NvmlMemory *shares = g_new0 (NvmlMemory, 1);
+
+  if (self->nvml == NULL)
+    self->nvml = nvml_open (NVML_LIBRARY);
+  if (self->nvml != NULL && nvml_read (self->nvml, device->name, device->total_memory, shares))
+    g_task_return_pointer (task, g_steal_pointer (&shares), g_free);
+  else
+    g_task_return_pointer (task, NULL, NULL);
+}
+
+static void
+on_shares_read (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraWindow *self = TESSERA_WINDOW (source);
+  g_autofree NvmlMemory *shares = g_task_propagate_pointer (G_TASK (result), NULL);
+
+  self->reading_shares = FALSE;
+  self->no_shares = shares == NULL; /* a driver does not come while the program runs */
+  if (self->worker != NULL)         /* not disposed of meanwhile */
+    memory_gauge_set_shares (self->gauge, shares);
+}
+
+static void
+read_shares (TesseraWindow *self, const EngineDevice *device)
+{
+  g_autoptr (GTask) task = NULL;
+
+  if (!device->gpu || self->reading_shares || self->no_shares)
+    return;
+  self->reading_shares = TRUE;
+  task = g_task_new (self, NULL, on_shares_read, NULL);
+  g_task_set_task_data (task, g_memdup2 (device, sizeof *device), g_free);
+  g_task_run_in_thread (task, read_shares_in_thread);
+}
+
 void
 window_update_memory (TesseraWindow *self)
 {
   EngineMemory memory;
   EngineDevice device;
 
-  if (worker_get_memory (self->worker, &memory, &device))
-    memory_gauge_set_memory (self->gauge, &memory, &device);
+  if (!worker_get_memory (self->worker, &memory, &device))
+    return;
+  memory_gauge_set_memory (self->gauge, &memory, &device);
+  read_shares (self, &device);
 }
 
 static gboolean

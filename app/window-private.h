@@ -42,9 +42,11 @@ struct _TesseraWindow
   TesseraEntry *entry;    /* the one that is seen, or NULL */
   TesseraEntry *removed;  /* can still be brought back */
   GCancellable *planning, *showing;
+  Nvml *nvml; /* used by one pool thread at a time, and freed when there is none */
 
   gboolean has_model, fits;
-  gboolean advised; /* then there is another setting that fits: */
+  gboolean reading_shares, no_shares; /* see memory_gauge_set_shares */
+  gboolean advised;                   /* then there is another setting that fits: */
   EnginePrecision advice_precision;
   int advice_width, advice_height;
   guint inhibited; /* cookie, or 0 */

@@ -385,6 +385,13 @@ window_dispose (GObject *object)
 }
 
 static void
+window_finalize (GObject *object)
+{
+  nvml_free (TESSERA_WINDOW (object)->nvml);
+  G_OBJECT_CLASS (window_parent_class)->finalize (object);
+}
+
+static void
 window_class_init (TesseraWindowClass *klass)
 {
   GtkWidgetClass *widget_class = GTK_WIDGET_CLASS (klass);
@@ -404,6 +411,7 @@ window_class_init (TesseraWindowClass *klass)
   };
 
   G_OBJECT_CLASS (klass)->dispose = window_dispose;
+  G_OBJECT_CLASS (klass)->finalize = window_finalize;
 
   g_type_ensure (TESSERA_TYPE_COMPARE_VIEW);
   g_type_ensure (TESSERA_TYPE_CONTROLS);

@@ -32,10 +32,19 @@ format_memory (guint64 bytes)
   return g_strdup_printf (_ ("%.1f GB"), gigabytes);
 }
 
+/* `reserved` is all that the engine holds, and what it holds is for something or kept for later. */
+static guint64
+kept_for_later (const TesseraMemoryGauge *self)
+{
+  const guint64 in_use = self->memory.weights + self->memory.activations;
+
+  return self->memory.reserved > in_use ? self->memory.reserved - in_use : 0;
+}
+
 static guint64
 used_by_us (const TesseraMemoryGauge *self)
 {
-  return self->memory.weights + self->memory.activations + self->memory.reserved;
+  return self->memory.weights + self->memory.activations + kept_for_later (self);
 }
 
 /* In a sandbox processes have other numbers, and the library's list does not know us. */
@@ -88,7 +97,7 @@ show_owners (TesseraMemoryGauge *self)
 {
   g_autofree char *weights = format_memory (self->memory.weights);
   g_autofree char *activations = format_memory (self->memory.activations);
-  g_autofree char *reserved = format_memory (self->memory.reserved);
+  g_autofree char *reserved = format_memory (kept_for_later (self));
   g_autofree char *amount = format_memory (used_by_others (self));
   g_autofree char *names = list_others (self);
   g_autofree char *others = g_strconcat (amount, names, NULL);
@@ -144,7 +153,7 @@ update (TesseraMemoryGauge *self)
     mark = (others + self->plan.peak) / total;
   memory_bar_set (self->bar,
                   (double[]){ others / total, self->memory.weights / total,
-                              self->memory.activations / total, self->memory.reserved / total },
+                              self->memory.activations / total, kept_for_later (self) / total },
                   mark);
 }
 

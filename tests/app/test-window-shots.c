@@ -38,7 +38,7 @@ pretend_model (Fixture *f, gboolean svdquant)
   EngineDevice device
       = { .gpu = TRUE, .total_memory = 24 * GIGABYTE, .free_memory = 24 * GIGABYTE * 53 / 100 };
   EngineMemory memory
-      = { .weights = 7 * GIGABYTE, .activations = 2 * GIGABYTE, .reserved = GIGABYTE };
+      = { .weights = 7 * GIGABYTE, .activations = 2 * GIGABYTE, .reserved = 10 * GIGABYTE };
   TesseraMemoryGauge *gauge = TESSERA_MEMORY_GAUGE (
       gtk_widget_get_template_child (GTK_WIDGET (f->window), TESSERA_TYPE_WINDOW, "gauge"));
 

@@ -8,10 +8,6 @@
 #include "engine/adapters.h"
 #include "kernels/host-memory.h"
 
-/* What decoding in bands costs: the last level runs once for each of its norms (vae-bands.c), of
- * the published decoder's work 2.4 times as much. */
-#define BANDS_COST 2.4
-
 /* Of the memory that is free, what other programs and, on a GPU, the driver's own needs (recorded
  * launches, code of kernels) are left. */
 #define CPU_USABLE  0.8
@@ -113,9 +109,10 @@ estimate_time (const Engine *self, const EngineRequest *r, const PlanFacts *fact
   seconds[ENGINE_PHASE_DECODE]
       = predict (self, "decode", r, forecast_work (&facts->work[ENGINE_PHASE_DECODE]));
   if (placement->band > 0)
-    seconds[ENGINE_PHASE_DECODE] *= BANDS_COST;
-  known = step > 0 && seconds[ENGINE_PHASE_ENCODE] > 0 && seconds[ENGINE_PHASE_DECODE] > 0
-          && (link > 0 || !moves);
+    seconds[ENGINE_PHASE_DECODE] *= FORECAST_BANDS_COST;
+  /* Maths that copies always hold up is never seen alone, and does not matter then. */
+  known = (step > 0 || traffic.step > 0) && (seconds[ENGINE_PHASE_ENCODE] > 0 || traffic.prompt > 0)
+          && seconds[ENGINE_PHASE_DECODE] > 0 && (link > 0 || !moves);
   for (int part = 0; part < MODELS_N_PARTS; part++)
     {
       loads[part] = predict (self, "load", r, (double)facts->parts[part].total);

@@ -290,21 +290,48 @@ remember_prompts (Course *self)
     prompt_cache_add (self->engine->prompts, run->ids[i], run->embeds[i], features);
 }
 
-/* How long the phase took belongs to the maths only if no copies held it up. */
+/* What the copies of a phase say of the link, if it waited for nothing else; FALSE if they did not
+ * hold the maths up, whose time it then is. */
+static gboolean
+learn_link (Course *self, const Stage *stage, double entering, double running)
+{
+  Calibration *calibration = self->engine->calibration;
+  const PartPlacement *p = &self->placement.parts[stage->part];
+  PlanTraffic traffic = plan_traffic (&self->facts, &self->placement);
+  double step = (double)traffic.step;
+
+  if (!p->image)
+    return FALSE;
+  if (stage->phase == ENGINE_PHASE_ENCODE && p->streamed > 0)
+    {
+      calibration_add (calibration, FORECAST_LINK, (double)traffic.prompt, entering + running);
+      return TRUE;
+    }
+  if (stage->phase != ENGINE_PHASE_DENOISE)
+    return p->streamed > 0;
+  if (p->streamed == 0)
+    {
+      calibration_add (calibration, FORECAST_LINK, (double)traffic.picture, entering);
+      return FALSE;
+    }
+  if (calibration_predict (calibration, FORECAST_LINK, step) == 0.0)
+    calibration_add (calibration, FORECAST_LINK, step, running);
+  return running < 1.1 * calibration_predict (calibration, FORECAST_LINK, step);
+}
+
+/* Remembers how long a phase took: getting ready, and running, for the transformer one step. */
 static void
-learn (Course *self, const Stage *stage, double entering, double running, int steps)
+learn (Course *self, const Stage *stage, double entering, double running)
 {
   static const char *const names[ENGINE_N_PHASES] = { "", "encode", "denoise", "decode" };
   Engine *engine = self->engine;
-  const PartPlacement *p = &self->placement.parts[stage->part];
-  PlanTraffic traffic = plan_traffic (&self->facts, &self->placement);
   double work = forecast_work (&self->facts.work[stage->phase]);
   g_autofree char *kind = forecast_kind (engine, names[stage->phase], self->run->request);
 
-  if (p->image && p->streamed == 0 && stage->phase == ENGINE_PHASE_DENOISE)
-    calibration_add (engine->calibration, FORECAST_LINK, (double)traffic.picture, entering);
-  if (!(p->image && p->streamed > 0) && self->placement.band == 0)
-    calibration_add (engine->calibration, kind, work, running / MAX (steps, 1));
+  if (stage->phase == ENGINE_PHASE_DECODE && self->placement.band > 0)
+    running /= FORECAST_BANDS_COST;
+  if (!learn_link (self, stage, entering, running))
+    calibration_add (engine->calibration, kind, work, running);
 }
 
 static Status
@@ -330,8 +357,8 @@ run_stage (Course *self, const Stage *stage, GError **error)
   if (status == STATUS_OK)
     status = run_in_arena (self, stage);
   if (status == STATUS_OK)
-    learn (self, stage, there ? (double)(entered - begun) / 1e6 : 0.0, seconds_since (entered),
-           self->run->steps_done - done);
+    learn (self, stage, there ? (double)(entered - begun) / 1e6 : 0.0,
+           seconds_since (entered) / MAX (self->run->steps_done - done, 1));
   models_leave (&engine->models, &engine->device, stage->part, precision, p);
   note_memory (engine, 0);
   if (status == STATUS_OK && stage->phase == ENGINE_PHASE_ENCODE && p->leaves)

@@ -13,7 +13,7 @@
 #define D     3840
 #define HEADS 30
 #define F     10240
-#define RUNS  6
+#define RUNS  40 /* a race may be rare */
 
 typedef struct
 {

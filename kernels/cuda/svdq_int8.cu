@@ -40,14 +40,6 @@ odd (uint32_t word)
   return word & 0xf0f0f0f0u;
 }
 
-static __device__ __forceinline__ float
-shared_bf16 (uint32_t address)
-{
-  uint16_t bits;
-  asm volatile("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
-  return __uint_as_float ((uint32_t)bits << 16);
-}
-
 struct Int4AsInt8
 {
   static constexpr bool RUNS = true;

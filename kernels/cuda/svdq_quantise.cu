@@ -2,7 +2,7 @@
  *
  * Activations on their way to 4 bit: codes, scales, and the low-rank product x proj_down.
  *
- * A block takes 64 rows of x and a range of k, 64 k at a time through a ring of cp.async. From the
+ * A block takes 32 rows of x and a range of k, 64 k at a time through a ring of cp.async. From the
  * same tile its threads make codes, eight numbers each, and its warps the low-rank product, by
  * 16-bit mma. Ranges are summed by a second kernel in ascending order; how many there are depends
  * on the sizes alone, so that equal input gives equal bits.
@@ -18,16 +18,17 @@
 #include "kernels/cuda/svdq.cuh"
 #include "kernels/cuda/svdq.h"
 
-#define ROWS        64
+#define ROWS        32
 #define STEP_K      64
-#define THREADS     256
+#define THREADS     (ROWS * 4)
 #define STAGES      3
 #define ROW_BYTES   (STEP_K * 2)
 #define X_BYTES     (ROWS * ROW_BYTES)
-#define WARPS_ALONG 2 /* and four down, 16 rows each */
+#define WARPS_ALONG 2 /* and two down, 16 rows each */
 #define MOST_RANK   128
-#define WANTED      512 /* blocks: enough to fill any card */
-#define LEAST_STEPS 2   /* of a range */
+#define WANTED      1024 /* blocks: enough to fill any card */
+#define WANTED_LOW  512  /* with a low rank, whose sums are to be added again */
+#define LEAST_STEPS 2    /* of a range */
 
 /* Groups whose greatest magnitude, as BF16 bits, lies outside are divided: 2^-110, infinity. */
 #define LEAST_BITS 0x0880u
@@ -397,7 +398,7 @@ choose_splits (int64_t m, int64_t k, int rank)
 {
   const int64_t tiles = CEIL_DIV (m, ROWS), steps = k / STEP_K;
   const int64_t longest = CEIL_DIV (steps, LEAST_STEPS);
-  int64_t splits = CEIL_DIV (WANTED, tiles);
+  int64_t splits = CEIL_DIV (rank > 0 && rank <= 64 ? WANTED_LOW : WANTED, tiles);
   splits = splits < longest ? splits : longest;
   if (rank > 0)
     {

@@ -99,6 +99,14 @@ shared_word (uint32_t address)
   return word;
 }
 
+static __device__ __forceinline__ float
+shared_bf16 (uint32_t address)
+{
+  uint16_t bits;
+  asm volatile("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
+  return __uint_as_float ((uint32_t)bits << 16);
+}
+
 /* -- fragments ----------------------------------------------------------------------------------
  */
 

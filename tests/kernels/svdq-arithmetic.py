@@ -5,17 +5,15 @@
     svdq-arithmetic.py SASS [FUNCTION]
 
 SASS is `cuobjdump -sass` of the object of svdq_int4.cu. Prints the instructions of the loop over
-groups in the kernel whose name contains FUNCTION, and for each card the clocks of its tensor cores
-and of its schedulers, bytes, and the floor. All of it is arithmetic; nothing is measured.
+groups in the kernel whose name contains FUNCTION, and for each card the milliseconds of its tensor
+cores, of its schedulers and of its memory, and the floor. All of it is arithmetic; nothing is
+measured.
 """
 import collections
 import re
 import sys
 
-# Tile of a block, its warps, and the instructions around the loop over groups, for each stage of
-# two groups: a warp's way through the stage, counted in the listing (two of the eight warps also
-# copy scales, 30 more).
-TILE, WARPS, AROUND = 128, 8, 98 + 2 * 30 / 8
+TILE, WARPS = 128, 4  # of a block; an iteration of the loop is one group of 64 k
 
 # (multiprocessors, boost clock in GHz, memory in GB/s) as sold.
 CARDS = {
@@ -53,12 +51,12 @@ def loop(text, function):
 
 def main():
     text = open(sys.argv[1]).read()
-    function = sys.argv[2] if len(sys.argv) > 2 else "TileILi128ELi128ELi4ELi2EELb0"
+    function = sys.argv[2] if len(sys.argv) > 2 else "SvdqTileILi128ELi128ELi2ELi2ELi5ELi2ELi2EE4Int4Lb0"
     counts = loop(text, function)
     each = sum(counts.values())
     print(f"a group and warp: {each} instructions:",
           ", ".join(f"{n} {name}" for name, n in counts.most_common()))
-    issue = (each + AROUND / 2) * WARPS / 4
+    issue = each * WARPS / 4
     tensor = TILE * TILE * 64 / INT4_RATE
     print(f"{TILE}x{TILE}x64: tensor cores {tensor:.0f} clocks, schedulers {issue:.0f}\n")
 

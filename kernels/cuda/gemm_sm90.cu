@@ -185,7 +185,12 @@ store_rows (const float (&d)[T::COLUMNS / 2], uint32_t staging, const CUtensorMa
     {
       const int start = min (box * T::BOX, OUT - T::BOX);
       const uint32_t target = staging + box % BUFFERS * T::BOX_BYTES;
-      tma_store_wait_read<BUFFERS - 1> ();
+      /* With an odd number of boxes the last one of a tile and the first of the next share a
+       * buffer: a product with few k comes back before it has been read. */
+      if (box == 0)
+        tma_store_wait_read<0> ();
+      else
+        tma_store_wait_read<BUFFERS - 1> ();
       __syncwarp ();
 #pragma unroll
       for (int i = start / 8; i + 1 < (start + T::BOX) / 8; i += 2)

@@ -85,8 +85,37 @@ def devices():
     check("the CPU comes last", report["devices"][-1]["id"] == "cpu", report)
 
 
+def plan():
+    """What fits where, without drawing anything, and without the card that is asked about."""
+    with tempfile.TemporaryDirectory() as cache:
+        env = {**os.environ, "XDG_CACHE_HOME": cache}
+        tiny = ("plan", "--model", TINY, "--size", "256x256", "--json")
+        here = json.loads(run(*tiny, "--device", "cpu", env=env).stdout)
+        check("plan: fits", here["fits"] and 0 < here["peak"] <= here["available"], here)
+        check("plan: phases", max(here["phase_peak"].values()) == here["peak"], here)
+        check("plan: no time before a picture", here["seconds"] == 0, here)
+        small = json.loads(run(*tiny, "--device", "cpu", "--memory-budget", "45MiB", env=env).stdout)
+        check("plan: does not fit", not small["fits"] and small["available"] == 45 << 20, small)
+        check("plan: and what does", small["suggestion"]["width"] < 256, small)
+        expect("plan: as text", 0, *tiny[:-1], "--device", "cpu", output="fits", env=env)
+        expect("plan: a wrong level", 2, *tiny, "--offload", "most", error="--offload", env=env)
+        expect("plan: a wrong card", 2, *tiny, "--card", "fast", error="--card", env=env)
+        expect("plan: a card of what size", 2, *tiny, "--card", "8.9", error="--memory-budget",
+               env=env)
+        card = run("plan", "--model", "synthetic:z-image-turbo", "--card", "8.9", "--size",
+                   "1024x1024", "--memory-budget", "24GiB", "--json", env=env)
+        if "no kernels" in card.stderr:  # a build without CUDA
+            check("plan: no such card", card.returncode == 1, card)
+            return
+        card = json.loads(card.stdout)
+        check("plan: 24 GiB hold everything", card["fits"] and card["pinned"] == 0, card)
+        check("plan: the published sizes", 12.2e9 < card["parts"]["transformer"]["bytes"] < 12.4e9
+              and 7.0e9 < card["parts"]["text_encoder"]["bytes"] < 7.1e9, card)
+
+
 usage()
 tokenize()
+plan()
 inspect()
 devices()
 with tempfile.TemporaryDirectory() as name:

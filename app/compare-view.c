@@ -60,8 +60,10 @@ static void
 show_caption (GtkLabel *label, TesseraPicture *picture)
 {
   g_autofree char *text = picture != NULL ? picture_caption (picture) : NULL;
+  g_autofree char *more = picture != NULL ? picture_describe (picture) : NULL;
 
   gtk_label_set_label (label, text ? text : "");
+  gtk_widget_set_tooltip_text (GTK_WIDGET (label), more != NULL && *more != '\0' ? more : NULL);
 }
 
 static const char *

@@ -14,9 +14,9 @@ struct _TesseraPicture
   Image *image;
   GdkTexture *texture;
   EngineRequest *request;
-  char *device, *model, *pair;
+  char *device, *model, *kernels, *pair;
   char *report;
-  PictureFacts facts; /* its strings are the three above */
+  PictureFacts facts; /* its strings are the four above */
 };
 
 G_DEFINE_FINAL_TYPE (TesseraPicture, picture, G_TYPE_OBJECT)
@@ -42,11 +42,13 @@ picture_new (Image *image, const EngineRequest *request, const PictureFacts *fac
     {
       self->device = g_strdup (facts->device);
       self->model = g_strdup (facts->model);
+      self->kernels = g_strdup (facts->kernels);
       self->pair = g_strdup (facts->pair);
       self->facts.seconds = facts->seconds;
     }
   self->facts.device = self->device;
   self->facts.model = self->model;
+  self->facts.kernels = self->kernels;
   self->facts.pair = self->pair;
   return self;
 }
@@ -76,6 +78,7 @@ picture_load (const char *path, GError **error)
       facts.seconds = cJSON_IsNumber (seconds) ? CLAMP (seconds->valuedouble, 0, 1e6) : 0;
       facts.device = string_in (json, "device");
       facts.model = string_in (json, "model");
+      facts.kernels = string_in (json, "kernels");
       facts.pair = string_in (json, "pair");
     }
   self = picture_new (image, info.request, &facts);
@@ -100,6 +103,8 @@ details (TesseraPicture *self)
     cJSON_AddStringToObject (json, "device", self->device);
   if (self->model != NULL)
     cJSON_AddStringToObject (json, "model", self->model);
+  if (self->kernels != NULL)
+    cJSON_AddStringToObject (json, "kernels", self->kernels);
   if (self->pair != NULL)
     cJSON_AddStringToObject (json, "pair", self->pair);
   text = cJSON_PrintUnformatted (json);
@@ -131,6 +136,41 @@ picture_caption (TesseraPicture *self)
     return g_strdup (label);
   /* Translators: how a picture was made and how long it took: "BF16, 9.4 s" */
   return g_strdup_printf (_ ("%s, %.1f s"), label, self->facts.seconds);
+}
+
+/* `line` (transfer full) may be NULL. */
+static void
+add_line (GString *text, char *line)
+{
+  if (line != NULL && text->len > 0)
+    g_string_append_c (text, '\n');
+  if (line != NULL)
+    g_string_append (text, line);
+  g_free (line);
+}
+
+char *
+picture_describe (TesseraPicture *self)
+{
+  GString *text = g_string_new (NULL);
+  const EngineRequest *request = self->request;
+
+  if (request != NULL)
+    {
+      g_autofree char *seed = g_strdup_printf ("%" G_GUINT64_FORMAT, request->seed);
+
+      add_line (text, g_strdup_printf (_ ("Size: %d × %d"), request->width, request->height));
+      add_line (text, g_strdup_printf (_ ("Steps: %d"), request->steps));
+      add_line (text, g_strdup_printf (_ ("Seed: %s"), seed));
+    }
+  if (self->model != NULL)
+    add_line (text, g_strdup_printf (_ ("Model: %s"), self->model));
+  if (self->device != NULL)
+    add_line (text, g_strdup_printf (_ ("Device: %s"), self->device));
+  if (self->kernels != NULL)
+    /* Translators: %s names the way in which layers are computed, like "cuda-bf16-wgmma" */
+    add_line (text, g_strdup_printf (_ ("Computed by: %s"), self->kernels));
+  return g_string_free (text, FALSE);
 }
 
 Image *
@@ -179,6 +219,7 @@ picture_finalize (GObject *object)
   engine_request_free (self->request);
   g_free (self->device);
   g_free (self->model);
+  g_free (self->kernels);
   g_free (self->pair);
   g_free (self->report);
   G_OBJECT_CLASS (picture_parent_class)->finalize (object);

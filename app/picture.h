@@ -18,10 +18,11 @@ G_DECLARE_FINAL_TYPE (TesseraPicture, picture, TESSERA, PICTURE, GObject)
 /* Facts that are not part of the request. Strings may be NULL and are copied. */
 typedef struct
 {
-  double seconds;     /* 0 = unknown */
-  const char *device; /* "cpu", "NVIDIA GeForce RTX 4090" */
-  const char *model;  /* name of the model */
-  const char *pair;   /* id shared with the other half of a comparison */
+  double seconds;      /* 0 = unknown */
+  const char *device;  /* "cpu", "NVIDIA GeForce RTX 4090" */
+  const char *model;   /* name of the model */
+  const char *kernels; /* what computed the transformer's layers: "cuda-bf16-wgmma" */
+  const char *pair;    /* id shared with the other half of a comparison */
 } PictureFacts;
 
 /* Takes references and copies; `request` may be NULL for a PNG that says nothing. */
@@ -42,6 +43,9 @@ const char *picture_get_report (TesseraPicture *self); /* what was read from whe
 
 /* "BF16, 9.4 s" (transfer full). */
 char *picture_caption (TesseraPicture *self);
+
+/* How it was made, a line for each thing that is known (transfer full). */
+char *picture_describe (TesseraPicture *self);
 
 /* Shares the image's bytes (transfer full). */
 GdkTexture *texture_from_image (Image *image);

@@ -119,6 +119,7 @@ landscape (int width, int height, EnginePrecision precision, int error)
   g_autoptr (Image) image = NULL;
   EngineRequest request = ENGINE_REQUEST_INIT;
   PictureFacts facts = {
+    .kernels = "made up",
     .seconds = precision == ENGINE_PRECISION_SVDQUANT ? 4.1 : 9.4,
     .device = "A graphics card",
     .model = "Z-Image-Turbo",

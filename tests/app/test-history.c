@@ -123,6 +123,7 @@ test_add (Fixture *f, gconstpointer data)
   g_assert_cmpint (picture_get_request (picture)->precision, ==, ENGINE_PRECISION_SVDQUANT);
   g_assert_cmpfloat (picture_get_facts (picture)->seconds, ==, 4.1);
   g_assert_cmpstr (picture_get_facts (picture)->pair, ==, "20260101-120000-000");
+  g_assert_cmpstr (picture_get_facts (picture)->kernels, ==, "made up");
 }
 
 /* A folder that cannot be written: an error, no entry, nothing half-written. */

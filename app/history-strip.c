@@ -3,7 +3,8 @@
 
 #include <glib/gi18n.h>
 
-#define SIDE 84 /* of a thumbnail, in pixels */
+#define SIDE          84 /* of a thumbnail, in pixels */
+#define TOOLTIP_CHARS 200
 
 struct _TesseraHistoryStrip
 {
@@ -31,18 +32,31 @@ static guint signals[N_SIGNALS];
 /* -- Cells --------------------------------------------------------------------------------------
  */
 
+/* The beginning of a long prompt: a tooltip must not cover the window (transfer full). */
+static char *
+shorten (const char *text)
+{
+  g_autofree char *start = NULL;
+
+  if (g_utf8_strlen (text, -1) <= TOOLTIP_CHARS)
+    return g_strdup (text);
+  start = g_utf8_substring (text, 0, TOOLTIP_CHARS);
+  return g_strconcat (start, "…", NULL);
+}
+
 static void
 show_entry (GtkListItem *item)
 {
   TesseraEntry *entry = gtk_list_item_get_item (item);
   GtkWidget *picture = gtk_list_item_get_child (item);
   GdkTexture *thumbnail = entry_get_thumbnail (entry);
+  g_autofree char *tooltip = shorten (entry_get_label (entry));
 
   gtk_picture_set_paintable (GTK_PICTURE (picture), thumbnail ? GDK_PAINTABLE (thumbnail) : NULL);
   gtk_picture_set_alternative_text (GTK_PICTURE (picture), entry_get_label (entry));
   gtk_accessible_update_property (GTK_ACCESSIBLE (picture), GTK_ACCESSIBLE_PROPERTY_LABEL,
                                   entry_get_label (entry), -1);
-  gtk_widget_set_tooltip_text (picture, entry_get_label (entry));
+  gtk_widget_set_tooltip_text (picture, tooltip);
 }
 
 static void

@@ -21,25 +21,30 @@ patches_grid (const TransformerConfig *c, int height, int width)
   return grid;
 }
 
-/* Walks both in patch order, and copies one into the other. */
+/* Copies one into the other. Planes of latents lie a power of two apart and would evict each other
+ * from the cache if one number of each were read in turn, so a row of one plane is walked at once.
+ */
 static void
 reorder (const TransformerConfig *c, const PatchGrid *g, float *patches, float *latents,
          gboolean to_patches)
 {
   gsize area = (gsize)g->height * (gsize)g->width;
+  gsize pixels = (gsize)(c->patch * c->patch), channels = (gsize)c->in_channels;
 
-  for (int token = 0; token < g->count; token++)
-    for (int pixel = 0; pixel < c->patch * c->patch; pixel++)
+  for (int y = 0; y < g->rows * c->patch; y++)
+    for (int channel = 0; channel < c->in_channels; channel++)
       {
-        int y = token / g->columns * c->patch + pixel / c->patch;
-        int x = token % g->columns * c->patch + pixel % c->patch;
-        float *latent = latents + (gsize)y * (gsize)g->width + (gsize)x;
+        float *latent = latents + (gsize)channel * area + (gsize)y * (gsize)g->width;
+        gsize token = (gsize)(y / c->patch) * (gsize)g->columns;
+        float *patch = patches + token * pixels * channels + (gsize)channel
+                       + (gsize)(y % c->patch * c->patch) * channels;
 
-        for (int channel = 0; channel < c->in_channels; channel++, patches++, latent += area)
-          if (to_patches)
-            *patches = *latent;
-          else
-            *latent = *patches;
+        for (int column = 0; column < g->columns; column++, patch += pixels * channels)
+          for (int x = 0; x < c->patch; x++, latent++)
+            if (to_patches)
+              patch[(gsize)x * channels] = *latent;
+            else
+              *latent = patch[(gsize)x * channels];
       }
 }
 

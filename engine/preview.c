@@ -124,11 +124,26 @@ preview_fit (const Context *ctx, Vae *decoder, int channels, PreviewMap *map)
   return STATUS_OK;
 }
 
+/* One colour of a row of latents. Channel after channel: their planes lie a power of two apart, and
+ * would evict each other from the cache if they were read in turn. */
+static void
+colour_row (const PreviewMap *map, int colour, const float *latents, gsize area, int width,
+            float *row)
+{
+  const float *weight = map->weight[colour];
+
+  for (int x = 0; x < width; x++)
+    row[x] = weight[map->channels];
+  for (int ch = 0; ch < map->channels; ch++, latents += area)
+    for (int x = 0; x < width; x++)
+      row[x] += weight[ch] * latents[x];
+}
+
 Image *
 preview_render (const PreviewMap *map, const float *latents, int height, int width)
 {
   gsize area = (gsize)height * (gsize)width;
-  g_autofree float *pixels = NULL;
+  g_autofree float *pixels = NULL, *row = NULL;
   g_autofree guint8 *rgb = NULL;
   g_autoptr (GBytes) bytes = NULL;
 
@@ -136,14 +151,15 @@ preview_render (const PreviewMap *map, const float *latents, int height, int wid
     return NULL;
   pixels = g_new (float, area * 3);
   rgb = g_new (guint8, area * 3);
-  for (gsize i = 0; i < area; i++)
+  row = g_new (float, (gsize)width);
+  for (int y = 0; y < height; y++)
     for (int c = 0; c < 3; c++)
       {
-        float sum = map->weight[c][map->channels];
+        gsize first = (gsize)y * (gsize)width;
 
-        for (int ch = 0; ch < map->channels; ch++)
-          sum += map->weight[c][ch] * latents[(gsize)ch * area + i];
-        pixels[i * 3 + (gsize)c] = sum;
+        colour_row (map, c, latents + first, area, width, row);
+        for (int x = 0; x < width; x++)
+          pixels[(first + (gsize)x) * 3 + (gsize)c] = row[x];
       }
   vae_round_pixels (pixels, area * 3, rgb);
   bytes = g_bytes_new_take (g_steal_pointer (&rgb), area * 3);

@@ -229,6 +229,8 @@ typedef struct Ops
   /* -- (optional) launches captured once and replayed ------------------------------------ */
   Status (*record) (Stream *s);
   Status (*record_end) (Stream *s, Recording **out);
+  /* Queues a recording; returns when the one queued before it is done, so that the device always
+   * has the next one and a caller that stops waits for two at most. */
   Status (*replay) (Stream *s, Recording *recording);
   void (*recording_free) (Recording *recording);
 

@@ -136,6 +136,8 @@ open_queues (Stream *s)
   CUDA_CHECK (s, cudaStreamCreateWithFlags (&s->compute, cudaStreamNonBlocking));
   CUDA_CHECK (s, cudaStreamCreateWithFlags (&s->upload, cudaStreamNonBlocking));
   CUDA_CHECK (s, cudaEventCreateWithFlags (&s->uploaded, cudaEventDisableTiming));
+  for (int i = 0; i < 2; i++)
+    CUDA_CHECK (s, cudaEventCreateWithFlags (&s->replayed[i], cudaEventDisableTiming));
   return STATUS_OK;
 }
 
@@ -187,6 +189,9 @@ cuda_close (Stream *s)
     }
   if (s->uploaded)
     (void)cudaEventDestroy (s->uploaded);
+  for (int i = 0; i < 2; i++)
+    if (s->replayed[i])
+      (void)cudaEventDestroy (s->replayed[i]);
   if (s->upload)
     (void)cudaStreamDestroy (s->upload);
   if (s->compute)
@@ -271,6 +276,9 @@ cuda_replay (Stream *s, Recording *recording)
     return STATUS_DEVICE_LOST;
   CUDA_CHECK (s, cudaSetDevice (s->device));
   CUDA_CHECK (s, cudaGraphLaunch (recording->exec, s->compute));
+  CUDA_CHECK (s, cudaEventRecord (s->replayed[s->n_replays], s->compute));
+  s->n_replays ^= 1;
+  CUDA_CHECK (s, cudaEventSynchronize (s->replayed[s->n_replays]));
   return STATUS_OK;
 }
 

@@ -64,6 +64,8 @@ struct Stream
 
   bool lost;      /* a sticky fault was seen: only close is allowed */
   bool recording; /* between record and record_end */
+  cudaEvent_t replayed[2]; /* behind the last two recordings, in turn */
+  int n_replays;           /* modulo 2 */
   char detail[256];
 };
 

@@ -2,6 +2,7 @@
 #include "engine/patches.h"
 
 #include <math.h>
+#include <string.h>
 
 int
 patches_padded (int n)
@@ -62,19 +63,39 @@ patches_to_latents (const TransformerConfig *c, const PatchGrid *grid, const flo
   reorder (c, grid, (float *)patches, latents, FALSE);
 }
 
+/* One axis's share of a token's row, for each of its positions: tokens repeat them. */
+static float *
+axis_shares (const TransformerConfig *c, int axis, int positions)
+{
+  int pairs = c->axes_dims[axis] / 2;
+  float *shares = g_new (float, (gsize)positions *(gsize)pairs * 2);
+
+  for (int j = 0; j < pairs; j++)
+    {
+      double frequency = pow (c->rope_theta, -2.0 * j / c->axes_dims[axis]);
+
+      for (int i = 0; i < positions; i++)
+        {
+          float angle = (float)(i * frequency);
+
+          shares[(i * pairs + j) * 2] = cosf (angle);
+          shares[(i * pairs + j) * 2 + 1] = sinf (angle);
+        }
+    }
+  return shares;
+}
+
 /* One token's row: each axis has its share of the pairs, and its own position. */
 static void
-rope_row (const TransformerConfig *c, const int position[3], float *row)
+rope_row (const TransformerConfig *c, float *const shares[3], const int position[3], float *row)
 {
   for (int axis = 0; axis < 3; axis++)
-    for (int j = 0; j < c->axes_dims[axis] / 2; j++)
-      {
-        double frequency = pow (c->rope_theta, -2.0 * j / c->axes_dims[axis]);
-        float angle = (float)(position[axis] * frequency);
+    {
+      gsize width = (gsize)(c->axes_dims[axis] / 2 * 2);
 
-        *row++ = cosf (angle);
-        *row++ = sinf (angle);
-      }
+      memcpy (row, shares[axis] + (gsize)position[axis] * width, width * sizeof *row);
+      row += width;
+    }
 }
 
 float *
@@ -83,6 +104,8 @@ patches_rope_table (const TransformerConfig *c, const PatchGrid *grid, int capti
   gsize width = (gsize)c->head_dim;
   float *table = g_new (float, (gsize)(grid->padded + caption) * width);
   float *row = table;
+  float *shares[3] = { axis_shares (c, 0, caption + 2), axis_shares (c, 1, MAX (grid->rows, 1)),
+                       axis_shares (c, 2, MAX (grid->columns, 1)) };
 
   for (int i = 0; i < grid->padded; i++, row += width)
     {
@@ -90,10 +113,12 @@ patches_rope_table (const TransformerConfig *c, const PatchGrid *grid, int capti
       int position[3]
           = { pad ? 0 : caption + 1, pad ? 0 : i / grid->columns, pad ? 0 : i % grid->columns };
 
-      rope_row (c, position, row);
+      rope_row (c, shares, position, row);
     }
   for (int i = 0; i < caption; i++, row += width)
-    rope_row (c, (int[]){ 1 + i, 0, 0 }, row);
+    rope_row (c, shares, (int[]){ 1 + i, 0, 0 }, row);
+  for (int axis = 0; axis < 3; axis++)
+    g_free (shares[axis]);
   return table;
 }
 

@@ -319,17 +319,19 @@ forward (const Context *ctx, const Vae *self, const float *host_in, int64_t h, i
 /* -- decoding (6.4), whole or in bands ----------------------------------------------------------
  */
 
-/* Unscaled latents, channels last. */
+/* Unscaled latents, channels last. A row of one plane after the other: planes lie a power of two
+ * apart, and would evict each other from the cache if they were read in turn. */
 static void
 gather_latents (const VaeConfig *c, const float *latents, int height, int width, float *out)
 {
-  for (int y = 0; y < height; y++)
-    for (int x = 0; x < width; x++)
-      for (int ch = 0; ch < c->latent_channels; ch++)
+  for (int y = 0; y < height; y++, out += width * c->latent_channels)
+    for (int ch = 0; ch < c->latent_channels; ch++)
+      for (int x = 0; x < width; x++)
         {
           float value = latents[(ch * height + y) * width + x];
 
-          *out++ = value / (float)c->scaling_factor + (float)c->shift_factor;
+          out[x * c->latent_channels + ch]
+              = value / (float)c->scaling_factor + (float)c->shift_factor;
         }
 }
 

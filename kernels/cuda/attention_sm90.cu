@@ -391,10 +391,12 @@ launch (Stream *s, const Attention *a)
   CUtensorMap q_map, kv_map, out_map;
   const int64_t columns = (int64_t)(a->n_q + 2 * a->n_kv) * a->d;
   CHECK (tensor_map_encoder (s, &encode));
-  CHECK (tensor_map (s, encode, a->qkv, a->m, columns, GROUP_ROWS, SWIZZLE_COLUMNS, true, &q_map));
-  CHECK (tensor_map (s, encode, a->qkv, a->m, columns, S::KEYS, SWIZZLE_COLUMNS, true, &kv_map));
+  CHECK (tensor_map (s, encode, a->qkv, a->m, columns, GROUP_ROWS, SWIZZLE_COLUMNS, TENSOR_SWIZZLED,
+                     &q_map));
+  CHECK (tensor_map (s, encode, a->qkv, a->m, columns, S::KEYS, SWIZZLE_COLUMNS, TENSOR_SWIZZLED,
+                     &kv_map));
   CHECK (tensor_map (s, encode, a->out, a->m, (int64_t)a->n_q * a->d, GROUP_ROWS, SWIZZLE_COLUMNS,
-                     true, &out_map));
+                     TENSOR_SWIZZLED, &out_map));
 
   Work work = { (int)a->m, a->n_q, a->n_kv, a->d, (int)CEIL_DIV (a->m, S::ROWS), 0.0f };
   work.scale_log2 = LOG2_E / sqrtf ((float)a->d);

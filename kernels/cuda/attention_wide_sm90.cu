@@ -321,7 +321,7 @@ attention_wide_sm90 (Stream *s, const Attention *a)
   CUtensorMap map;
   CHECK (tensor_map_encoder (s, &encode));
   CHECK (tensor_map (s, encode, a->qkv, a->m, (int64_t)(a->n_q + 2 * a->n_kv) * D, 64,
-                     SWIZZLE_COLUMNS, true, &map));
+                     SWIZZLE_COLUMNS, TENSOR_SWIZZLED, &map));
   CUDA_CHECK (s, cudaFuncSetAttribute (attention_wide_sm90_kernel,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
   const WideWork work = { (int)a->m, a->n_q, a->n_kv, LOG2_E / sqrtf ((float)a->d) };

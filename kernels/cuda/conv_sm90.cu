@@ -270,8 +270,8 @@ conv_sm90 (Stream *s, const Conv *conv, const ConvLaunch *c)
   CUtensorMap picture, weight;
   CHECK (tensor_map_encoder (s, &encode));
   CHECK (picture_map (s, encode, c, &picture));
-  CHECK (tensor_map (s, encode, c->weight, conv->phases * c->n, c->k, CHANNELS, STAGE_K, true,
-                     &weight));
+  CHECK (tensor_map (s, encode, c->weight, conv->phases * c->n, c->k, CHANNELS, STAGE_K,
+                     TENSOR_SWIZZLED, &weight));
   Tiles tiles;
   tiles.across = CEIL_DIV (c->columns, PATCH);
   tiles.down = CEIL_DIV (c->rows, PATCH);

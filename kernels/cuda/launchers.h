@@ -45,6 +45,24 @@ bool gemm_sm90_variant_has_swiglu (int variant);
 Status gemm_sm80 (Stream *s, const Gemm *g);
 Status gemm_few_rows (Stream *s, const Gemm *g);
 
+/* `product` with x and w in E4M3, times powers of two of its rows, plus a low-rank branch:
+ *   sums [m, n] = x_scale[m] w_scale[n] (x w^T + low_x low_w^T) + bias, then swiglu if asked for.
+ * k is a multiple of 16. sm_90 only; variants as above. */
+#define LOW_RANK_PITCH(rank) (((rank) + 63) / 64 * 64)
+
+typedef struct
+{
+  Gemm product;
+  const float *x_scale, *w_scale; /* [m], [n] */
+  const void *low_x, *low_w; /* BF16 [m, pitch], [n, pitch], divided by the scales; zeros behind
+                                `rank`, pitch = LOW_RANK_PITCH: a box partly outside is slow */
+  int rank;                  /* a multiple of 16; 0 = none */
+  int64_t stride;            /* of rows of y, in numbers; 0 = dense */
+} ScaledGemm;
+
+Status gemm_e4m3_sm90 (Stream *s, const ScaledGemm *g, int variant);
+const char *gemm_e4m3_sm90_variant_name (int variant);
+
 /* Rows [w1; w3] of `from` [2 f, k] -> `to`, in turn 8 rows of w1 and 8 rows of w3: the order
  * that lets one thread hold both factors of an output. f and k are multiples of 8. */
 Status gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k);

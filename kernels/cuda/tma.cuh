@@ -33,24 +33,42 @@ tensor_map_encoder (Stream *s, TensorMapEncoder *out)
   return STATUS_OK;
 }
 
-/* A map of BF16 `data` [rows, columns], read or written in boxes of box_rows x box_columns;
- * columns a multiple of 8, data aligned to 16 bytes. With `swizzle`, box_columns is 64 and rows
- * land in the layout that wgmma reads; without, they land dense. */
-static inline Status
-tensor_map (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows, int64_t columns,
-            int box_rows, int box_columns, bool swizzle, CUtensorMap *out)
+/* What a tensor holds and how its boxes land in shared memory. */
+typedef enum
 {
+  TENSOR_DENSE,          /* BF16; rows land one behind the other */
+  TENSOR_SWIZZLED,       /* BF16; boxes of 64 columns, in the layout that wgmma reads */
+  TENSOR_SWIZZLED_BYTES, /* E4M3; boxes of 128 columns, likewise */
+} TensorKind;
+
+/* A map of `data` [rows, columns], rows `stride` numbers apart, read or written in boxes of
+ * box_rows x box_columns; a stride of a multiple of 16 bytes, data aligned to 16 bytes. */
+static inline Status
+tensor_map_strided (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows,
+                    int64_t columns, int64_t stride, int box_rows, int box_columns, TensorKind kind,
+                    CUtensorMap *out)
+{
+  const bool bytes = kind == TENSOR_SWIZZLED_BYTES;
   const cuuint64_t extent[2] = { (cuuint64_t)columns, (cuuint64_t)rows };
-  const cuuint64_t pitch[1] = { (cuuint64_t)columns * sizeof (bf16) };
+  const cuuint64_t pitch[1] = { (cuuint64_t)stride * (bytes ? 1 : sizeof (bf16)) };
   const cuuint32_t box[2] = { (cuuint32_t)box_columns, (cuuint32_t)box_rows };
   const cuuint32_t step[2] = { 1, 1 };
   const CUresult result
-      = encode (out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, extent, pitch, box, step,
-                CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      = encode (out, bytes ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+                (void *)data, extent, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                kind == TENSOR_DENSE ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   REQUIRE (s, result == CUDA_SUCCESS);
   return STATUS_OK;
+}
+
+/* The same with dense rows. */
+static inline Status
+tensor_map (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows, int64_t columns,
+            int box_rows, int box_columns, TensorKind kind, CUtensorMap *out)
+{
+  return tensor_map_strided (s, encode, data, rows, columns, columns, box_rows, box_columns, kind,
+                             out);
 }
 
 /* -- device: barriers ---------------------------------------------------------------------------
@@ -123,6 +141,16 @@ tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t
                : "memory");
 }
 
+/* One thread: `bytes` in a row, a multiple of 16, to shared memory, likewise. */
+static __device__ __forceinline__ void
+bulk_load (uint32_t shared, const void *global, uint32_t bytes, uint32_t barrier)
+{
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
 /* One thread: shared memory to the box at (row, column). Others' writes to it need
  * tma_store_fence () in the writer and a barrier before. */
 static __device__ __forceinline__ void
@@ -177,6 +205,16 @@ stmatrix_x4 (uint32_t shared, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
                "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
+}
+
+/* The same, each matrix across: what thread t holds of rows lands in columns. */
+static __device__ __forceinline__ void
+stmatrix_x4_trans (uint32_t shared, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+      "r"(a), "r"(b), "r"(c), "r"(d)
+      : "memory");
 }
 
 /* Two; the addresses of threads 0 to 15 count. */

@@ -108,20 +108,31 @@ wgmma_mn_major (uint32_t shared, uint32_t panel_bytes)
 /* d = a b (+ d if `add`), both operands from shared memory, both K-major. */
 template <int N>
 static __device__ void wgmma_ss (float (&d)[N / 2], uint64_t a, uint64_t b, int add);
+/* The same for E4M3: rows of 128 k, 32 k an instruction, again 2 further in the descriptors. */
+template <int N>
+static __device__ void wgmma_ss_e4m3 (float (&d)[N / 2], uint64_t a, uint64_t b, int add);
 /* d += a b, a from registers (as mma.m16n8k16 for each warp's 16 rows), b from memory [k, N]. */
 template <int N> static __device__ void wgmma_rs (float (&d)[N / 2], const uint32_t *a, uint64_t b);
+/* d = a b (+ d if `add`), a from registers, b K-major; BF16 and FP16. */
+template <int N>
+static __device__ void wgmma_rs_k_major (float (&d)[N / 2], const uint32_t *a, uint64_t b, int add);
+template <int N>
+static __device__ void wgmma_rs_f16 (float (&d)[N / 2], const uint32_t *a, uint64_t b, int add);
 
 /* A, B, P: the numbers of the operands behind the N / 2 sums. */
-#define WGMMA_SS(N, SUMS, A, B, P)                                                                 \
+#define WGMMA_SS_OF(NAME, TYPES, ENDING, N, SUMS, A, B, P)                                         \
   template <>                                                                                      \
-  __device__ __forceinline__ void wgmma_ss<N> (float (&d)[SUMS], uint64_t a, uint64_t b, int add)  \
+  __device__ __forceinline__ void NAME<N> (float (&d)[SUMS], uint64_t a, uint64_t b, int add)      \
   {                                                                                                \
     asm volatile("{.reg .pred p; setp.ne.b32 p, %" #P ", 0;"                                       \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" WGMMA_TEXT_##SUMS    \
-                 "}, %" #A ", %" #B ", p, 1, 1, 0, 0;}"                                            \
+                 "wgmma.mma_async.sync.aligned.m64n" #N TYPES " {" WGMMA_TEXT_##SUMS               \
+                 "}, %" #A ", %" #B ", p, 1, 1" ENDING ";}"                                        \
                  : WGMMA_SUMS_##SUMS (d)                                                           \
                  : "l"(a), "l"(b), "r"(add));                                                      \
   }
+#define WGMMA_SS(N, SUMS, A, B, P)                                                                 \
+  WGMMA_SS_OF (wgmma_ss, "k16.f32.bf16.bf16", ", 0, 0", N, SUMS, A, B, P)                          \
+  WGMMA_SS_OF (wgmma_ss_e4m3, "k32.f32.e4m3.e4m3", "", N, SUMS, A, B, P)
 
 #define WGMMA_RS(N, SUMS, A0, A1, A2, A3, B)                                                       \
   template <>                                                                                      \
@@ -132,6 +143,22 @@ template <int N> static __device__ void wgmma_rs (float (&d)[N / 2], const uint3
                  : WGMMA_SUMS_##SUMS (d)                                                           \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                            \
   }
+
+#define WGMMA_RS_OF(NAME, TYPE, N, SUMS, A0, A1, A2, A3, B, P)                                     \
+  template <>                                                                                      \
+  __device__ __forceinline__ void NAME<N> (float (&d)[SUMS], const uint32_t *a, uint64_t b,        \
+                                           int add)                                                \
+  {                                                                                                \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #P ", 0;"                                       \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE                   \
+                 " {" WGMMA_TEXT_##SUMS "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B        \
+                                        ", p, 1, 1, 0;}"                                           \
+                 : WGMMA_SUMS_##SUMS (d)                                                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                  \
+  }
+#define WGMMA_RS_K_MAJOR(N, SUMS, A0, A1, A2, A3, B, P)                                            \
+  WGMMA_RS_OF (wgmma_rs_k_major, "bf16", N, SUMS, A0, A1, A2, A3, B, P)                            \
+  WGMMA_RS_OF (wgmma_rs_f16, "f16", N, SUMS, A0, A1, A2, A3, B, P)
 
 WGMMA_SS (32, 16, 16, 17, 18)
 WGMMA_SS (64, 32, 32, 33, 34)
@@ -151,6 +178,13 @@ WGMMA_SS (240, 120, 120, 121, 122)
 WGMMA_SS (256, 128, 128, 129, 130)
 WGMMA_RS (64, 32, 32, 33, 34, 35, 36)
 WGMMA_RS (128, 64, 64, 65, 66, 67, 68)
+WGMMA_RS_K_MAJOR (64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_RS_K_MAJOR (128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_RS_K_MAJOR (192, 96, 96, 97, 98, 99, 100, 101)
+WGMMA_RS_K_MAJOR (256, 128, 128, 129, 130, 131, 132, 133)
 
 #undef WGMMA_SS
+#undef WGMMA_SS_OF
 #undef WGMMA_RS
+#undef WGMMA_RS_K_MAJOR
+#undef WGMMA_RS_OF

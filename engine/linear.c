@@ -15,11 +15,17 @@ typedef struct
 /* Best first; the CPU last. */
 static const Way ways[] = {
 #ifdef HAVE_CUDA
-  { &linear_cuda_bf16_sm90, "native" },  { &linear_cuda_bf16, "native" },
-  { &linear_cuda_svdq_int4, "native" },  { &linear_cuda_svdq_int8, "fall-back" },
-  { &linear_cuda_svdq_nvfp4, "native" }, { &linear_cuda_svdq_nvfp4_fp16, "fall-back" },
+  { &linear_cuda_bf16_sm90, "native" },
+  { &linear_cuda_bf16, "native" },
+  { &linear_cuda_svdq_sm90_fast, "fall-back" },
+  { &linear_cuda_svdq_sm90_exact, "fall-back" },
+  { &linear_cuda_svdq_int4, "native" },
+  { &linear_cuda_svdq_int8, "fall-back" },
+  { &linear_cuda_svdq_nvfp4, "native" },
+  { &linear_cuda_svdq_nvfp4_fp16, "fall-back" },
 #endif
-  { &linear_cpu_svdq, "native" },        { &linear_cpu_dense, "native" },
+  { &linear_cpu_svdq, "native" },
+  { &linear_cpu_dense, "native" },
 };
 
 static const Way *
@@ -63,6 +69,8 @@ speed_of (const Way *way, const DeviceCaps *caps, const SvdqFormat *svdq)
   if (caps->kind == DEVICE_CPU)
     return *svdq == SVDQ_NVFP4 ? "similar" : "faster";
 #ifdef HAVE_CUDA
+  if (way->backend == &linear_cuda_svdq_sm90_exact)
+    return "similar";
   if (way->backend == &linear_cuda_svdq_int8 || way->backend == &linear_cuda_svdq_nvfp4_fp16)
     return fall_back_speed (way->backend, caps->sm);
 #endif

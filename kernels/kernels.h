@@ -77,6 +77,7 @@ typedef struct
   bool bf16_math;         /* CPU: matrix products on BF16 operands (needs DeviceCaps.bf16) */
   int threads;            /* CPU: 0 = all cores */
   uint64_t memory_budget; /* hard cap on what `alloc` and the backends may hold; 0 = none */
+  bool exact; /* SVDQuant: the file's own arithmetic, also where the card has a faster one */
 } StreamOptions;
 
 typedef struct Stream Stream;       /* an ordered queue of work on one device */
@@ -309,6 +310,9 @@ extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with 
 extern const LinearBackend linear_cpu_svdq;       /* SVDQuant on integer dot products */
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
+/* SVDQuant by wgmma, which has no 4 bit (spec svdquant 5.6): E4M3 rows, or W4A4 in FP16. */
+extern const LinearBackend linear_cuda_svdq_sm90_fast;
+extern const LinearBackend linear_cuda_svdq_sm90_exact;
 /* SVDQuant, all W4A4: 4-bit weights by 4-bit activations (spec svdquant 5.8). */
 extern const LinearBackend linear_cuda_svdq_int4;       /* 4-bit MMA: sm_80 to 89 */
 extern const LinearBackend linear_cuda_svdq_int8;       /* INT4 in bytes: sm_80 up; equal results */

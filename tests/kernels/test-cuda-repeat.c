@@ -209,8 +209,6 @@ main (void)
   test_linear (&run, "to_out", D, D, false);
   test_linear (&run, "w13", 2 * F, D, true);
   test_linear (&run, "w2", D, F, false);
-  test_linear (&run, "x_embedder", D, 64, false); /* few k: tiles follow each other at once */
-  test_linear (&run, "final layer", 64, D, false);
   ops->close (run.stream);
   printf ("1..%d\n", run.n);
   return run.failed != 0;

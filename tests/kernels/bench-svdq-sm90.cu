@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Times SVDQuant linears on sm_90, one question a line on the standard input, one answer a line:
+ *
+ *   gemm VARIANT M N K SWIGLU RANK           -> milliseconds, or "unsupported": our BF16 product
+ *   e4m3 VARIANT M N K SWIGLU RANK           the product of the fast path alone
+ *   codes0, codes1 VARIANT M N K SWIGLU RANK that of the exact path, INT4 and NVFP4
+ *   fast, exact0, exact1 ...                 the same with quantising
+ *   quantise 0 M K KIND RANK                 quantising alone; KIND: SvdqCodes
+ *   names e4m3                               names of the variants, from 0, by tabs
+ *
+ * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
+ * state. A measurement is a recording of launches replayed three times: the median, a launch.
+ */
+#include "kernels/cuda/svdq_sm90.h"
+#include "tests/kernels/cuda-reference.cuh"
+
+#include <cuda_fp8.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REPLAYS        3
+#define REPLAY_MS      8.0f
+#define MAX_LAUNCHES   64
+#define LARGEST_INPUT  ((size_t)4608 * 11520)
+#define LARGEST_WEIGHT ((size_t)20480 * 3840)
+#define LARGEST_OUTPUT ((size_t)4608 * 20480)
+
+typedef struct
+{
+  Stream *s;
+  bf16 *x, *w, *out, *low_x, *low_w, *down;
+  uint8_t *codes, *w8;
+  float *scales, *reciprocal;
+  cudaEvent_t start, end;
+} Bench;
+
+typedef struct Job
+{
+  int variant, m, n, k, rank, kind;
+  bool swiglu;
+  Status (*run) (Bench *b, const struct Job *job);
+} Job;
+
+static __global__ void
+random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
+{
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+       i += (size_t)gridDim.x * blockDim.x)
+    {
+      float sum = 0.0f;
+      for (int j = 0; j < 4; j++)
+        sum += mix (seed * 0x9e3779b97f4a7c15ull + i * 4 + j) * 2.3283064e-10f - 0.5f;
+      out[i] = __nv_cvt_float_to_fp8 (sum * 140.0f, __NV_SATFINITE, __NV_E4M3);
+    }
+}
+
+static int
+compare_floats (const void *a, const void *b)
+{
+  const float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
+}
+
+static Status
+time_recording (Bench *b, const Job *job, int launches, int replays, float *median)
+{
+  Stream *s = b->s;
+  float times[REPLAYS];
+  Recording *recording = NULL;
+  CHECK (cuda_record (s));
+  Status status = STATUS_OK;
+  for (int i = 0; i < launches && status == STATUS_OK; i++)
+    status = job->run (b, job);
+  const Status ended = cuda_record_end (s, &recording);
+  if (status != STATUS_OK || ended != STATUS_OK)
+    {
+      cuda_recording_free (recording);
+      return status != STATUS_OK ? status : ended;
+    }
+  for (int i = -1; i < replays; i++)
+    {
+      CUDA_CHECK (s, cudaEventRecord (b->start, s->compute));
+      CHECK (cuda_replay (s, recording));
+      CUDA_CHECK (s, cudaEventRecord (b->end, s->compute));
+      CHECK (cuda_wait (s));
+      CUDA_CHECK (s, cudaEventElapsedTime (&times[i < 0 ? 0 : i], b->start, b->end));
+    }
+  cuda_recording_free (recording);
+  qsort (times, replays, sizeof times[0], compare_floats);
+  *median = times[replays / 2];
+  return STATUS_OK;
+}
+
+static Status
+measure (Bench *b, const Job *job, float *ms)
+{
+  CHECK (time_recording (b, job, 2, 1, ms));
+  int launches = (int)(REPLAY_MS / (*ms / 2));
+  launches = launches < 4 ? 4 : launches > MAX_LAUNCHES ? MAX_LAUNCHES : launches;
+  CHECK (time_recording (b, job, launches, REPLAYS, ms));
+  *ms /= launches;
+  return STATUS_OK;
+}
+
+static Status
+run_gemm (Bench *b, const Job *j)
+{
+  const Gemm g = { b->x, b->w, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  return gemm_sm90 (b->s, &g, j->variant);
+}
+
+static Status
+run_e4m3 (Bench *b, const Job *j)
+{
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const ScaledGemm g = { product, b->scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
+  return gemm_e4m3_sm90 (b->s, &g, j->variant);
+}
+
+static Status
+run_quantise (Bench *b, const Job *j)
+{
+  const SvdqQuantise q = { (SvdqCodes)j->kind, j->m,    j->k,     j->rank,   b->x,    b->reciprocal,
+                           b->low_w,           b->down, b->codes, b->scales, b->low_x };
+  return svdq_quantise_sm90 (b->s, &q);
+}
+
+static Status
+run_codes (Bench *b, const Job *j)
+{
+  const CodesGemm g = { j->kind == SVDQ_CODES_NVFP4_F16 ? SVDQ_NVFP4 : SVDQ_INT4,
+                        j->run == run_codes ? (void *)b->x : b->codes,
+                        b->w8,
+                        b->scales,
+                        b->scales,
+                        b->low_x,
+                        b->low_w,
+                        NULL,
+                        b->out,
+                        j->swiglu ? j->n / 2 : j->n,
+                        j->m,
+                        j->n,
+                        j->k,
+                        j->rank,
+                        j->swiglu };
+  return gemm_codes_sm90 (b->s, &g, j->variant);
+}
+
+static Status
+run_exact (Bench *b, const Job *j)
+{
+  CHECK (run_quantise (b, j));
+  return run_codes (b, j);
+}
+
+static Status
+run_fast (Bench *b, const Job *j)
+{
+  CHECK (run_quantise (b, j));
+  return run_e4m3 (b, j);
+}
+
+static Status
+answer (Bench *b, const char *question)
+{
+  static const struct
+  {
+    const char *name;
+    Status (*run) (Bench *b, const Job *job);
+  } runs[] = { { "gemm", run_gemm },
+               { "e4m3", run_e4m3 },
+               { "fast", run_fast },
+               { "codes", run_codes },
+               { "exact", run_exact } };
+  char op[32];
+  int v[6];
+  Job job = {};
+  int format = 0;
+  const int words
+      = sscanf (question, "%31s %d %d %d %d %d %d", op, &v[0], &v[1], &v[2], &v[3], &v[4], &v[5]);
+  const size_t length = words > 0 ? strlen (op) : 0;
+  if (length > 1 && (strncmp (op, "codes", 5) == 0 || strncmp (op, "exact", 5) == 0))
+    {
+      format = op[length - 1] == '1' ? SVDQ_CODES_NVFP4_F16 : SVDQ_CODES_INT4_F16;
+      op[length - 1] = 0;
+    }
+  if (words == 7)
+    for (auto &run : runs)
+      if (strcmp (op, run.name) == 0)
+        job.variant = v[0], job.m = v[1], job.n = v[2], job.k = v[3], job.swiglu = v[4] != 0,
+        job.rank = v[5], job.kind = format, job.run = run.run;
+  if (words == 6 && strcmp (op, "quantise") == 0)
+    job.variant = v[0], job.m = v[1], job.k = v[2], job.kind = v[3], job.rank = v[4],
+    job.run = run_quantise;
+  if (job.run != NULL)
+    {
+      float ms = 0.0f;
+      const Status status = measure (b, &job, &ms);
+      if (status == STATUS_OK)
+        printf ("%.6f\n", ms);
+      else
+        printf ("%s\n", status_name (status));
+      return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
+    }
+  for (int i = 0; gemm_e4m3_sm90_variant_name (i) != NULL; i++)
+    printf ("%s%s", i ? "\t" : "", gemm_e4m3_sm90_variant_name (i));
+  printf ("\n");
+  return STATUS_OK;
+}
+
+static Status
+allocate (Bench *b)
+{
+  Stream *s = b->s;
+  CHECK (stream_alloc (s, LARGEST_INPUT * sizeof (bf16), (void **)&b->x));
+  CHECK (stream_alloc (s, LARGEST_WEIGHT * sizeof (bf16), (void **)&b->w));
+  CHECK (stream_alloc (s, LARGEST_WEIGHT, (void **)&b->w8));
+  CHECK (stream_alloc (s, LARGEST_INPUT * 2, (void **)&b->codes));
+  CHECK (stream_alloc (s, LARGEST_OUTPUT * sizeof (bf16), (void **)&b->out));
+  CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->low_x));
+  CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->low_w));
+  CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->down));
+  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->scales));
+  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->reciprocal));
+  CUDA_CHECK (s, cudaEventCreate (&b->start));
+  CUDA_CHECK (s, cudaEventCreate (&b->end));
+  CHECK (random_bf16 (s, b->x, LARGEST_INPUT, 1, 1.0f));
+  CHECK (random_bf16 (s, b->w, LARGEST_WEIGHT, 2, 0.016f));
+  CHECK (random_bf16 (s, b->low_x, 20480 * 128, 3, 1.0f));
+  CHECK (random_bf16 (s, b->low_w, 20480 * 128, 4, 1.0f));
+  CHECK (random_bf16 (s, b->down, 20480 * 128, 5, 0.02f));
+  CHECK (random_f32 (s, b->reciprocal, 20480, 6, 1.0f));
+  CHECK (random_f32 (s, b->scales, 20480, 7, 0.001f));
+  random_codes_kernel<<<1024, 256, 0, s->compute>>> (b->w8, LARGEST_WEIGHT, 8);
+  random_codes_kernel<<<1024, 256, 0, s->compute>>> (b->codes, LARGEST_INPUT, 9);
+  CHECK (LAUNCHED (s));
+  return cuda_wait (s);
+}
+
+int
+main (void)
+{
+  Bench b = {};
+  char line[256];
+  Status status = cuda_open (0, NULL, &b.s);
+  if (status == STATUS_OK)
+    status = allocate (&b);
+  setvbuf (stdout, NULL, _IOLBF, 0);
+  while (status == STATUS_OK && fgets (line, sizeof line, stdin) != NULL)
+    status = answer (&b, line);
+  if (status != STATUS_OK)
+    fprintf (stderr, "%s %s\n", status_name (status), b.s ? cuda_detail (b.s) : "");
+  cuda_close (b.s);
+  return status != STATUS_OK;
+}

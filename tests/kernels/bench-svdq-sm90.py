@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""SVDQuant linears on sm_90 beside cuBLAS, in one run on one card.
+
+    bench-svdq-sm90.py BENCH OUT.json [--chosen]
+
+BENCH is the program bench-svdq-sm90. It and PyTorch are asked in turn, three rounds, each after a
+pause, and each for a recorded graph of launches of 8 ms replayed three times; the median round
+counts. Linears include the quantising of their activations and the low-rank branch of rank 32.
+--chosen times only what the backend picks.
+"""
+import json
+import subprocess
+import sys
+import time
+
+import torch
+
+REPLAYS, REPLAY_MS, PAUSE, ROUNDS = 3, 8.0, 0.02, 3
+BLOCK = ((11520, 3840), (3840, 3840), (20480, 3840), (3840, 10240))
+
+
+def record(run, launches):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(launches):
+            run()
+    return graph
+
+
+def replay_ms(graph, replays):
+    times = []
+    for _ in range(replays + 1):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times[1:])[replays // 2]
+
+
+class Theirs:
+    def __init__(self, run):
+        self.run = run  # which holds the tensors
+        for _ in range(2):
+            run()
+        torch.cuda.synchronize()
+        self.launches = max(4, min(64, int(REPLAY_MS / (replay_ms(record(run, 2), 1) / 2))))
+        self.graph = record(run, self.launches)
+
+    def ms(self):
+        return replay_ms(self.graph, REPLAYS) / self.launches
+
+
+def their_bf16(m, n, k):
+    x = torch.randn(m, k, device='cuda', dtype=torch.bfloat16)
+    w = torch.randn(n, k, device='cuda', dtype=torch.bfloat16) * 0.016
+    out = torch.empty(m, n, device='cuda', dtype=torch.bfloat16)
+    return Theirs(lambda: torch.mm(x, w.t(), out=out))
+
+
+def their_fp8(m, n, k):
+    x = (torch.randn(m, k, device='cuda') * 80).to(torch.float8_e4m3fn)
+    w = (torch.randn(n, k, device='cuda') * 80).to(torch.float8_e4m3fn)
+    one = torch.ones((), device='cuda')
+    return Theirs(lambda: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one,
+                                           out_dtype=torch.bfloat16, use_fast_accum=True))
+
+
+class Ours:
+    def __init__(self, program):
+        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, bufsize=1)
+
+    def ask(self, *words):
+        self.process.stdin.write(' '.join(str(int(w) if isinstance(w, bool) else w)
+                                          for w in words) + '\n')
+        return self.process.stdout.readline().strip()
+
+    def ms(self, *words):
+        try:
+            return float(self.ask(*words))
+        except ValueError:
+            return None
+
+
+def main():
+    chosen = '--chosen' in sys.argv
+    ours = Ours(sys.argv[1])
+    names = ours.ask('names', 'e4m3').split('\t')
+    rows = []
+    for m, k, kind, rank in ((4224, 3840, 0, 32), (4224, 10240, 0, 32), (4224, 3840, 0, 0),
+                             (4224, 3840, 0, 128), (4224, 3840, 1, 32), (4224, 3840, 2, 32),
+                             (4224, 10240, 1, 32), (4224, 10240, 2, 32)):
+        ms = ours.ms('quantise', 0, m, k, kind, rank)
+        rows.append({'op': 'quantise', 'args': [m, k, kind, rank], 'ms': ms})
+        print(f'quantise {m}x{k} kind {kind} rank {rank}: {ms * 1e3:.1f} us')
+    for n, k in BLOCK:
+        m, swiglu = 4224, n == 20480
+        contenders = [('ours bf16', 'gemm', -1, 0), ('fast', 'fast', -1, 32),
+                      ('e4m3 r32', 'e4m3', -1, 32),
+                      ('int4 product', 'codes0', -1, 32), ('nvfp4 product', 'codes1', -1, 32),
+                      ('exact int4', 'exact0', -1, 32), ('exact nvfp4', 'exact1', -1, 32)]
+        if not chosen:
+            contenders += [('e4m3 r0', 'e4m3', -1, 0), ('e4m3 r128', 'e4m3', -1, 128)]
+            contenders += [(f'e4m3 {name}', 'e4m3', i, 32) for i, name in enumerate(names)
+                           if not name.startswith('64x')]
+            contenders += [('int4 128x' + str(64 * i + 64), 'codes0', i, 32) for i in (2, 3)]
+            contenders += [('int4 r0', 'codes0', -1, 0), ('int4 r128', 'codes0', -1, 128)]
+        theirs = {'cublas bf16': their_bf16(m, n, k), 'cublas fp8': their_fp8(m, n, k)}
+        times = {}
+        for _ in range(ROUNDS):
+            for name, graph in theirs.items():
+                time.sleep(PAUSE)
+                times.setdefault(name, []).append(graph.ms())
+            for name, op, variant, rank in contenders:
+                time.sleep(PAUSE)
+                ms = ours.ms(op, variant, m, n, k, swiglu, rank)
+                if ms is not None:
+                    times.setdefault(name, []).append(ms)
+        times = {name: sorted(t)[len(t) // 2] for name, t in times.items()}
+        rows.append({'op': 'linear', 'args': [m, n, k, swiglu], 'ms': times})
+        base = times['cublas bf16']
+        print(f'{m} x {n} x {k}')
+        for name, ms in sorted(times.items(), key=lambda t: t[1]):
+            print(f'   {base / ms:5.2f}x {ms:8.4f} ms {2e-9 * m * n * k / ms:6.0f} TF  {name}')
+    with open(sys.argv[2], 'w', encoding='utf-8') as file:
+        json.dump({'device': torch.cuda.get_device_name(), 'torch': torch.__version__,
+                   'rows': rows}, file, indent=0)
+
+
+main()

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pieces of SVDQuant linears on sm_90 against plain models of the same arithmetic.
+ */
+#include "kernels/cuda/svdq_sm90.h"
+#include "kernels/svdq-math.h"
+#include "tests/kernels/cuda-reference.cuh"
+
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <vector>
+
+#define SKIPPED 77
+
+typedef struct
+{
+  Stream *s;
+  uint64_t seed;
+  int failures;
+} Test;
+
+static void
+report (Test *t, bool ok, const char *name, const char *text)
+{
+  if (!ok)
+    t->failures++;
+  printf ("%-6s %-20s %s %s\n", ok ? "ok" : "FAILED", name, text, ok ? "" : cuda_detail (t->s));
+  fflush (stdout);
+}
+
+/* Memory on the card, freed with the test. */
+template <typename T>
+static Status
+card (Stream *s, const std::vector<T> &host, T **out)
+{
+  CHECK (stream_alloc (s, host.size () * sizeof (T) + 16, (void **)out));
+  CUDA_CHECK (s,
+              cudaMemcpy (*out, host.data (), host.size () * sizeof (T), cudaMemcpyHostToDevice));
+  return STATUS_OK;
+}
+
+template <typename T>
+static Status
+host_of (Stream *s, const T *device, std::vector<T> &out)
+{
+  CHECK (cuda_wait (s));
+  CUDA_CHECK (s,
+              cudaMemcpy (out.data (), device, out.size () * sizeof (T), cudaMemcpyDeviceToHost));
+  return STATUS_OK;
+}
+
+static uint32_t
+next (Test *t)
+{
+  t->seed = t->seed * 6364136223846793005ull + 1442695040888963407ull;
+  return (uint32_t)(t->seed >> 32);
+}
+
+/* Near enough to normal. */
+static float
+normal (Test *t)
+{
+  float sum = 0.0f;
+  for (int i = 0; i < 4; i++)
+    sum += next (t) * 2.3283064e-10f - 0.5f;
+  return sum * 1.7320508f;
+}
+
+/* -- quantising ---------------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  std::vector<float> value; /* codes times their group's scale, as the card stores them */
+  std::vector<float> scale;
+  std::vector<double> low; /* x proj_down, not rounded */
+} Quantised;
+
+static int
+exponent_of (float amax, float most)
+{
+  int e = -100;
+  while (e < 100 && amax > ldexpf (most, e))
+    e++;
+  return e;
+}
+
+static void
+quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, float *value,
+              float *scale)
+{
+  std::vector<float> xh (q.k);
+  for (int i = 0; i < q.k; i++)
+    {
+      const float v = bf16_to_float (x[i]), s = bf16_to_float (smooth[i]);
+      xh[i] = q.kind == SVDQ_CODES_E4M3 ? svdq_round_bf16 (v * s) : svdq_smoothed (v, s);
+    }
+  const float amax = svdq_greatest (xh.data (), q.k);
+  *scale = 1.0f;
+  if (q.kind == SVDQ_CODES_E4M3)
+    {
+      *scale = ldexpf (1.0f, exponent_of (amax, 448.0f));
+      for (int i = 0; i < q.k; i++)
+        value[i] = e4m3_to_float (svdq_e4m3_from_float (xh[i] / *scale));
+      return;
+    }
+  const int group = q.kind == SVDQ_CODES_INT4_F16 ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP;
+  std::vector<int8_t> codes (group);
+  if (q.kind == SVDQ_CODES_INT4_F16)
+    *scale = ldexpf (1.0f, exponent_of (amax, 32768.0f));
+  for (int g = 0; g < q.k; g += group)
+    {
+      const float of_group = q.kind == SVDQ_CODES_INT4_F16
+                                 ? svdq_quantise_int4 (&xh[g], codes.data ()) / *scale
+                                 : svdq_quantise_nvfp4 (&xh[g], codes.data ()) * 0.5f;
+      for (int i = 0; i < group; i++)
+        value[g + i] = codes[i] * of_group;
+    }
+}
+
+static Status
+test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
+{
+  Stream *s = t->s;
+  std::vector<uint16_t> x ((size_t)m * k), smooth (k), down ((size_t)k * rank);
+  std::vector<float> reciprocal (k);
+  for (size_t i = 0; i < x.size (); i++)
+    x[i] = bf16_from_float (normal (t) * (i / k % 3 == 1 ? 100.0f : 1.0f)
+                            * (next (t) % 500 == 0 ? 30.0f : 1.0f));
+  for (int i = 0; i < k; i++)
+    {
+      smooth[i] = bf16_from_float (0.3f + (next (t) % 1000) * 0.003f);
+      reciprocal[i] = 1.0f / bf16_to_float (smooth[i]);
+      if (kind == SVDQ_CODES_E4M3) /* takes the inverse in its place */
+        smooth[i] = bf16_from_float (reciprocal[i]);
+    }
+  for (size_t i = 0; i < down.size (); i++)
+    down[i] = bf16_from_float (normal (t) * 0.02f);
+  if (m > 2)
+    for (int i = 0; i < k; i++)
+      x[2 * (size_t)k + i] = 0;
+
+  uint16_t *dx, *dsmooth, *ddown, *dfragments, *dlow;
+  float *dreciprocal, *dscale;
+  uint8_t *dcodes;
+  const size_t size = kind == SVDQ_CODES_E4M3 ? 1 : 2, pitch = LOW_RANK_PITCH (rank);
+  CHECK (card (s, x, &dx));
+  CHECK (card (s, smooth, &dsmooth));
+  CHECK (card (s, down, &ddown));
+  CHECK (card (s, down, &dfragments));
+  CHECK (card (s, reciprocal, &dreciprocal));
+  CHECK (stream_alloc (s, x.size () * size, (void **)&dcodes));
+  CHECK (stream_alloc (s, m * 4, (void **)&dscale));
+  CHECK (stream_alloc (s, m * pitch * 2 + 16, (void **)&dlow));
+  CUDA_CHECK (s, cudaMemset (dcodes, POISON, x.size () * size));
+  CUDA_CHECK (s, cudaMemset (dscale, POISON, m * 4));
+  CUDA_CHECK (s, cudaMemset (dlow, POISON, m * pitch * 2));
+  CHECK (svdq_low_rank_fragments (s, ddown, k, rank, dfragments));
+  const SvdqQuantise q
+      = { kind, m, k, rank, dx, dreciprocal, dsmooth, dfragments, dcodes, dscale, dlow };
+  const Status status = svdq_quantise_sm90 (s, &q);
+  std::vector<uint8_t> codes (x.size () * size);
+  std::vector<float> scale (m);
+  std::vector<uint16_t> low (m * pitch);
+  if (status == STATUS_OK)
+    {
+      CHECK (host_of (s, dcodes, codes));
+      CHECK (host_of (s, dscale, scale));
+      CHECK (host_of (s, dlow, low));
+    }
+  size_t wrong = 0, wrong_scales = 0, wrong_low = 0;
+  double worst_low = 0.0;
+  std::vector<float> value (k);
+  for (int row = 0; row < m; row++)
+    {
+      float want_scale;
+      quantise_row (q, &x[(size_t)row * k], smooth.data (), value.data (), &want_scale);
+      wrong_scales += scale[row] != want_scale;
+      for (int i = 0; i < k; i++)
+        {
+          const size_t at = (size_t)row * k + i;
+          float got;
+          if (kind == SVDQ_CODES_E4M3)
+            got = e4m3_to_float (codes[at]);
+          else
+            got = f16_to_float ((uint16_t)(codes[2 * at] | codes[2 * at + 1] << 8));
+          if (!(got == value[i]) && wrong++ < 3)
+            printf ("  row %d k %d: %g, not %g (x %g)\n", row, i, got, value[i],
+                    bf16_to_float (x[at]));
+        }
+      for (int r = 0; r < rank; r++)
+        {
+          double sum = 0.0, size_of = 0.0;
+          for (int i = 0; i < k; i++)
+            {
+              const double p = (double)bf16_to_float (x[(size_t)row * k + i])
+                               * bf16_to_float (down[(size_t)r * k + i]);
+              sum += p, size_of += fabs (p);
+            }
+          const double power = kind == SVDQ_CODES_E4M3 ? want_scale : 1.0;
+          const double got = bf16_to_float (low[row * pitch + r]) * power;
+          const double error = fabs (got - sum) / (fabs (sum) * 0x1p-8 + size_of * 0x1p-20 + 1e-30);
+          worst_low = error > worst_low ? error : worst_low;
+          wrong_low += !(error <= 1.0);
+        }
+      for (size_t r = rank; r < pitch; r++)
+        wrong_low += low[row * pitch + r] != 0;
+    }
+  char text[160];
+  snprintf (text, sizeof text,
+            "kind %d m %d k %d rank %d: wrong codes %zu scales %zu low %zu (worst %.2f) %s", kind,
+            m, k, rank, wrong, wrong_scales, wrong_low, worst_low, status_name (status));
+  report (t, status == STATUS_OK && wrong + wrong_scales + wrong_low == 0, "quantise", text);
+  void *all[] = { dx, dsmooth, ddown, dfragments, dlow, dreciprocal, dscale, dcodes };
+  for (void *memory : all)
+    stream_free (s, memory);
+  return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
+}
+
+static Status
+test_quantise (Test *t)
+{
+  static const struct
+  {
+    int m, k, rank;
+  } sizes[] = { { 1, 64, 0 },       { 25, 64, 16 },     { 63, 192, 32 },   { 33, 1344, 48 },
+                { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
+                { 700, 10240, 16 }, { 257, 2560, 0 } };
+  for (int kind = 0; kind < 3; kind++)
+    for (auto &size : sizes)
+      CHECK (test_quantise_size (t, (SvdqCodes)kind, size.m, size.k, size.rank));
+  return STATUS_OK;
+}
+
+/* -- products of E4M3 ---------------------------------------------------------------------------
+ */
+
+static __device__ float
+value_of (const uint8_t *code)
+{
+  const __half_raw raw = __nv_cvt_fp8_to_halfraw (*code, __NV_E4M3);
+  return __half2float (__half (raw));
+}
+
+/* One thread an output of the product before swiglu. */
+static __global__ void
+reference_kernel (ScaledGemm g, float *y)
+{
+  const Gemm p = g.product;
+  const size_t stride = (size_t)gridDim.x * blockDim.x;
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (size_t)p.m * p.n; i += stride)
+    {
+      const size_t row = i / p.n, column = i % p.n;
+      const uint8_t *x = (const uint8_t *)p.x + row * p.k, *w = (const uint8_t *)p.w + column * p.k;
+      double sum = 0.0;
+      for (int k = 0; k < p.k; k++)
+        sum += (double)value_of (x + k) * value_of (w + k);
+      const bf16 *a = (const bf16 *)g.low_x + row * LOW_RANK_PITCH (g.rank);
+      const bf16 *b = (const bf16 *)g.low_w + column * LOW_RANK_PITCH (g.rank);
+      for (int r = 0; r < g.rank; r++)
+        sum += (double)(float)a[r] * (float)b[r];
+      y[i] = (float)(sum * g.x_scale[row] * g.w_scale[column] + (p.bias ? p.bias[column] : 0.0f));
+    }
+}
+
+static __global__ void
+random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
+{
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+       i += (size_t)gridDim.x * blockDim.x)
+    {
+      float sum = 0.0f;
+      for (int j = 0; j < 4; j++)
+        sum += mix (seed * 0x9e3779b97f4a7c15ull + i * 4 + j) * 2.3283064e-10f - 0.5f;
+      out[i] = __nv_cvt_float_to_fp8 (sum * 100.0f, __NV_SATFINITE, __NV_E4M3);
+    }
+}
+
+typedef struct
+{
+  int m, n, k, rank;
+  bool swiglu, bias;
+} Size;
+
+static const Size sizes[] = {
+  { 1, 64, 64, 0, false, false },        { 63, 192, 64, 16, false, true },
+  { 255, 320, 192, 32, true, false },    { 256, 448, 1024, 128, false, true },
+  { 257, 1280, 704, 48, true, true },    { 300, 576, 3840, 0, false, false },
+  { 257, 704, 10240, 32, false, false }, { 4224, 3840, 10240, 32, false, false },
+};
+
+static Status
+test_product_size (Test *t, const char *name, int variant, const Size *size)
+{
+  Stream *s = t->s;
+  const size_t pitch = LOW_RANK_PITCH (size->rank);
+  const size_t m = size->m, n = size->n, k = size->k, full = m * n,
+               outputs = size->swiglu ? full / 2 : full;
+  uint8_t *x, *w;
+  bf16 *low_x, *low_w, *y;
+  float *reference, *plain, *bias, *scales;
+  Difference *difference;
+  const size_t second = (m + 3) / 4 * 4; /* the scales of w, aligned */
+  std::vector<float> powers (second + n);
+  for (size_t i = 0; i < m; i++)
+    powers[i] = ldexpf (1.0f, (int)(next (t) % 7) - 8);
+  for (size_t i = second; i < second + n; i++)
+    powers[i] = ldexpf (1.0f / sqrtf ((float)k), 0) > 0.03f ? 0.03125f : 0.0078125f;
+  CHECK (card (s, powers, &scales));
+  CHECK (stream_alloc (s, m * k, (void **)&x));
+  CHECK (stream_alloc (s, n * k, (void **)&w));
+  CHECK (stream_alloc (s, (m * pitch + 8) * 2, (void **)&low_x));
+  CHECK (stream_alloc (s, (n * pitch + 8) * 2, (void **)&low_w));
+  CHECK (stream_alloc (s, outputs * 2, (void **)&y));
+  CHECK (stream_alloc (s, full * 4, (void **)&reference));
+  CHECK (stream_alloc (s, outputs * 4, (void **)&plain));
+  CHECK (stream_alloc (s, n * 4, (void **)&bias));
+  CHECK (stream_alloc (s, sizeof *difference, (void **)&difference));
+  random_codes_kernel<<<1024, 256, 0, s->compute>>> (x, m * k, t->seed++);
+  random_codes_kernel<<<1024, 256, 0, s->compute>>> (w, n * k, t->seed++);
+  CHECK (LAUNCHED (s));
+  CHECK (random_bf16 (s, low_x, m * pitch, t->seed++, 300.0f));
+  CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
+  CHECK (random_f32 (s, bias, n, t->seed++, 20.0f));
+  CUDA_CHECK (s, cudaMemsetAsync (y, POISON, outputs * 2, s->compute));
+  const ScaledGemm g
+      = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k, size->swiglu },
+          scales,
+          scales + second,
+          low_x,
+          low_w,
+          size->rank,
+          0 };
+  reference_kernel<<<4096, 128, 0, s->compute>>> (g, reference);
+  if (size->swiglu)
+    reference_swiglu_kernel<<<1024, 256, 0, s->compute>>> (reference, plain, (int)m, (int)n);
+  CHECK (LAUNCHED (s));
+  Error e = { 1.0, 1.0, 0 };
+  Status status = gemm_e4m3_sm90 (s, &g, variant);
+  if (status == STATUS_OK)
+    status = compare (s, y, size->swiglu ? plain : reference, outputs, difference, &e);
+  char text[200];
+  snprintf (text, sizeof text, "%s %dx%dx%d rank %d%s%s error %.3e worst %.2e unwritten %u %s",
+            name, size->m, size->n, size->k, size->rank, size->swiglu ? " swiglu" : "",
+            size->bias ? " bias" : "", e.relative, e.worst, e.bad, status_name (status));
+  report (t, status == STATUS_OK && e.bad == 0 && e.relative < 4e-3 && e.worst < 0.05, "e4m3",
+          text);
+  void *all[] = { x, w, low_x, low_w, y, reference, plain, bias, scales, difference };
+  for (void *memory : all)
+    stream_free (s, memory);
+  return status;
+}
+
+static Status
+test_products (Test *t)
+{
+  for (int v = 0; gemm_e4m3_sm90_variant_name (v) != NULL; v++)
+    for (auto &size : sizes)
+      if (size.m < 1000 || v == 4)
+        CHECK (test_product_size (t, gemm_e4m3_sm90_variant_name (v), v, &size));
+  return STATUS_OK;
+}
+
+int
+main (void)
+{
+  Test t = {};
+  t.seed = (uint64_t)time (NULL);
+  Status status = cuda_open (0, NULL, &t.s);
+  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER)
+    return printf ("no card: skipped\n"), SKIPPED;
+  if (status == STATUS_OK && t.s->caps.sm != WGMMA_SM)
+    return printf ("not sm_90: skipped\n"), cuda_close (t.s), SKIPPED;
+  if (status == STATUS_OK)
+    status = test_quantise (&t);
+  if (status == STATUS_OK)
+    status = test_products (&t);
+  if (status != STATUS_OK)
+    printf ("FAILED %s %s\n", status_name (status), t.s ? cuda_detail (t.s) : "");
+  cuda_close (t.s);
+  return status != STATUS_OK || t.failures > 0;
+}

@@ -14,7 +14,8 @@ struct _TesseraQueue
   GPtrArray *waiting; /* of TesseraJob */
   GPtrArray *saving;  /* done, but not yet a file */
   TesseraJob *running;
-  char *model, *device; /* names, for the pictures' facts; NULL while none is open */
+  char *model, *device;   /* names, for the pictures' facts; NULL while none is open */
+  const char *kernels[2]; /* by precision, likewise; static */
 
   JobTimings last[2]; /* by precision */
   gboolean paused;
@@ -139,6 +140,7 @@ on_generated (GObject *source, GAsyncResult *result, gpointer data)
       PictureFacts facts = {
         .seconds = job_get_seconds (job),
         .device = self->device,
+        .kernels = self->kernels[request->precision],
         .model = self->model,
         .pair = job_get_pair (job),
       };
@@ -244,6 +246,7 @@ queue_set_model (TesseraQueue *self, const ModelInfo *model)
     return;
   self->model = g_strdup (model->name);
   self->device = g_strdup (model->device.name);
+  memcpy (self->kernels, model->kernels, sizeof self->kernels);
   start_next (self);
 }
 

@@ -117,6 +117,7 @@ carry_out_open (Shared *shared, GTask *task, Order *order)
       g_autoptr (GError) why = NULL;
 
       info->supports[i] = engine_supports (engine, i, &why);
+      info->kernels[i] = engine_get_kernels (engine, i);
       info->reason[i] = why != NULL ? g_strdup (why->message) : NULL;
     }
   g_task_return_pointer (task, info, (GDestroyNotify)model_info_free);

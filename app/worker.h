@@ -16,11 +16,12 @@ G_BEGIN_DECLS
 typedef struct
 {
   char *path, *name;
-  gboolean supports[2]; /* by EnginePrecision */
-  char *reason[2];      /* the engine's words when it does not, else NULL */
-  gboolean guidance;    /* takes guidance and a negative prompt */
-  int native_size;      /* pixels a side that it draws best */
-  EngineDevice device;  /* what computes */
+  gboolean supports[2];   /* by EnginePrecision */
+  char *reason[2];        /* the engine's words when it does not, else NULL */
+  const char *kernels[2]; /* what computes the transformer's layers; static */
+  gboolean guidance;      /* takes guidance and a negative prompt */
+  int native_size;        /* pixels a side that it draws best */
+  EngineDevice device;    /* what computes */
 } ModelInfo;
 
 void model_info_free (ModelInfo *info);

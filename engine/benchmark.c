@@ -118,6 +118,7 @@ benchmark_run (Engine *engine, const char *model, const EngineRequest *request, 
     .n_warm = n_warm,
   };
   engine_get_device (engine, &out->device);
+  out->kernels = engine_get_kernels (engine, request->precision);
   for (int i = 0; i <= n_warm; i++)
     {
       Timeline timeline = { .progress = progress,
@@ -177,6 +178,7 @@ to_json (const Benchmark *self)
   cJSON_AddStringToObject (root, "device", self->device.name);
   cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
   cJSON_AddStringToObject (root, "precision", engine_precision_name (self->request->precision));
+  cJSON_AddStringToObject (root, "kernels", self->kernels);
   cJSON_AddNumberToObject (root, "width", self->request->width);
   cJSON_AddNumberToObject (root, "height", self->request->height);
   cJSON_AddNumberToObject (root, "steps", self->request->steps);

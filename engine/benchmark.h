@@ -29,6 +29,7 @@ typedef struct
   char *model;            /* (owned) */
   EngineRequest *request; /* (owned) */
   EngineDevice device;
+  const char *kernels;  /* engine_get_kernels */
   double open;          /* seconds to read the model's headers; 0 = they had been read before */
   BenchmarkTimes first; /* with whatever was not loaded yet */
   BenchmarkTimes *warm; /* (owned) */

@@ -244,6 +244,7 @@ device_open (Device *self, const EngineOptions *options, GError **error)
   if (options != NULL)
     self->options = (StreamOptions){ .bf16_math = options->bf16_math,
                                      .threads = options->threads,
+                                     .exact = options->exact,
                                      .memory_budget = options->memory_budget };
   if (options != NULL && options->planned_sm > 0)
     return open_planned (self, options->planned_sm, error);

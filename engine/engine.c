@@ -115,17 +115,37 @@ engine_set_trace (Engine *self, const char *path)
 /* -- questions ----------------------------------------------------------------------------------
  */
 
+/* What runs the transformer's layers; NULL if nothing does. */
+static const LinearBackend *
+transformer_backend (Engine *self, Weights *weights, EnginePrecision precision)
+{
+  SvdqFormat format;
+  gboolean svdq = precision == ENGINE_PRECISION_SVDQUANT && weights_svdq_format (weights, &format);
+
+  return linear_choose (&self->device.caps, &self->device.options, svdq ? &format : NULL);
+}
+
+const char *
+engine_get_kernels (Engine *self, EnginePrecision precision)
+{
+  Weights *weights = models_weights (&self->models, MODELS_TRANSFORMER, precision, NULL);
+  const LinearBackend *backend
+      = weights != NULL ? transformer_backend (self, weights, precision) : NULL;
+
+  return backend != NULL ? backend->name : "";
+}
+
 gboolean
 engine_supports (Engine *self, EnginePrecision precision, GError **error)
 {
   Weights *weights = models_weights (&self->models, MODELS_TRANSFORMER, precision, error);
-  SvdqFormat format;
+  SvdqFormat format = SVDQ_INT4;
 
   if (weights == NULL)
     return FALSE;
-  if (precision != ENGINE_PRECISION_SVDQUANT || !weights_svdq_format (weights, &format)
-      || linear_choose (&self->device.caps, &self->device.options, &format) != NULL)
+  if (transformer_backend (self, weights, precision) != NULL)
     return TRUE;
+  weights_svdq_format (weights, &format);
   g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
                "%s cannot run SVDQuant files of %s in this build: choose BF16, or the CPU",
                self->device.caps.name, format == SVDQ_INT4 ? "INT4" : "NVFP4");

@@ -67,8 +67,10 @@ typedef struct
   const char *lora_folder;   /* where LoRA files are, besides the model's "loras"; NULL: the
                                 user's tessera/loras */
   gboolean bf16_math;        /* CPU: BF16 matrix products; refused where the CPU has none */
-  int threads;               /* CPU: 0 = all cores */
-  guint64 memory_budget;     /* bytes of device memory the engine may hold; 0 = what is free */
+  gboolean exact;        /* SVDQuant: the file's own arithmetic, also where a device has a faster
+                            one; what made a picture is engine_get_kernels */
+  int threads;           /* CPU: 0 = all cores */
+  guint64 memory_budget; /* bytes of device memory the engine may hold; 0 = what is free */
   EngineOffload offload;
   const char *calibration_file; /* remembers how fast this device is, for plans; NULL = nothing is
                                    remembered */
@@ -214,6 +216,10 @@ void engine_trim (Engine *self);
 
 /* TRUE if the model, the build and the device can run `precision`; else the reason as an error. */
 gboolean engine_supports (Engine *self, EnginePrecision precision, GError **error);
+
+/* What computes the transformer's linear layers under `precision`, as shown to the user, such as
+ * "cuda-bf16-wgmma" (static string); "" where engine_supports is FALSE. */
+const char *engine_get_kernels (Engine *self, EnginePrecision precision);
 
 /* TRUE if the model wants guidance and a negative prompt (the undistilled Z-Image). */
 gboolean engine_uses_guidance (Engine *self);

@@ -12,7 +12,7 @@
 typedef struct
 {
   char *model, *transformer, *prompt, *size, *device, *precision, *json_file, *memory_budget,
-      *offload;
+      *offload, *arithmetic;
   char **lora_texts, **lora_files;
   GArray *loras; /* EngineLora */
   int steps, runs, tokens;
@@ -21,8 +21,9 @@ typedef struct
 static void
 options_clear (Options *o)
 {
-  char **strings[] = { &o->model,     &o->transformer, &o->prompt,        &o->size,   &o->device,
-                       &o->precision, &o->json_file,   &o->memory_budget, &o->offload };
+  char **strings[]
+      = { &o->model,     &o->transformer, &o->prompt,        &o->size,    &o->device,
+          &o->precision, &o->json_file,   &o->memory_budget, &o->offload, &o->arithmetic };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -48,8 +49,8 @@ print_report (const Benchmark *b)
   const EngineRequest *request = b->request;
   g_autofree char *warm = g_strdup_printf ("warm, median of %d", b->n_warm);
 
-  g_print ("%s on %s, %dx%d, %d steps, %s\n\n", b->model, b->device.name, request->width,
-           request->height, request->steps, engine_precision_name (request->precision));
+  g_print ("%s on %s, %dx%d, %d steps, %s (%s)\n\n", b->model, b->device.name, request->width,
+           request->height, request->steps, engine_precision_name (request->precision), b->kernels);
   g_print ("| run | load | encode | a step | denoise | decode | total |\n"
            "|---|---|---|---|---|---|---|\n");
   print_row ("first", &b->first, b->first.load + b->open);
@@ -104,6 +105,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, "bf16, svdquant, int4 or nvfp4", "P" },
     { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o.lora_texts,
       "LoRA and its strength, 1 if not given; may be repeated", "FILE[:S]" },
+    { "arithmetic", 0, 0, G_OPTION_ARG_STRING, &o.arithmetic, CLI_ARITHMETIC_HELP, "A" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, "auto, cpu, cuda or cuda:N", "D" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget, "Most device memory to hold",
       "B" },
@@ -137,6 +139,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   options.transformer_file = o.transformer;
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
+      || !cli_parse_arithmetic (o.arithmetic, &options.exact, error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
       || !cli_parse_loras (o.lora_texts, &request, o.loras, &o.lora_files, error)
       || !cli_parse_offload (o.offload, &options.offload, error)

@@ -47,9 +47,12 @@ gboolean cli_parse (int argc, char **argv, const char *summary, const GOptionEnt
 /* G_OPTION_ERROR_BAD_VALUE; returns FALSE. */
 gboolean cli_usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
+#define CLI_ARITHMETIC_HELP                                                                        \
+  "4-bit files: fast, or exact where the device has a faster one than the file's own"
+
 /* Values of options that several commands take; NULL text changes nothing. "1024x768"; one of
  * `names` (NULL-terminated) as its index; "bf16", "svdquant", or unless svdquant_type is NULL,
- * "int4" or "nvfp4", which go there (static string); "16GiB". */
+ * "int4" or "nvfp4", which go there (static string); "fast" or "exact"; "16GiB". */
 gboolean cli_parse_size (const char *text, EngineRequest *r, GError **error);
 gboolean cli_parse_choice (const char *option, const char *text, const char *const *names, int *out,
                            GError **error);
@@ -60,6 +63,7 @@ gboolean cli_parse_precision (const char *text, EngineRequest *r, const char **s
  * path; other names are the engine's to look for. */
 gboolean
 cli_parse_loras (char **texts, EngineRequest *r, GArray *loras, char ***files, GError **error);
+gboolean cli_parse_arithmetic (const char *text, gboolean *exact, GError **error);
 gboolean cli_parse_bytes (const char *text, guint64 *out, GError **error);
 /* "auto", "none", "model" or "stream". */
 gboolean cli_parse_offload (const char *text, EngineOffload *out, GError **error);

@@ -12,7 +12,7 @@
 typedef struct
 {
   char *model, *transformer, *prompt, *negative, *size, *precision, *device, *cpu_math, *noise;
-  char *latents, *trace, *output, *memory_budget, *offload, *seed;
+  char *latents, *trace, *output, *memory_budget, *offload, *arithmetic, *seed;
   char **lora_texts, **lora_files;
   GArray *loras; /* EngineLora */
   double guidance, cfg_normalization, cfg_truncation;
@@ -23,9 +23,10 @@ typedef struct
 static void
 options_clear (Options *o)
 {
-  char **strings[] = { &o->model,     &o->transformer, &o->prompt,        &o->negative, &o->size,
-                       &o->precision, &o->device,      &o->cpu_math,      &o->noise,    &o->latents,
-                       &o->trace,     &o->output,      &o->memory_budget, &o->offload,  &o->seed };
+  char **strings[]
+      = { &o->model,         &o->transformer, &o->prompt, &o->negative,  &o->size,  &o->precision,
+          &o->device,        &o->cpu_math,    &o->noise,  &o->latents,   &o->trace, &o->output,
+          &o->memory_budget, &o->offload,     &o->seed,   &o->arithmetic };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -71,6 +72,7 @@ fill_engine_options (const Options *o, EngineOptions *e, GError **error)
   int math = 0;
 
   if (!cli_parse_choice ("--cpu-math", o->cpu_math, maths, &math, error)
+      || !cli_parse_arithmetic (o->arithmetic, &e->exact, error)
       || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error)
       || !cli_parse_offload (o->offload, &e->offload, error))
     return FALSE;
@@ -108,6 +110,7 @@ parse (int argc, char **argv, Options *o, GError **error)
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
     { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
       "CPU matrix products in fp32 or bf16 (where the processor has it)", "M" },
+    { "arithmetic", 0, 0, G_OPTION_ARG_STRING, &o->arithmetic, CLI_ARITHMETIC_HELP, "A" },
     { "threads", 't', 0, G_OPTION_ARG_INT, &o->threads, "CPU threads, 0 = all cores", "N" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o->memory_budget,
       "Most device memory to hold, such as 16GiB", "B" },
@@ -210,6 +213,7 @@ describe (Engine *engine, const EngineRequest *request, const Progress *progress
   cJSON_AddNumberToObject (seconds, "total", (double)(ended - started) / 1e6);
   cJSON_AddStringToObject (root, "device", device.name);
   cJSON_AddStringToObject (root, "device_id", device.id);
+  cJSON_AddStringToObject (root, "kernels", engine_get_kernels (engine, request->precision));
   cJSON_AddNumberToObject (root, "peak_memory", (double)memory.peak);
   cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
   if (request->n_loras > 0)

@@ -101,6 +101,18 @@ cli_parse_loras (char **texts, EngineRequest *r, GArray *loras, char ***files, G
 }
 
 gboolean
+cli_parse_arithmetic (const char *text, gboolean *exact, GError **error)
+{
+  static const char *const names[] = { "fast", "exact", NULL };
+  int choice = *exact;
+
+  if (!cli_parse_choice ("--arithmetic", text, names, &choice, error))
+    return FALSE;
+  *exact = choice == 1;
+  return TRUE;
+}
+
+gboolean
 cli_parse_bytes (const char *text, guint64 *out, GError **error)
 {
   static const struct

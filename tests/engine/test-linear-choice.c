@@ -6,17 +6,14 @@
 #include "engine/linear.h"
 
 /* What a build without code for a card's own instructions falls back to differs. */
-#ifdef HAVE_SM90A
 #define HOPPER_BF16 "cuda-bf16-wgmma"
-#else
-#define HOPPER_BF16 "cuda-bf16-mma"
-#endif
-#define INT8 "cuda-svdq-int4-by-int8"
-#define FP16 "cuda-svdq-nvfp4-by-fp16"
+#define INT8        "cuda-svdq-int4-by-int8"
+#define FP16        "cuda-svdq-nvfp4-by-fp16"
 
 typedef struct
 {
   int sm;
+  gboolean exact; /* asked for the file's own arithmetic */
   LinearSupport bf16, int4, nvfp4;
 } Row;
 
@@ -35,19 +32,31 @@ typedef struct
 
 static const Row rows[] = {
 #ifdef HAVE_CUDA
-  { 70, NONE, NONE, NONE },
-  { 75, NONE, NONE, NONE },
-  { 80, BF16_MMA, INT4_MMA, { FP16, "fall-back", "slower" } },
-  { 86, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
-  { 87, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
-  { 89, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
+  { 70, FALSE, NONE, NONE, NONE },
+  { 75, FALSE, NONE, NONE, NONE },
+  { 80, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "slower" } },
+  { 86, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
+  { 87, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
+  { 89, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
+#ifdef HAVE_SM90A
   { 90,
+    FALSE,
     { HOPPER_BF16, "native", "similar" },
-    { INT8, "fall-back", "slower" },
-    { FP16, "fall-back", "slower" } },
-  { 100, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
-  { 103, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
+    { "cuda-svdq-fp8-wgmma", "fall-back", "faster" },
+    { "cuda-svdq-fp8-wgmma", "fall-back", "faster" } },
+  { 90,
+    TRUE,
+    { HOPPER_BF16, "native", "similar" },
+    { "cuda-svdq-fp16-wgmma", "fall-back", "similar" },
+    { "cuda-svdq-fp16-wgmma", "fall-back", "similar" } },
+#else
+  { 90, FALSE, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
+  { 90, TRUE, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
+#endif
+  { 100, FALSE, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
+  { 103, FALSE, BF16_MMA, { INT8, "fall-back", "slower" }, { FP16, "fall-back", "slower" } },
   { 120,
+    FALSE,
     BF16_MMA,
     { INT8, "fall-back", "faster" },
 #if defined(HAVE_SM120A) || defined(HAVE_SM120F)
@@ -56,6 +65,7 @@ static const Row rows[] = {
     { FP16, "fall-back", "similar" } },
 #endif
   { 121,
+    FALSE,
     BF16_MMA,
     { INT8, "fall-back", "faster" },
 #if defined(HAVE_SM120F)
@@ -65,15 +75,18 @@ static const Row rows[] = {
 #endif
 #endif
   { 0,
+    FALSE,
     { "cpu", "native", "similar" },
     { "cpu-svdq", "native", "faster" },
     { "cpu-svdq", "native", "similar" } },
 };
 
 static void
-check (const DeviceCaps *caps, const SvdqFormat *format, const LinearSupport *expected)
+check (const Row *row, const SvdqFormat *format, const LinearSupport *expected)
 {
-  const StreamOptions options = { 0 };
+  const DeviceCaps device = { .kind = row->sm > 0 ? DEVICE_CUDA : DEVICE_CPU, .sm = row->sm };
+  const DeviceCaps *caps = &device;
+  const StreamOptions options = { .exact = row->exact };
   LinearSupport got = linear_support (caps, &options, format);
   const LinearBackend *backend = linear_choose (caps, &options, format);
 
@@ -90,12 +103,11 @@ static void
 test_row (gconstpointer data)
 {
   const Row *row = data;
-  const DeviceCaps caps = { .kind = row->sm > 0 ? DEVICE_CUDA : DEVICE_CPU, .sm = row->sm };
   const SvdqFormat int4 = SVDQ_INT4, nvfp4 = SVDQ_NVFP4;
 
-  check (&caps, NULL, &row->bf16);
-  check (&caps, &int4, &row->int4);
-  check (&caps, &nvfp4, &row->nvfp4);
+  check (row, NULL, &row->bf16);
+  check (row, &int4, &row->int4);
+  check (row, &nvfp4, &row->nvfp4);
 }
 
 int
@@ -104,7 +116,8 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   for (guint i = 0; i < G_N_ELEMENTS (rows); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/linear/choice/sm-%d", rows[i].sm);
+      g_autofree char *path
+          = g_strdup_printf ("/linear/choice/sm-%d%s", rows[i].sm, rows[i].exact ? "-exact" : "");
 
       g_test_add_data_func (path, &rows[i], test_row);
     }

@@ -10,7 +10,6 @@ counts. At the end the block shapes run for 800 ms each, ours and theirs by turn
 the speed that the card's power allows. --chosen times only what the backend picks.
 """
 import json
-import subprocess
 import sys
 import time
 
@@ -18,45 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-ROUNDS, REPLAYS, REPLAY_MS, ROTATION, SMALL_M = 3, 3, 8.0, 8, 128
+from bench_turns import REPLAY_MS, REPLAYS, Ours, Theirs
+
+ROUNDS, ROTATION, SMALL_M = 3, 8, 128
 PAUSE, SUSTAINED_MS = 0.02, 800.0
 BLOCK = ((11520, 3840), (3840, 3840), (20480, 3840), (3840, 10240))
 ENCODER = ((6144, 2560), (2560, 4096), (19456, 2560), (2560, 9728))
 SWIGLU = (20480, 19456)
-
-
-def record(run, launches):
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(launches):
-            run(i)
-    return graph
-
-
-def replay_ms(graph, replays):
-    times = []
-    for _ in range(replays + 1):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times[1:])[replays // 2]
-
-
-class Theirs:
-    """A product or an attention of PyTorch, recorded."""
-
-    def __init__(self, run):
-        for i in range(2):
-            run(i)
-        torch.cuda.synchronize()
-        self.launches = max(4, min(64, int(REPLAY_MS / (replay_ms(record(run, 2), 1) / 2))))
-        self.graph = record(run, self.launches)
-
-    def ms(self):
-        return replay_ms(self.graph, REPLAYS) / self.launches
 
 
 def random(*shape):
@@ -77,23 +44,6 @@ def their_attention(m, n_q, n_kv, d, causal):
     with sdpa_kernel([backend]):
         return Theirs(lambda i: F.scaled_dot_product_attention(
             q, k, v, is_causal=bool(causal), enable_gqa=n_q != n_kv))
-
-
-class Ours:
-    def __init__(self, program):
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, bufsize=1)
-
-    def ask(self, *words):
-        self.process.stdin.write(' '.join(str(int(w) if isinstance(w, bool) else w)
-                                          for w in words) + '\n')
-        return self.process.stdout.readline().strip()
-
-    def ms(self, *words):
-        try:
-            return float(self.ask(*words))
-        except ValueError:
-            return None
 
 
 def compare(ours, op, args, theirs, contenders, rounds):

@@ -10,79 +10,30 @@ counts. Linears include the quantising of their activations and the low-rank bra
 --chosen times only what the backend picks.
 """
 import json
-import subprocess
 import sys
 import time
 
 import torch
 
-REPLAYS, REPLAY_MS, PAUSE, ROUNDS = 3, 8.0, 0.02, 3
+from bench_turns import Ours, Theirs
+
+PAUSE, ROUNDS = 0.02, 3
 BLOCK = ((11520, 3840), (3840, 3840), (20480, 3840), (3840, 10240))
-
-
-def record(run, launches):
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(launches):
-            run()
-    return graph
-
-
-def replay_ms(graph, replays):
-    times = []
-    for _ in range(replays + 1):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times[1:])[replays // 2]
-
-
-class Theirs:
-    def __init__(self, run):
-        self.run = run  # which holds the tensors
-        for _ in range(2):
-            run()
-        torch.cuda.synchronize()
-        self.launches = max(4, min(64, int(REPLAY_MS / (replay_ms(record(run, 2), 1) / 2))))
-        self.graph = record(run, self.launches)
-
-    def ms(self):
-        return replay_ms(self.graph, REPLAYS) / self.launches
 
 
 def their_bf16(m, n, k):
     x = torch.randn(m, k, device='cuda', dtype=torch.bfloat16)
     w = torch.randn(n, k, device='cuda', dtype=torch.bfloat16) * 0.016
     out = torch.empty(m, n, device='cuda', dtype=torch.bfloat16)
-    return Theirs(lambda: torch.mm(x, w.t(), out=out))
+    return Theirs(lambda _: torch.mm(x, w.t(), out=out))
 
 
 def their_fp8(m, n, k):
     x = (torch.randn(m, k, device='cuda') * 80).to(torch.float8_e4m3fn)
     w = (torch.randn(n, k, device='cuda') * 80).to(torch.float8_e4m3fn)
     one = torch.ones((), device='cuda')
-    return Theirs(lambda: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one,
-                                           out_dtype=torch.bfloat16, use_fast_accum=True))
-
-
-class Ours:
-    def __init__(self, program):
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, bufsize=1)
-
-    def ask(self, *words):
-        self.process.stdin.write(' '.join(str(int(w) if isinstance(w, bool) else w)
-                                          for w in words) + '\n')
-        return self.process.stdout.readline().strip()
-
-    def ms(self, *words):
-        try:
-            return float(self.ask(*words))
-        except ValueError:
-            return None
+    return Theirs(lambda _: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one,
+                                             out_dtype=torch.bfloat16, use_fast_accum=True))
 
 
 def main():

@@ -9,6 +9,7 @@
 #include "tests/kernels/svdq-host.h"
 
 #include <stdio.h>
+#include <time.h>
 
 #define SKIPPED 77
 #define POISON  0xff /* every byte of an output before a run: a NaN in BF16 */
@@ -159,4 +160,24 @@ judge (const HostLinear &host, const std::vector<uint16_t> &y, const float *want
         v.beyond += got[i] != 0xffff;
     }
   return v;
+}
+
+/* The whole of a program: `test_all` on the first card, with a fresh seed. Its exit status. */
+static inline int
+run_device_test (Status (*test_all) (DeviceTest *t, uint32_t seed))
+{
+  DeviceTest t = {};
+  Status status = cuda_open (0, NULL, &t.s);
+  if (status != STATUS_OK)
+    {
+      printf ("no usable device: %s\n", status_name (status));
+      return SKIPPED;
+    }
+  const uint32_t seed = (uint32_t)time (NULL);
+  printf ("seed %u\n", seed);
+  status = test_all (&t, seed);
+  printf ("%s: %d failures; %s %s\n", t.failures || status ? "FAILED" : "passed", t.failures,
+          status_name (status), cuda_detail (t.s));
+  cuda_close (t.s);
+  return t.failures || status ? 1 : 0;
 }

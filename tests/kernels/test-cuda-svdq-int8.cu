@@ -8,7 +8,6 @@
 #include "tests/kernels/svdq-device.cuh"
 
 #include <string.h>
-#include <time.h>
 
 /* Of the sum of the terms' magnitudes, before rounding. */
 #define SHARE 0x1p-20
@@ -138,18 +137,5 @@ test_all (DeviceTest *t, uint32_t seed)
 int
 main (void)
 {
-  DeviceTest t = {};
-  Status status = cuda_open (0, NULL, &t.s);
-  if (status != STATUS_OK)
-    {
-      printf ("no usable device: %s\n", status_name (status));
-      return SKIPPED;
-    }
-  const uint32_t seed = (uint32_t)time (NULL);
-  printf ("seed %u\n", seed);
-  status = test_all (&t, seed);
-  printf ("%s: %d failures; %s %s\n", t.failures || status ? "FAILED" : "passed", t.failures,
-          status_name (status), cuda_detail (t.s));
-  cuda_close (t.s);
-  return t.failures || status ? 1 : 0;
+  return run_device_test (test_all);
 }

@@ -37,6 +37,7 @@ gemm_sm90 (Stream *s, const Gemm *g, int variant)
   const GemmVariant *v
       = &variants[variant < 0 ? gemm_pick (s, g, g->k * 2, variants, N_VARIANTS) : variant];
   REQUIRE (s, !g->swiglu || v->swiglu != NULL);
-  const ScaledGemm plain = { *g };
+  ScaledGemm plain = {};
+  plain.product = *g;
   return g->swiglu ? v->swiglu (s, &plain) : v->plain (s, &plain);
 }

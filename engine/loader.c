@@ -124,6 +124,7 @@ count_stacked (Loader *self, const char *prefix, const char *const *names, const
       int64_t all = source->n;
 
       source->svdq = &shape;
+      source->swiglu = FALSE; /* no part has both factors */
       for (int i = 0; names[i] != NULL; i++)
         {
           linear_free (self->ctx, linear);

@@ -7,8 +7,12 @@
  * layers have a weight *format*; engine/linear.c picks one for the hardware at hand.
  *
  * Conventions
- *  - Activations have the table's `activation` type, dense, row-major. M is a number of tokens.
- *    Pictures are channels-last, [height, width, channels].
+ *  - Activations have the device's type (device_activation), dense, row-major. M is a number of
+ *    tokens. Pictures are channels-last, [height, width, channels].
+ *  - FP16 ends at 65504, short of what some layers give (spec z-image 5.11). Where it is the
+ *    activation type, the residual stream and what linears add to it is F32 (device_residual),
+ *    other results are clamped, and a swiglu's product is stored times SWIGLU_F16_SCALE, which the
+ *    linear behind it takes back (LinearSource.after_swiglu).
  *  - Parameters of operations (norm weights, biases, modulation vectors, RoPE tables, gates) are
  *    always F32, in the device's memory: they are small, and it spares a rounding.
  *  - Sums, statistics, softmax and exponentials run in FP32; each result is rounded once to the
@@ -71,6 +75,13 @@ typedef struct
   bool avx2, avx512, vnni, bf16; /* CPU instruction sets; bf16 also true for CUDA sm_80 up */
 } DeviceCaps;
 
+/* What activations are stored in: F32 by the CPU, BF16 or, below sm_80, F16 by cards. */
+DType device_activation (const DeviceCaps *caps);
+/* And the residual stream: the same, but F32 beside F16. */
+DType device_residual (const DeviceCaps *caps);
+
+#define SWIGLU_F16_SCALE (1.0f / 128) /* 344,064 has been seen: 2688 */
+
 /* How a Stream is opened. */
 typedef struct
 {
@@ -117,8 +128,9 @@ typedef struct
   Tensor parts[LINEAR_MAX_PARTS]; /* [rows, K], F32, BF16 or F16; unused when svdq is set */
   Tensor bias;                    /* [N] any float type; data NULL = none */
   const SvdqSource *svdq;         /* borrowed; NULL = dense */
-  bool swiglu;   /* N = 2F, rows [w1; w3]: `apply` may be asked for silu(w1 x) * w3 x */
-  bool resident; /* CPU: worth an expanded copy in memory; otherwise used as mapped */
+  bool swiglu;       /* N = 2F, rows [w1; w3]: `apply` may be asked for silu(w1 x) * w3 x */
+  bool after_swiglu; /* x is such a product: where it is F16, times SWIGLU_F16_SCALE */
+  bool resident;     /* CPU: worth an expanded copy in memory; otherwise used as mapped */
 } LinearSource;
 
 /* Every backend's Linear begins with this. */
@@ -152,8 +164,9 @@ typedef struct LinearBackend
   bool keeps_source; /* the mapped file must outlive the Linear */
   bool (*supports) (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
   Status (*prepare_weights) (Stream *s, const LinearSource *source, Linear **out);
-  /* x [M, K] -> out [M, N], activation type, any M >= 1. When linear->swiglu, out may be [M, N/2]
-   * and gets silu (w1 x) * w3 x; out [M, N] then gets the factors, in the order of `turn`. */
+  /* x [M, K] -> out [M, N], activation type, any M >= 1; out may also have the residual stream's
+   * type. When linear->swiglu, out may be [M, N/2], activation type, and gets silu (w1 x) * w3 x;
+   * out [M, N] then gets the factors, in the order of `turn`. */
   Status (*apply) (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
   void (*release) (Stream *s, Linear *linear); /* NULL linear is a no-op */
   /* (optional) `apply` into the columns from `first` on of a wider out [M, W]; first is a multiple
@@ -236,18 +249,20 @@ typedef struct Ops
   void (*recording_free) (Recording *recording);
 
   /* -- maths ----------------------------------------------------------------------------- */
-  /* out = RMS(x) * weight (* scale). x, out [M, D], may be the same; weight, scale [D], scale may
-   * be NULL. (spec z-image, notation and 5.7) */
+  /* out = RMS(x) * weight (* scale). x [M, D] of the activations' or the residual stream's type,
+   * out [M, D], may be the same; weight, scale [D], scale may be NULL. (spec z-image, notation and
+   * 5.7) */
   Status (*rms_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale,
                       float eps, Tensor *out);
   /* Sandwich or plain residual, fused with the norm that reads it next:
    *   x += gate * RMS(y) * post      (post NULL: x += gate * y; gate NULL: 1)
    *   out = RMS(x) * next (* scale)  (out NULL: skipped)
-   * x [M, D] in place, y, out [M, D]; vectors [D]. (spec z-image 5.7, 3) */
+   * x [M, D] in place, y [M, D] of its type (the residual stream's, or both the activations'), out
+   * [M, D]; vectors [D]. (spec z-image 5.7, 3) */
   Status (*residual_norm) (Stream *s, Tensor *x, const Tensor *y, const Tensor *post,
                            const Tensor *gate, const Tensor *next, const Tensor *scale, float eps,
                            Tensor *out);
-  /* out = LayerNorm(x) * scale, no affine; x, out [M, D], may be the same. (spec z-image 5.8) */
+  /* out = LayerNorm(x) * scale, no affine; x and out as in rms_norm. (spec z-image 5.8) */
   Status (*layer_norm) (Stream *s, const Tensor *x, const Tensor *scale, float eps, Tensor *out);
   /* In place on qkv [M, n_q + 2 n_kv, d] (q heads, k heads, v heads): RMS norm of each q and k
    * head by q_weight, k_weight [d], then rotation by table [M, d/2, 2] = (cos, sin) F32; v is
@@ -258,8 +273,9 @@ typedef struct Ops
   /* softmax(q k^T / sqrt(d)) v without a score matrix. qkv [M, n_q + 2 n_kv, d], out [M, n_q d];
    * q head h reads kv head h / (n_q / n_kv); causal: keys j <= i. d: 16..512, multiple of 16. */
   Status (*attention) (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out);
-  /* out [M, F] = silu(x[:, :F]) * x[:, F:]; x [M, 2F]. `turn` 8: the columns of both halves come in
-   * turn, eight of each, and F is a multiple of it; 0: one half after the other. */
+  /* out [M, F] = silu(x[:, :F]) * x[:, F:], F16: times SWIGLU_F16_SCALE; x [M, 2F]. `turn` 8: the
+   * columns of both halves come in turn, eight of each, and F is a multiple of it; 0: one half
+   * after the other. */
   Status (*silu_mul) (Stream *s, const Tensor *x, int turn, Tensor *out);
   Status (*silu) (Stream *s, const Tensor *x, Tensor *out); /* any shape; may be the same */
   /* Modulation vectors from linear outputs: m [S, 4D] activation type -> out [S, 4, D] F32,
@@ -267,7 +283,8 @@ typedef struct Ops
   Status (*modulation) (Stream *s, const Tensor *m, Tensor *out);
   /* out F32 [S, D] = 1 + x; x activation type. (final layer, spec z-image 5.8) */
   Status (*one_plus) (Stream *s, const Tensor *x, Tensor *out);
-  /* Every row of out [n, D] becomes row [D]; both activation type. */
+  /* Every row of out [n, D] becomes row [D]; one type, the activations' or the residual stream's.
+   */
   Status (*fill_rows) (Stream *s, const Tensor *row, Tensor *out);
 
   /* -- pictures, [H, W, C] ---------------------------------------------------------------- */

@@ -15,9 +15,21 @@ is_better (const EnginePlan *plan, const EnginePlan *best)
   return plan->seconds > 0 && best->seconds > 0 ? plan->seconds < best->seconds : TRUE;
 }
 
-gboolean
-advice_find (Engine *engine, const EngineRequest *request, EngineRequest *out)
+/* The most that a setting may take, in bytes. */
+static guint64
+find_limit (Engine *engine, const EngineRequest *request, gboolean failed)
 {
+  EnginePlan plan;
+
+  if (!failed || !engine_plan (engine, request, &plan, NULL))
+    return G_MAXUINT64;
+  return plan.peak - plan.peak / 16; /* as the engine steps down */
+}
+
+gboolean
+advice_find (Engine *engine, const EngineRequest *request, gboolean failed, EngineRequest *out)
+{
+  const guint64 limit = find_limit (engine, request, failed);
   static const double factors[] = { 1, 0.75, 0.5, 0.375, 0.25, 0 };
 
   for (guint i = 0; i < G_N_ELEMENTS (factors); i++)
@@ -33,7 +45,7 @@ advice_find (Engine *engine, const EngineRequest *request, EngineRequest *out)
           candidate.precision = p;
           if (!engine_supports (engine, p, NULL)
               || !engine_plan (engine, &candidate, &plans[p], NULL) || !plans[p].fits
-              || !is_better (&plans[p], best))
+              || plans[p].peak > limit || !is_better (&plans[p], best))
             continue;
           best = &plans[p];
           *out = candidate;

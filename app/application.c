@@ -90,6 +90,7 @@ open_model (TesseraApplication *self)
     .device = device,
     .memory_budget = (guint64)g_settings_get_uint (self->settings, "memory-limit") << 30,
     .offload = g_settings_get_enum (self->settings, "offload"),
+    .exact = g_settings_get_enum (self->settings, "arithmetic") == ARITHMETIC_EXACT,
     .calibration_file = calibration,
   };
 
@@ -323,6 +324,8 @@ application_startup (GApplication *application)
                            G_CONNECT_SWAPPED);
   self->idle_trim = idle_trim_new (self->queue, self->worker, self->settings, 60 * 1000);
   g_signal_connect_object (self->settings, "changed::offload", G_CALLBACK (open_model), self,
+                           G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->settings, "changed::arithmetic", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->settings, "changed::memory-limit", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);

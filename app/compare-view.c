@@ -13,9 +13,9 @@ struct _TesseraCompareView
 
   /* Template Widgets */
   TesseraCanvas *canvas;
-  GtkWidget *legend, *captions;
+  GtkWidget *legend, *captions, *first_button, *second_button;
   GtkPicture *ramp;
-  GtkLabel *first_caption, *second_caption, *figures;
+  GtkLabel *first_caption, *first_details, *second_caption, *second_details, *figures;
 
   /* Owned References */
   TesseraPicture *first, *second;
@@ -56,14 +56,20 @@ name_of_value (const char *what)
   return _ ("settings");
 }
 
+/* In short under the picture; all that is known at the press of the button. */
 static void
-show_caption (GtkLabel *label, TesseraPicture *picture)
+show_caption (GtkWidget *button, GtkLabel *caption, GtkLabel *details, TesseraPicture *picture)
 {
   g_autofree char *text = picture != NULL ? picture_caption (picture) : NULL;
   g_autofree char *more = picture != NULL ? picture_describe (picture) : NULL;
 
-  gtk_label_set_label (label, text ? text : "");
-  gtk_widget_set_tooltip_text (GTK_WIDGET (label), more != NULL && *more != '\0' ? more : NULL);
+  gtk_widget_set_visible (button, picture != NULL);
+  if (picture == NULL)
+    return;
+  gtk_label_set_label (caption, text);
+  gtk_label_set_label (details, *more != '\0' ? more : _ ("Nothing is known of this image"));
+  gtk_accessible_update_property (GTK_ACCESSIBLE (button), GTK_ACCESSIBLE_PROPERTY_LABEL, text,
+                                  GTK_ACCESSIBLE_PROPERTY_DESCRIPTION, more, -1);
 }
 
 static const char *
@@ -183,8 +189,8 @@ compare_view_set_pictures (TesseraCompareView *self, TesseraPicture *first, Tess
   g_set_object (&self->second, second);
   canvas_set_swapped (self->canvas, FALSE);
   canvas_set_labels (self->canvas, short_label (first), short_label (second));
-  show_caption (self->first_caption, first);
-  show_caption (self->second_caption, second);
+  show_caption (self->first_button, self->first_caption, self->first_details, first);
+  show_caption (self->second_button, self->second_caption, self->second_details, second);
   gtk_label_set_label (self->figures, why != NULL ? why : "");
   show_textures (self);
   gtk_accessible_update_property (
@@ -347,7 +353,11 @@ compare_view_class_init (TesseraCompareViewClass *klass)
   gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, captions);
   gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, ramp);
   gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, first_caption);
+  gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, first_button);
+  gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, first_details);
   gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, second_caption);
+  gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, second_button);
+  gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, second_details);
   gtk_widget_class_bind_template_child (widget_class, TesseraCompareView, figures);
 }
 

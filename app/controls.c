@@ -13,7 +13,7 @@ struct _TesseraControls
   GtkWidget *scroller, *prompt_hint, *guidance_group, *width_row, *height_row;
   GtkToggleButton *run_bf16, *run_svdquant, *run_both;
   GtkLabel *precision_reason;
-  AdwComboRow *size, *noise, *device, *offload;
+  AdwComboRow *size, *noise, *device, *offload, *arithmetic;
   GtkEditable *negative, *seed;
   GtkSwitch *new_seed;
   GtkAdjustment *steps, *width, *height, *batch, *guidance, *memory_limit, *idle_minutes;
@@ -256,6 +256,7 @@ controls_set_model (TesseraControls *self, const ModelInfo *model)
 
   /* A processor computes where the weights are. */
   gtk_widget_set_visible (GTK_WIDGET (self->offload), model != NULL && model->device.gpu);
+  gtk_widget_set_visible (GTK_WIDGET (self->arithmetic), model != NULL && model->arithmetics);
   self->uses_guidance = model != NULL && model->guidance;
   gtk_widget_set_visible (self->guidance_group, self->uses_guidance);
   emit_changed (self);
@@ -390,6 +391,7 @@ controls_bind_settings (TesseraControls *self, GSettings *settings)
   controls_set_run (self, g_settings_get_enum (settings, "precision"));
   adw_combo_row_set_selected (self->noise, g_settings_get_enum (settings, "noise"));
   adw_combo_row_set_selected (self->offload, g_settings_get_enum (settings, "offload"));
+  adw_combo_row_set_selected (self->arithmetic, g_settings_get_enum (settings, "arithmetic"));
   self->settings = g_object_ref (settings);
   g_settings_bind (settings, "width", self->width, "value", both);
   g_settings_bind (settings, "height", self->height, "value", both);
@@ -417,6 +419,14 @@ on_offload_selected (TesseraControls *self)
 {
   if (self->settled && self->settings != NULL)
     g_settings_set_enum (self->settings, "offload", adw_combo_row_get_selected (self->offload));
+}
+
+static void
+on_arithmetic_selected (TesseraControls *self)
+{
+  if (self->settled && self->settings != NULL)
+    g_settings_set_enum (self->settings, "arithmetic",
+                         adw_combo_row_get_selected (self->arithmetic));
 }
 
 /* -- Type ---------------------------------------------------------------------------------------
@@ -462,6 +472,7 @@ controls_class_init (TesseraControlsClass *klass)
     CHILD (new_seed),         CHILD (steps),        CHILD (width),
     CHILD (height),           CHILD (batch),        CHILD (guidance),
     CHILD (memory_limit),     CHILD (offload),      CHILD (idle_minutes),
+    CHILD (arithmetic),
 #undef CHILD
   };
 
@@ -502,6 +513,8 @@ controls_init (TesseraControls *self)
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->offload, "notify::selected", G_CALLBACK (on_offload_selected),
                            self, G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->arithmetic, "notify::selected",
+                           G_CALLBACK (on_arithmetic_selected), self, G_CONNECT_SWAPPED);
   g_signal_connect_object (self->device, "notify::selected", G_CALLBACK (on_device_selected), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->seed, "changed", G_CALLBACK (on_seed_changed), self,

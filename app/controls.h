@@ -19,6 +19,13 @@ typedef enum
   RUN_BOTH,
 } RunPrecision;
 
+/* Of SVDQuant files, where a device has both; the setting `arithmetic`. */
+typedef enum
+{
+  ARITHMETIC_FAST,
+  ARITHMETIC_EXACT,
+} Arithmetic;
+
 #define TESSERA_TYPE_CONTROLS (controls_get_type ())
 G_DECLARE_FINAL_TYPE (TesseraControls, controls, TESSERA, CONTROLS, GtkWidget)
 

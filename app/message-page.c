@@ -71,10 +71,9 @@ static const Page PAGES[] = {
   [MESSAGE_MEMORY] = {
     "dialog-warning-symbolic",
     N_ ("Not Enough Memory"),
-    N_ ("The image did not fit into the memory of the device. A smaller size or SVDQuant needs "
-        "less."),
-    N_ ("Use _768 × 768"), "win.use-smaller",
-    N_ ("Use _SVDQuant"), "win.use-svdquant",
+    N_ ("The image did not fit into the memory of the device. Closing other programs that use it "
+        "may help."),
+    N_ ("_Back"), "win.dismiss", NULL, NULL,
   },
   [MESSAGE_FAILED] = {
     "dialog-error-symbolic",
@@ -118,6 +117,20 @@ message_page_set_description (TesseraMessagePage *self, const char *text)
   g_return_if_fail (TESSERA_IS_MESSAGE_PAGE (self));
 
   adw_status_page_set_description (self->page, text);
+}
+
+void
+message_page_offer (TesseraMessagePage *self, const char *label, const char *action)
+{
+  const Page *page = &PAGES[self->state];
+
+  g_return_if_fail (TESSERA_IS_MESSAGE_PAGE (self));
+
+  gtk_widget_set_visible (GTK_WIDGET (self->action), TRUE);
+  gtk_actionable_set_action_name (GTK_ACTIONABLE (self->action), action);
+  gtk_button_set_label (self->action, label);
+  show_button (self->other, page->label, page->name);
+  show_button (self->third, page->other_label, page->other_name);
 }
 
 MessageState

@@ -26,6 +26,9 @@ G_DECLARE_FINAL_TYPE (TesseraMessagePage, message_page, TESSERA, MESSAGE_PAGE, G
 /* `details`: the engine's words, shown on demand; may be NULL. */
 void message_page_show (TesseraMessagePage *self, MessageState state, const char *details);
 MessageState message_page_get_state (TesseraMessagePage *self);
+/* A way out that is known only now, before those that the page has; `label` is translated. Until
+ * the next message_page_show. */
+void message_page_offer (TesseraMessagePage *self, const char *label, const char *action);
 /* A sentence with numbers in place of the usual one. */
 void message_page_set_description (TesseraMessagePage *self, const char *text);
 

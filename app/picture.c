@@ -126,11 +126,23 @@ picture_save (TesseraPicture *self, const char *path, GError **error)
   return ok;
 }
 
+static const char *
+name_of_way (TesseraPicture *self)
+{
+  const char *arithmetic = engine_get_arithmetic (self->kernels != NULL ? self->kernels : "");
+
+  if (self->request == NULL)
+    return _ ("Unknown settings");
+  if (self->request->precision == ENGINE_PRECISION_SVDQUANT && g_str_equal (arithmetic, "fast"))
+    /* Translators: computed in a way that rounds more than the model file asks for */
+    return _ ("SVDQuant (fast)");
+  return precision_label (self->request->precision);
+}
+
 char *
 picture_caption (TesseraPicture *self)
 {
-  const char *label
-      = self->request != NULL ? precision_label (self->request->precision) : _ ("Unknown settings");
+  const char *label = name_of_way (self);
 
   if (self->facts.seconds <= 0)
     return g_strdup (label);
@@ -147,6 +159,16 @@ add_line (GString *text, char *line)
   if (line != NULL)
     g_string_append (text, line);
   g_free (line);
+}
+
+static char *
+describe_arithmetic (const char *arithmetic)
+{
+  if (g_str_equal (arithmetic, "fast"))
+    return g_strdup (_ ("Arithmetic: fast, with more rounding than the model file asks for"));
+  if (g_str_equal (arithmetic, "exact"))
+    return g_strdup (_ ("Arithmetic: exact, the model file’s own"));
+  return NULL;
 }
 
 char *
@@ -167,6 +189,8 @@ picture_describe (TesseraPicture *self)
     add_line (text, g_strdup_printf (_ ("Model: %s"), self->model));
   if (self->device != NULL)
     add_line (text, g_strdup_printf (_ ("Device: %s"), self->device));
+  if (self->kernels != NULL)
+    add_line (text, describe_arithmetic (engine_get_arithmetic (self->kernels)));
   if (self->kernels != NULL)
     /* Translators: %s names the way in which layers are computed, like "cuda-bf16-wgmma" */
     add_line (text, g_strdup_printf (_ ("Computed by: %s"), self->kernels));

@@ -80,27 +80,21 @@ focus_prompt (GSimpleAction *action, GVariant *parameter, gpointer data)
 }
 
 static void
-use_smaller (GSimpleAction *action, GVariant *parameter, gpointer data)
-{
-  TesseraWindow *self = data;
-
-  controls_set_size (self->controls, 768, 768);
-  g_action_group_activate_action (G_ACTION_GROUP (self), "dismiss", NULL);
-}
-
-static void
-use_svdquant (GSimpleAction *action, GVariant *parameter, gpointer data)
-{
-  TesseraWindow *self = data;
-
-  controls_set_run (self->controls, RUN_SVDQUANT);
-  g_action_group_activate_action (G_ACTION_GROUP (self), "dismiss", NULL);
-}
-
-static void
 use_advice (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
-  window_use_advice (data);
+  TesseraWindow *self = data;
+
+  window_use_advice (self, &self->next);
+}
+
+/* The setting that fits in place of the one that did not, and away with the page. */
+static void
+use_way_out (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraWindow *self = data;
+
+  window_use_advice (self, &self->failed);
+  g_action_group_activate_action (G_ACTION_GROUP (self), "dismiss", NULL);
 }
 
 static void
@@ -383,9 +377,8 @@ window_add_actions (TesseraWindow *self)
     { "cancel", cancel, NULL, NULL, NULL, { 0 } },
     { "new-seed", new_seed, NULL, NULL, NULL, { 0 } },
     { "focus-prompt", focus_prompt, NULL, NULL, NULL, { 0 } },
-    { "use-smaller", use_smaller, NULL, NULL, NULL, { 0 } },
-    { "use-svdquant", use_svdquant, NULL, NULL, NULL, { 0 } },
     { "use-advice", use_advice, NULL, NULL, NULL, { 0 } },
+    { "use-way-out", use_way_out, NULL, NULL, NULL, { 0 } },
     { "dismiss", dismiss, NULL, NULL, NULL, { 0 } },
     { "view", NULL, "s", "'image'", change_view, { 0 } },
     { "zoom-in", zoom_in, NULL, NULL, NULL, { 0 } },

@@ -75,34 +75,65 @@ window_watch_memory (TesseraWindow *self)
   self->memory_source = g_timeout_add (MEMORY_INTERVAL, on_memory_timeout, self);
 }
 
-/* "Use SVDQuant, 768 × 768", or nothing. */
+/* Takes over what the plan advises; "_Use SVDQuant, 768 × 768" (transfer full), or NULL. */
+static char *
+take_advice (WindowAdvice *advice, const WorkerPlan *plan)
+{
+  advice->there = plan != NULL && plan->advised;
+  if (!advice->there)
+    return NULL;
+  advice->precision = plan->precision;
+  advice->width = plan->width;
+  advice->height = plan->height;
+  return g_strdup_printf (/* Translators: a precision, width, height */
+                          _ ("_Use %s, %d × %d"), precision_label (plan->precision), plan->width,
+                          plan->height);
+}
+
 static void
 show_advice (TesseraWindow *self, const WorkerPlan *plan)
 {
-  g_autofree char *text = NULL;
+  g_autofree char *text = take_advice (&self->next, plan);
 
-  self->advised = plan != NULL && plan->advised;
-  if (self->advised)
-    {
-      self->advice_precision = plan->precision;
-      self->advice_width = plan->width;
-      self->advice_height = plan->height;
-      text = g_strdup_printf (/* Translators: a precision, width, height */
-                              _ ("_Use %s, %d × %d"), precision_label (plan->precision),
-                              plan->width, plan->height);
-      gtk_button_set_label (self->advice, text);
-    }
-  gtk_widget_set_visible (GTK_WIDGET (self->advice), self->advised);
+  if (text != NULL)
+    gtk_button_set_label (self->advice, text);
+  gtk_widget_set_visible (GTK_WIDGET (self->advice), text != NULL);
 }
 
 void
-window_use_advice (TesseraWindow *self)
+window_use_advice (TesseraWindow *self, const WindowAdvice *advice)
 {
-  if (!self->advised)
+  if (!advice->there)
     return;
-  controls_set_size (self->controls, self->advice_width, self->advice_height);
+  controls_set_size (self->controls, advice->width, advice->height);
   controls_set_run (self->controls,
-                    self->advice_precision == ENGINE_PRECISION_SVDQUANT ? RUN_SVDQUANT : RUN_BF16);
+                    advice->precision == ENGINE_PRECISION_SVDQUANT ? RUN_SVDQUANT : RUN_BF16);
+}
+
+void
+window_show_way_out (TesseraWindow *self, const WorkerPlan *plan)
+{
+  g_autofree char *text = take_advice (&self->failed, plan);
+
+  if (text != NULL && message_page_get_state (self->problem) == MESSAGE_MEMORY)
+    message_page_offer (self->problem, text, "win.use-way-out");
+}
+
+static void
+on_way_out_found (GObject *source, GAsyncResult *result, gpointer data)
+{
+  g_autoptr (TesseraWindow) self = data;
+  WorkerPlan plan;
+
+  if (worker_plan_finish (TESSERA_WORKER (source), result, &plan, NULL) && self->worker != NULL)
+    window_show_way_out (self, &plan);
+}
+
+void
+window_plan_way_out (TesseraWindow *self, const EngineRequest *request)
+{
+  self->failed.there = FALSE;
+  worker_plan_async (self->worker, request, TRUE, NULL, on_way_out_found, g_object_ref (self));
 }
 
 void
@@ -137,7 +168,8 @@ plan_now (gpointer data)
   self->plan_source = 0;
   controls_get_request (self->controls, &request);
   self->planning = g_cancellable_new ();
-  worker_plan_async (self->worker, &request, self->planning, on_planned, g_object_ref (self));
+  worker_plan_async (self->worker, &request, FALSE, self->planning, on_planned,
+                     g_object_ref (self));
   return G_SOURCE_REMOVE;
 }
 

@@ -12,6 +12,14 @@
 
 G_BEGIN_DECLS
 
+/* A setting that fits where the one at hand does not. */
+typedef struct
+{
+  gboolean there; /* else there is none */
+  EnginePrecision precision;
+  int width, height;
+} WindowAdvice;
+
 struct _TesseraWindow
 {
   AdwApplicationWindow parent_instance;
@@ -46,10 +54,8 @@ struct _TesseraWindow
 
   gboolean has_model, fits;
   gboolean reading_shares, no_shares; /* see memory_gauge_set_shares */
-  gboolean advised;                   /* then there is another setting that fits: */
-  EnginePrecision advice_precision;
-  int advice_width, advice_height;
-  guint inhibited; /* cookie, or 0 */
+  WindowAdvice next, failed;          /* for what the controls ask for, and what did not fit */
+  guint inhibited;                    /* cookie, or 0 */
   guint plan_source, memory_source;
 };
 
@@ -60,7 +66,9 @@ void window_update_actions (TesseraWindow *self);
 void window_update_memory (TesseraWindow *self);
 void window_watch_memory (TesseraWindow *self); /* from now on, until memory_source is removed */
 void window_plan (TesseraWindow *self);         /* soon, what the controls ask for */
-void window_use_advice (TesseraWindow *self);
+void window_use_advice (TesseraWindow *self, const WindowAdvice *advice);
+/* Looks for a setting that fits in place of `request`, and offers it on the page. */
+void window_plan_way_out (TesseraWindow *self, const EngineRequest *request);
 
 /* window-history.c */
 void window_show_chosen (TesseraWindow *self); /* what is selected in the strip */

@@ -179,15 +179,20 @@ on_running_changed (TesseraWindow *self)
 }
 
 static void
-show_failure (TesseraWindow *self, const GError *error)
+show_failure (TesseraWindow *self, TesseraJob *job)
 {
+  const GError *error = job_get_error (job);
+
   if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_DEVICE_LOST))
     {
       window_show_message (self, MESSAGE_LOST, error->message);
       return;
     }
   if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY))
-    message_page_show (self->problem, MESSAGE_MEMORY, error->message);
+    {
+      message_page_show (self->problem, MESSAGE_MEMORY, error->message);
+      window_plan_way_out (self, job_get_request (job));
+    }
   else
     message_page_show (self->problem, MESSAGE_FAILED, error->message);
   gtk_stack_set_visible_child_name (self->content, "problem");
@@ -236,7 +241,7 @@ on_finished (TesseraWindow *self, TesseraJob *job, TesseraPicture *picture)
 
   window_update_memory (self);
   if (job_get_state (job) == JOB_FAILED)
-    show_failure (self, job_get_error (job));
+    show_failure (self, job);
   else if (picture == NULL && compare_view_get_first (self->view) == NULL)
     window_show_picture (self, NULL, NULL);
   if (picture == NULL)

@@ -37,6 +37,8 @@ void window_show_message (TesseraWindow *self, MessageState state, const char *d
 
 /* What the next picture will take; NULL: not known. */
 void window_show_plan (TesseraWindow *self, const WorkerPlan *plan);
+/* What fits in place of a picture that did not, for the page that says so. */
+void window_show_way_out (TesseraWindow *self, const WorkerPlan *plan);
 
 /* Shows one picture, or two to be compared; NULL, NULL: the empty page. */
 void window_show_picture (TesseraWindow *self, TesseraPicture *first, TesseraPicture *second);

@@ -23,7 +23,7 @@ struct _Order
   WorkerFunc work;
   gpointer work_data;
   GDestroyNotify free_work_data;
-  gboolean last;
+  gboolean last, failed;
 };
 
 struct _TesseraWorker
@@ -109,6 +109,7 @@ carry_out_open (Shared *shared, GTask *task, Order *order)
   info = g_new0 (ModelInfo, 1);
   info->path = g_strdup (order->dir);
   info->name = g_path_get_basename (order->dir);
+  info->arithmetics = engine_has_both_arithmetics (engine);
   info->guidance = engine_uses_guidance (engine);
   info->native_size = engine_get_native_size (engine);
   engine_get_device (engine, &info->device);
@@ -134,7 +135,8 @@ static void
 plan_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
 {
   Shared *shared = TESSERA_WORKER (source)->shared;
-  const EngineRequest *request = ((Order *)data)->request;
+  const Order *order = data;
+  const EngineRequest *request = order->request;
   g_autofree WorkerPlan *found = g_new0 (WorkerPlan, 1);
   GError *error = NULL;
 
@@ -147,7 +149,8 @@ plan_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cance
     {
       EngineRequest other;
 
-      if (!found->plan.fits && advice_find (shared->engine, request, &other))
+      if ((order->failed || !found->plan.fits)
+          && advice_find (shared->engine, request, order->failed, &other))
         {
           found->advised = TRUE;
           found->precision = other.precision;
@@ -295,12 +298,14 @@ worker_open_finish (TesseraWorker *self, GAsyncResult *result, GError **error)
 }
 
 void
-worker_plan_async (TesseraWorker *self, const EngineRequest *request, GCancellable *cancellable,
-                   GAsyncReadyCallback callback, gpointer data)
+worker_plan_async (TesseraWorker *self, const EngineRequest *request, gboolean failed,
+                   GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data)
 {
   g_autoptr (GTask) task = compose (self, worker_plan_async, NULL, cancellable, callback, data);
+  Order *order = g_task_get_task_data (task);
 
-  ((Order *)g_task_get_task_data (task))->request = engine_request_copy (request);
+  order->request = engine_request_copy (request);
+  order->failed = failed;
   g_task_run_in_thread (task, plan_in_thread);
 }
 

@@ -19,6 +19,7 @@ typedef struct
   gboolean supports[2];   /* by EnginePrecision */
   char *reason[2];        /* the engine's words when it does not, else NULL */
   const char *kernels[2]; /* what computes the transformer's layers; static */
+  gboolean arithmetics;   /* the device has a fast and an exact one for SVDQuant */
   gboolean guidance;      /* takes guidance and a negative prompt */
   int native_size;        /* pixels a side that it draws best */
   EngineDevice device;    /* what computes */
@@ -45,8 +46,9 @@ typedef struct
   int width, height;
 } WorkerPlan;
 
-/* Does not wait for the picture that is being made. */
-void worker_plan_async (TesseraWorker *self, const EngineRequest *request,
+/* Does not wait for the picture that is being made. `failed`: the request has turned out not to
+ * fit, whatever its plan says. */
+void worker_plan_async (TesseraWorker *self, const EngineRequest *request, gboolean failed,
                         GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
 gboolean
 worker_plan_finish (TesseraWorker *self, GAsyncResult *result, WorkerPlan *plan, GError **error);

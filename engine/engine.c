@@ -135,6 +135,25 @@ engine_get_kernels (Engine *self, EnginePrecision precision)
   return backend != NULL ? backend->name : "";
 }
 
+const char *
+engine_get_arithmetic (const char *kernels)
+{
+  return linear_arithmetic (kernels);
+}
+
+gboolean
+engine_has_both_arithmetics (Engine *self)
+{
+  Weights *weights
+      = models_weights (&self->models, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT, NULL);
+  StreamOptions fast = { .exact = FALSE }, exact = { .exact = TRUE };
+  SvdqFormat format;
+
+  return weights != NULL && weights_svdq_format (weights, &format)
+         && linear_choose (&self->device.caps, &fast, &format)
+                != linear_choose (&self->device.caps, &exact, &format);
+}
+
 gboolean
 engine_supports (Engine *self, EnginePrecision precision, GError **error)
 {

@@ -221,6 +221,13 @@ gboolean engine_supports (Engine *self, EnginePrecision precision, GError **erro
  * "cuda-bf16-wgmma" (static string); "" where engine_supports is FALSE. */
 const char *engine_get_kernels (Engine *self, EnginePrecision precision);
 
+/* What kernels of that name do with a file's 4-bit numbers: "fast" if they trade the file's own
+ * arithmetic for speed, "exact" if they keep it, "" if they are none for such files. */
+const char *engine_get_arithmetic (const char *kernels);
+/* TRUE if this device has both for the model's SVDQuant file, so that EngineOptions.exact decides.
+ */
+gboolean engine_has_both_arithmetics (Engine *self);
+
 /* TRUE if the model wants guidance and a negative prompt (the undistilled Z-Image). */
 gboolean engine_uses_guidance (Engine *self);
 

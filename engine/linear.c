@@ -87,6 +87,14 @@ linear_support (const DeviceCaps *caps, const StreamOptions *options, const Svdq
   return (LinearSupport){ way->backend->name, way->path, speed_of (way, caps, svdq) };
 }
 
+const char *
+linear_arithmetic (const char *backend)
+{
+  if (strstr (backend, "svdq") == NULL)
+    return "";
+  return g_str_equal (backend, "cuda-svdq-fp8-wgmma") ? "fast" : "exact";
+}
+
 /* As a file holds it, for a backend that does not say: weights as the device computes, or codes,
  * scales and low-rank factors. */
 static uint64_t

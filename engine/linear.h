@@ -28,6 +28,10 @@ typedef struct
 LinearSupport
 linear_support (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
 
+/* "fast" or "exact" for the name of a backend of SVDQuant files, "" for others: a name may be that
+ * of another build's. Static string. */
+const char *linear_arithmetic (const char *backend);
+
 /* What the layer takes of the device that `ctx` is about, from its shape alone (LinearBackend's
  * measure); all zero where nothing can run it. */
 LinearMemory linear_measure (const Context *ctx, const LinearSource *source);

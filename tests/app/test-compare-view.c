@@ -200,6 +200,38 @@ test_refused (Fixture *f, gconstpointer data)
   g_assert_null (compare_view_join (f->view));
 }
 
+static const char *
+text_of (Fixture *f, const char *child)
+{
+  return gtk_label_get_label (GTK_LABEL (
+      gtk_widget_get_template_child (GTK_WIDGET (f->view), TESSERA_TYPE_COMPARE_VIEW, child)));
+}
+
+/* Which arithmetic made a picture stands below it, and how it was made is behind a button. */
+static void
+test_details (Fixture *f, gconstpointer data)
+{
+  EngineRequest request = small_request ();
+  PictureFacts facts = { .seconds = 4.1, .kernels = "cuda-svdq-fp8-wgmma", .model = "A model" };
+  g_autoptr (TesseraPicture) fast = NULL, exact = NULL, unknown = NULL;
+
+  request.precision = ENGINE_PRECISION_SVDQUANT;
+  fast = picture_new (picture_get_image (f->first), &request, &facts);
+  facts.kernels = "cuda-svdq-fp16-wgmma";
+  exact = picture_new (picture_get_image (f->first), &request, &facts);
+  unknown = picture_new (picture_get_image (f->first), NULL, NULL);
+  compare_view_set_pictures (f->view, fast, NULL);
+  g_assert_cmpstr (text_of (f, "first_caption"), ==, "SVDQuant (fast), 4.1 s");
+  g_assert_nonnull (strstr (text_of (f, "first_details"), "Arithmetic: fast"));
+  g_assert_nonnull (strstr (text_of (f, "first_details"), "cuda-svdq-fp8-wgmma"));
+  g_assert_nonnull (strstr (text_of (f, "first_details"), "A model"));
+  compare_view_set_pictures (f->view, exact, NULL);
+  g_assert_cmpstr (text_of (f, "first_caption"), ==, "SVDQuant, 4.1 s");
+  g_assert_nonnull (strstr (text_of (f, "first_details"), "Arithmetic: exact"));
+  compare_view_set_pictures (f->view, unknown, NULL);
+  g_assert_cmpstr (text_of (f, "first_caption"), ==, "Unknown settings");
+}
+
 static void
 test_join (Fixture *f, gconstpointer data)
 {
@@ -232,6 +264,7 @@ test_shots (Fixture *f, gconstpointer data)
       = { "view-image", "view-side-by-side", "view-slider", "view-difference" };
   g_autoptr (TesseraPicture) first = landscape (320, 240, ENGINE_PRECISION_BF16, 0);
   g_autoptr (TesseraPicture) second = landscape (320, 240, ENGINE_PRECISION_SVDQUANT, 30);
+  GtkMenuButton *button;
 
   g_assert_true (compare_view_set_pictures (f->view, first, second));
   WAIT_FOR (compare_view_is_measured (f->view));
@@ -240,6 +273,11 @@ test_shots (Fixture *f, gconstpointer data)
       compare_view_set_mode (f->view, mode);
       check_shot (f->window, names[mode]);
     }
+  button = GTK_MENU_BUTTON (gtk_widget_get_template_child (
+      GTK_WIDGET (f->view), TESSERA_TYPE_COMPARE_VIEW, "second_button"));
+  gtk_menu_button_popup (button);
+  check_shot (GTK_WIDGET (gtk_menu_button_get_popover (button)), "view-details");
+  gtk_menu_button_popdown (button);
 }
 
 int
@@ -255,6 +293,7 @@ main (int argc, char *argv[])
   ADD ("difference", test_difference);
   ADD ("zoom", test_zoom);
   ADD ("refused", test_refused);
+  ADD ("details", test_details);
   ADD ("join", test_join);
   ADD ("accessible", test_accessible);
   ADD ("shots", test_shots);

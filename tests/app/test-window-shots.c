@@ -191,14 +191,32 @@ fail (Fixture *f, EngineError code, const char *text)
 static void
 test_shot_problems (Fixture *f, gconstpointer data)
 {
+  static const WorkerPlan plan = {
+    .advised = TRUE,
+    .precision = ENGINE_PRECISION_SVDQUANT,
+    .width = 1248,
+    .height = 832,
+  };
+  EngineRequest request;
+
   pretend_model (f, TRUE);
   fail (f, ENGINE_ERROR_MEMORY, "the decoder needs 3.1 GiB, 2.2 GiB are left");
+  pretend_plan (f, &FITTING);
+  window_show_way_out (f->window, &plan);
   both_ways (f, "window-memory");
   fail (f, ENGINE_ERROR_MODEL,
         "transformer/a.safetensors: layers.3.attention.to_q.weight is missing");
   both_ways (f, "window-failed");
   fixture_activate (f, "dismiss");
   g_assert_cmpstr (fixture_shown (f), ==, "empty");
+  fail (f, ENGINE_ERROR_MEMORY, "the decoder needs 3.1 GiB, 2.2 GiB are left");
+  window_show_way_out (f->window, &plan);
+  fixture_activate (f, "use-way-out");
+  g_assert_cmpstr (fixture_shown (f), ==, "empty");
+  controls_get_request (window_get_controls (f->window), &request);
+  g_assert_cmpint (request.precision, ==, ENGINE_PRECISION_SVDQUANT);
+  g_assert_cmpint (request.width, ==, 1248);
+  g_assert_cmpint (request.height, ==, 832);
 }
 
 /* What will not fit is said before, with a way out. */

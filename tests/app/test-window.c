@@ -157,6 +157,23 @@ test_remembered (Fixture *f, gconstpointer data)
   }
 }
 
+/* Fast or exact is a question only where a device can do both. */
+static void
+test_arithmetic (Fixture *f, gconstpointer data)
+{
+  GObject *row = gtk_widget_get_template_child (GTK_WIDGET (window_get_controls (f->window)),
+                                                TESSERA_TYPE_CONTROLS, "arithmetic");
+  ModelInfo model = { .name = (char *)"a model", .supports = { TRUE, TRUE } };
+
+  controls_set_model (window_get_controls (f->window), &model);
+  g_assert_false (gtk_widget_get_visible (GTK_WIDGET (row)));
+  model.arithmetics = TRUE;
+  controls_set_model (window_get_controls (f->window), &model);
+  g_assert_true (gtk_widget_get_visible (GTK_WIDGET (row)));
+  g_object_set (row, "selected", (guint)ARITHMETIC_EXACT, NULL);
+  g_assert_cmpint (g_settings_get_enum (f->settings, "arithmetic"), ==, ARITHMETIC_EXACT);
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -173,6 +190,7 @@ main (int argc, char *argv[])
   ADD ("restore", test_restore);
   ADD ("restore-fails", test_restore_fails);
   ADD ("remembered", test_remembered);
+  ADD ("arithmetic", test_arithmetic);
 #undef ADD
   return g_test_run ();
 }

@@ -180,14 +180,14 @@ test_plan (Fixture *f, gconstpointer data)
   EngineDevice device;
 
   open_tiny (f);
-  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  worker_plan_async (f->worker, &request, FALSE, NULL, on_planned, f);
   WAIT_FOR (f->answers == 1);
   g_assert_no_error (f->errors[0]);
   g_assert_cmpuint (f->plan.plan.peak, >, 0);
   g_assert_true (f->plan.plan.fits);
   g_assert_false (f->plan.advised);
   request.width = 65;
-  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  worker_plan_async (f->worker, &request, FALSE, NULL, on_planned, f);
   WAIT_FOR (f->answers == 2);
   g_assert_error (f->errors[1], ENGINE_ERROR, ENGINE_ERROR_REQUEST);
   g_assert_true (worker_get_memory (f->worker, &memory, &device));
@@ -218,7 +218,7 @@ test_plan_meanwhile (Fixture *f, gconstpointer data)
   job_begin (job, NULL);
   worker_generate_async (f->worker, job, on_cancelled, f);
   WAIT_FOR (job_get_fraction (job) > 0);
-  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  worker_plan_async (f->worker, &request, FALSE, NULL, on_planned, f);
   WAIT_FOR (f->answers == 1);
   g_assert_no_error (f->errors[0]);
   g_assert_false (f->cancelled);
@@ -236,19 +236,35 @@ test_advice (Fixture *f, gconstpointer data)
 
   open_tiny (f);
   request.width = request.height = 64;
-  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  worker_plan_async (f->worker, &request, FALSE, NULL, on_planned, f);
   WAIT_FOR (f->answers == 1);
   options.memory_budget = f->plan.plan.peak;
   worker_open_async (f->worker, dir, &options, NULL, on_opened, f);
   WAIT_FOR (f->answers == 2);
   request.width = request.height = 1024;
-  worker_plan_async (f->worker, &request, NULL, on_planned, f);
+  worker_plan_async (f->worker, &request, FALSE, NULL, on_planned, f);
   WAIT_FOR (f->answers == 3);
   g_assert_no_error (f->errors[2]);
   g_assert_false (f->plan.plan.fits);
   g_assert_true (f->plan.advised);
   g_assert_cmpint (f->plan.width, ==, f->plan.height);
   g_assert_cmpint (f->plan.width, >=, 64);
+  g_assert_cmpint (f->plan.width, <, 1024);
+}
+
+/* What was tried and did not fit is not offered again, though its plan says that it fits. */
+static void
+test_advice_after_failure (Fixture *f, gconstpointer data)
+{
+  EngineRequest request = small_request ();
+
+  open_tiny (f);
+  request.width = request.height = 1024;
+  worker_plan_async (f->worker, &request, TRUE, NULL, on_planned, f);
+  WAIT_FOR (f->answers == 1);
+  g_assert_no_error (f->errors[0]);
+  g_assert_true (f->plan.plan.fits);
+  g_assert_true (f->plan.advised);
   g_assert_cmpint (f->plan.width, <, 1024);
 }
 
@@ -263,6 +279,7 @@ main (int argc, char *argv[])
   ADD ("plan", test_plan);
   ADD ("plan-meanwhile", test_plan_meanwhile);
   ADD ("advice", test_advice);
+  ADD ("advice-after-failure", test_advice_after_failure);
 #undef ADD
   return g_test_run ();
 }

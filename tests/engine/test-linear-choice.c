@@ -99,6 +99,28 @@ check (const Row *row, const SvdqFormat *format, const LinearSupport *expected)
     g_assert_cmpstr (backend->name, ==, expected->backend);
 }
 
+/* What the user is told of kernels by their name agrees with who asked for what. */
+static void
+test_arithmetic (void)
+{
+  const SvdqFormat int4 = SVDQ_INT4;
+
+  g_assert_cmpstr (linear_arithmetic ("cuda-svdq-fp8-wgmma"), ==, "fast");
+  g_assert_cmpstr (linear_arithmetic ("cuda-svdq-fp16-wgmma"), ==, "exact");
+  g_assert_cmpstr (linear_arithmetic ("cuda-bf16-wgmma"), ==, "");
+  g_assert_cmpstr (linear_arithmetic ("made up"), ==, "");
+  for (guint i = 0; i < G_N_ELEMENTS (rows); i++)
+    {
+      const DeviceCaps caps
+          = { .kind = rows[i].sm > 0 ? DEVICE_CUDA : DEVICE_CPU, .sm = rows[i].sm };
+      const StreamOptions options = { .exact = TRUE };
+      const LinearBackend *backend = linear_choose (&caps, &options, &int4);
+
+      if (backend != NULL)
+        g_assert_cmpstr (linear_arithmetic (backend->name), ==, "exact");
+    }
+}
+
 static void
 test_row (gconstpointer data)
 {
@@ -121,5 +143,6 @@ main (int argc, char **argv)
 
       g_test_add_data_func (path, &rows[i], test_row);
     }
+  g_test_add_func ("/linear/choice/arithmetic", test_arithmetic);
   return g_test_run ();
 }

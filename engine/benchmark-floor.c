@@ -133,10 +133,11 @@ benchmark_count_operations (const char *model, const EngineOptions *options,
 {
   const char *file = options != NULL ? options->transformer_file : NULL;
   const char *type = options != NULL ? options->svdquant_type : NULL;
+  const char *encoder = options != NULL ? options->text_encoder_file : NULL;
   Device device = { 0 };
   Models models = { 0 };
   gboolean ok = device_open (&device, options, error)
-                && models_open (&models, &device, model, file, type, error);
+                && models_open (&models, &device, model, file, type, encoder, error);
 
   if (ok)
     *operations = operations_of_step (&models, request);

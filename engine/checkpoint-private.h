@@ -15,6 +15,7 @@ struct _Weights
   CheckpointPart part;
   Safetensors *file; /* owned */
   SvdqReader *svdq;  /* owned; NULL when all is dense */
+  int code_bits;     /* text encoder: 8 or 4 if linears are codes, else 0 */
   char *prefix;      /* owned; what every name of this part begins with in the file, or "" */
   int n_blocks;      /* VAE: BFL's naming counts the decoder's blocks backwards */
   int n_layers;      /* text encoder: the last one is never used */
@@ -46,7 +47,8 @@ char *checkpoint_find_file (const char *dir, CheckpointPart part, GError **error
 /* What the names of a transformer begin with in this file, "" for most (transfer full). */
 char *weights_find_prefix (Safetensors *file);
 
-/* Takes over `file`, also on failure. `n` is the number of blocks (VAE) or layers (text encoder). */
+/* Takes over `file`, also on failure. `n` is the number of blocks (VAE) or layers (text encoder).
+ */
 Weights *weights_new (CheckpointPart part, Safetensors *file, int n, GError **error);
 void weights_free (Weights *self); /* NULL is a no-op */
 

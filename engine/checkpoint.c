@@ -3,6 +3,8 @@
 
 #include "engine/config.h"
 #include "engine/engine.h"
+#include "engine/inventory.h"
+#include "engine/weight-only/file.h"
 
 #include <string.h>
 
@@ -146,15 +148,61 @@ open_transformer (Checkpoint *self, const char *path, GError **error)
   return own == NULL || is_quantised (own) || open_part (self, CHECKPOINT_TRANSFORMER, own, error);
 }
 
+typedef struct
+{
+  Weights *weights;
+  GError *error; /* (owned) the first tensor that does not fit */
+} Fit;
+
+static void
+check_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
+{
+  Fit *fit = user_data;
+  g_autofree char *base = g_strdup (name);
+  Tensor tensor, scales;
+
+  if (fit->error != NULL)
+    return;
+  if (g_str_has_suffix (base, ".weight"))
+    base[strlen (base) - strlen (".weight")] = '\0';
+  if (weights_find_code_bits (fit->weights, base) == 0)
+    weights_get_shaped (fit->weights, &tensor, name, &fit->error, rank, shape);
+  else if (rank == 2)
+    weight_only_find (fit->weights->file, base, fit->weights->code_bits, shape[0], shape[1],
+                      &tensor, &scales, &fit->error);
+  else
+    g_set_error (&fit->error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: %s is not a linear layer's",
+                 weights_path (fit->weights), name);
+}
+
+/* A text encoder from elsewhere may be another model's: better said now than when it is loaded. */
+static gboolean
+open_text_encoder (Checkpoint *self, const char *path, GError **error)
+{
+  Fit fit = { 0 };
+
+  if (!open_part (self, CHECKPOINT_TEXT_ENCODER, path, error))
+    return FALSE;
+  if (path == NULL)
+    return TRUE;
+  fit.weights = self->parts[CHECKPOINT_TEXT_ENCODER];
+  inventory_text_encoder (&self->text_encoder, check_tensor, &fit);
+  if (fit.error == NULL)
+    return TRUE;
+  g_propagate_prefixed_error (error, fit.error, "this is not a text encoder of %s: ", self->dir);
+  return FALSE;
+}
+
 Checkpoint *
-checkpoint_open (const char *dir, const char *transformer_file, GError **error)
+checkpoint_open (const char *dir, const char *transformer_file, const char *text_encoder_file,
+                 GError **error)
 {
   g_autoptr (Checkpoint) self = g_new0 (Checkpoint, 1);
   Weights *transformer;
 
   self->dir = g_strdup (dir);
   if (!read_configs (self, error) || !open_transformer (self, transformer_file, error)
-      || !open_part (self, CHECKPOINT_TEXT_ENCODER, NULL, error)
+      || !open_text_encoder (self, text_encoder_file, error)
       || !open_part (self, CHECKPOINT_VAE, NULL, error))
     return NULL;
   transformer = self->svdquant != NULL ? self->svdquant : self->parts[CHECKPOINT_TRANSFORMER];

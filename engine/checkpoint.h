@@ -60,8 +60,11 @@ typedef struct _Weights Weights;
 
 /* Opens `dir` and reads configs and headers; `transformer_file` (or NULL) replaces the folder's
  * own transformer weights: safetensors with the reference's names, ComfyUI's, or SVDQuant's.
+ * `text_encoder_file` (or NULL) replaces the text encoder's, dense or in 8 or 4 bit; all its
+ * tensors must have the shapes of this model's.
  * Errors: ENGINE_ERROR_MODEL naming file and cause. */
-Checkpoint *checkpoint_open (const char *dir, const char *transformer_file, GError **error);
+Checkpoint *checkpoint_open (const char *dir, const char *transformer_file,
+                             const char *text_encoder_file, GError **error);
 void checkpoint_free (Checkpoint *self); /* NULL is a no-op */
 
 const char *checkpoint_dir (const Checkpoint *self);
@@ -97,6 +100,14 @@ gboolean weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k
 /* Format and rank of the SVDQuant linear `base`, from headers, everything else zero; FALSE when it
  * is dense. Changes nothing: (any thread). */
 gboolean weights_find_svdq (const Weights *self, const char *base, SvdqSource *out);
+/* Adds the linear `base` ("model.layers.0.mlp.up_proj") to `source` as its next part, in codes
+ * (weight-only/file.h): codes, scales, code_bits. FALSE without an error when `base` is dense. */
+gboolean weights_add_codes (Weights *self, const char *base, int64_t n, LinearSource *source,
+                            GError **error);
+/* Bits of the linear `base`, 8 or 4, 0 when it is dense; and those of all linears that are not.
+ * From headers; change nothing, `self` may be NULL: (any thread). */
+int weights_find_code_bits (const Weights *self, const char *base);
+int weights_code_bits (const Weights *self);
 /* The 4-bit format of these weights; FALSE if all is dense. */
 gboolean weights_svdq_format (const Weights *self, SvdqFormat *format);
 /* FALSE with an error naming the first tensors that no call has asked for. To be called once a

@@ -55,7 +55,7 @@ engine_new (const char *model_dir, const EngineOptions *options, GError **error)
                           : g_build_filename (g_get_user_data_dir (), "tessera", "loras", NULL);
   if (device_open (&self->device, options, error)
       && models_open (&self->models, &self->device, model_dir, options->transformer_file,
-                      options->svdquant_type, error))
+                      options->svdquant_type, options->text_encoder_file, error))
     {
       self->calibration = calibration_new (options->calibration_file, self->device.caps.name);
       return self;
@@ -152,6 +152,15 @@ engine_has_both_arithmetics (Engine *self)
   return weights != NULL && weights_svdq_format (weights, &format)
          && linear_choose (&self->device.caps, &fast, &format)
                 != linear_choose (&self->device.caps, &exact, &format);
+}
+
+int
+engine_get_text_encoder_bits (Engine *self)
+{
+  Weights *weights = models_weights (&self->models, MODELS_TEXT_ENCODER, 0, NULL);
+  int bits = weights_code_bits (weights);
+
+  return bits != 0 ? bits : 16;
 }
 
 gboolean

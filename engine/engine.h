@@ -60,8 +60,10 @@ typedef struct _Engine Engine;
 /* How an Engine runs; NULL where it is taken means all zero. Strings are copied. */
 typedef struct
 {
-  const char *device;           /* "auto" (or NULL), "cpu", "cuda", "cuda:N" */
-  const char *transformer_file; /* a transformer beside the folder's own; NULL = none */
+  const char *device;            /* "auto" (or NULL), "cpu", "cuda", "cuda:N" */
+  const char *transformer_file;  /* a transformer beside the folder's own; NULL = none */
+  const char *text_encoder_file; /* one beside the folder's own, such as one in 8 or 4 bit; NULL =
+                                    none */
   const char *svdquant_type; /* "int4", "nvfp4": the 4-bit transformer must be of this type, and of
                                 several in the folder one is taken; NULL = what suits the device */
   const char *lora_folder;   /* where LoRA files are, besides the model's "loras"; NULL: the
@@ -227,6 +229,13 @@ const char *engine_get_arithmetic (const char *kernels);
 /* TRUE if this device has both for the model's SVDQuant file, so that EngineOptions.exact decides.
  */
 gboolean engine_has_both_arithmetics (Engine *self);
+
+/* What reads the prompts: 8 or 4 for a text encoder in so many bits, else 16. (any thread) */
+int engine_get_text_encoder_bits (Engine *self);
+
+/* The same of a file, from its header; 0 with ENGINE_ERROR_MODEL if it is no text encoder, or
+ * G_FILE_ERROR_*. (any thread) */
+int engine_find_text_encoder_bits (const char *path, GError **error);
 
 /* TRUE if the model wants guidance and a negative prompt (the undistilled Z-Image). */
 gboolean engine_uses_guidance (Engine *self);

@@ -68,6 +68,12 @@ forecast_kind (const Engine *self, const char *phase, const EngineRequest *reque
                  ? formats[format == SVDQ_NVFP4]
                  : "svdquant";
     }
+  else if (g_str_equal (phase, "encode"))
+    {
+      int bits = weights_code_bits (models_weights (&self->models, MODELS_TEXT_ENCODER, 0, NULL));
+
+      type = bits == 8 ? "8 bit" : bits == 4 ? "4 bit" : type;
+    }
   return g_strdup_printf ("%s %s %d", phase, type,
                           checkpoint_transformer (self->models.checkpoint)->dim);
 }

@@ -7,6 +7,7 @@
 #include "engine/inventory.h"
 #include "engine/lora-file.h"
 #include "engine/tokenizer.h"
+#include "engine/weight-only/file.h"
 
 #include <string.h>
 
@@ -97,7 +98,9 @@ count_tensors (InspectionPart *part, Safetensors *file)
       safetensors_info (file, safetensors_name (file, i), &info);
       for (int axis = 0; axis < info.rank; axis++)
         elements *= (guint64)info.shape[axis]; /* read_entry has ruled overflow out */
-      if (g_str_has_suffix (safetensors_name (file, i), ".qweight"))
+      if (g_str_has_suffix (safetensors_name (file, i), ".qweight")
+          || (g_str_has_suffix (safetensors_name (file, i), WEIGHT_ONLY_CODES)
+              && g_str_equal (info.dtype, "U8")))
         elements *= 2;
       type = get_type (part, info.dtype);
       type->tensors++;
@@ -120,6 +123,7 @@ recognise (InspectionPart *part, Safetensors *file)
   {
     const char *ending, *kind, *naming;
   } marks[] = {
+    { ".self_attn.q_proj.codes", "Qwen3 text encoder", "Tessera weight-only" },
     { ".qweight", "Z-Image transformer", "SVDQuant" },
     { ".comfy_quant", "Z-Image transformer", "SVDQuant" },
     { "layers.0.attention.to_q.weight", "Z-Image transformer", "reference" },
@@ -155,15 +159,21 @@ name_precision (InspectionPart *part)
     fp4 = fp4 || g_str_equal (g_array_index (part->types, InspectionType, i).dtype, "F8_E4M3");
   if (g_strcmp0 (part->naming, "SVDQuant") == 0)
     part->precision = fp4 ? "SVDQuant NVFP4" : "SVDQuant INT4";
+  else if (part->code_bits != 0)
+    part->precision = part->code_bits == 8 ? "8 bit" : "4 bit";
   else if (part->types->len > 0)
     part->precision = g_array_index (part->types, InspectionType, 0).dtype;
 }
 
 static void
-describe_tensors (InspectionPart *part, Safetensors *file)
+describe_tensors (Inspection *self, InspectionPart *part, Safetensors *file)
 {
+  GError *error = NULL;
+
   count_tensors (part, file);
   recognise (part, file);
+  if (!weight_only_read_bits (file, &part->code_bits, &error))
+    add_problem (self, error);
   name_precision (part);
 }
 
@@ -275,7 +285,7 @@ inspect_part (Inspection *self, CheckpointPart which, Configs *configs)
     }
   g_free (part->path);
   part->path = g_steal_pointer (&path);
-  describe_tensors (part, file);
+  describe_tensors (self, part, file);
   weights = weights_new (
       which, file, which == CHECKPOINT_VAE ? configs->vae.n_blocks : configs->text_encoder.n_layers,
       &error);
@@ -338,7 +348,7 @@ inspect_loose_files (Inspection *self)
           add_problem (self, error);
           continue;
         }
-      describe_tensors (part, file);
+      describe_tensors (self, part, file);
       describe_four_bit (self, part, file);
       safetensors_free (file);
     }
@@ -400,7 +410,7 @@ inspect_file (Inspection *self, GError **error)
   if (file == NULL)
     return FALSE;
   part = add_part (self, name, self->path, "safetensors");
-  describe_tensors (part, file);
+  describe_tensors (self, part, file);
   describe_four_bit (self, part, file);
   self->kind = part->kind;
   safetensors_free (file);

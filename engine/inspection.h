@@ -25,13 +25,14 @@ typedef struct
   char *path;            /* owned; the file, or the part's folder if there is none */
   const char *kind;      /* static: "Z-Image transformer", ... */
   const char *precision; /* owned by the part: "BF16", "SVDQuant INT4", ...; NULL without tensors */
-  const char *naming;    /* static: "reference", "ComfyUI", "BFL", "SVDQuant", or NULL */
+  const char *naming;    /* static: "reference", "ComfyUI", "BFL", "SVDQuant", ..., or NULL */
   guint shards;          /* files the tensors lie in; 0 without tensors */
   guint tensors;
   guint64 elements, bytes; /* of all tensors; a packed 4-bit pair is two elements */
   GArray *types;           /* InspectionType, most bytes first */
   const char *format;      /* static: of SVDQuant files, "Nunchaku", ...; NULL for others */
   int rank;                /* of their low-rank branch, or of a LoRA: the greatest */
+  int code_bits;           /* of a text encoder in codes: 8 or 4; else 0 */
   guint64 code_bytes, scale_bytes, low_rank_bytes; /* their parts; the rest is dense */
 } InspectionPart;
 

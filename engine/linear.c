@@ -28,6 +28,14 @@ static const Way ways[] = {
   { &linear_cpu_dense, "native" },
 };
 
+/* The same for weights in codes of 8 or 4 bit. */
+static const LinearBackend *const coded_ways[] = {
+#ifdef HAVE_CUDA
+  &linear_cuda_codes,
+#endif
+  &linear_cpu_dense,
+};
+
 static const Way *
 choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
 {
@@ -43,6 +51,19 @@ linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqF
   const Way *way = choose (caps, options, svdq);
 
   return way != NULL ? way->backend : NULL;
+}
+
+/* What runs this layer in this context; NULL if nothing does. */
+static const LinearBackend *
+choose_for (const Context *ctx, const LinearSource *source)
+{
+  if (source->code_bits == 0)
+    return linear_choose (ctx->caps, ctx->options,
+                          source->svdq != NULL ? &source->svdq->format : NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (coded_ways); i++)
+    if (coded_ways[i]->supports (ctx->caps, ctx->options, NULL))
+      return coded_ways[i];
+  return NULL;
 }
 
 #ifdef HAVE_CUDA
@@ -112,8 +133,7 @@ stored_bytes (const Context *ctx, const LinearSource *source)
 LinearMemory
 linear_measure (const Context *ctx, const LinearSource *source)
 {
-  const SvdqFormat *svdq = source->svdq != NULL ? &source->svdq->format : NULL;
-  const LinearBackend *backend = linear_choose (ctx->caps, ctx->options, svdq);
+  const LinearBackend *backend = choose_for (ctx, source);
   LinearMemory out = { .swiglu = source->swiglu };
 
   if (backend != NULL && backend->measure != NULL)
@@ -140,8 +160,7 @@ new_dry (const Context *ctx, const LinearSource *source)
 Status
 linear_new (const Context *ctx, const LinearSource *source, Linear **out)
 {
-  const SvdqFormat *svdq = source->svdq != NULL ? &source->svdq->format : NULL;
-  const LinearBackend *backend = linear_choose (ctx->caps, ctx->options, svdq);
+  const LinearBackend *backend = choose_for (ctx, source);
 
   *out = NULL;
   if (context_is_dry (ctx))

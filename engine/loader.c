@@ -116,6 +116,7 @@ count_stacked (Loader *self, const char *prefix, const char *const *names, const
 
   source->n_parts = (int)g_strv_length ((char **)names);
   source->bias.data = bias ? &value : NULL;
+  source->code_bits = weights_find_code_bits (self->weights, first);
   if (weights_find_svdq (self->weights, whole, &shape))
     source->svdq = &shape;
   else if (weights_find_svdq (self->weights, first, &shape))
@@ -211,6 +212,29 @@ load_quantised_parts (Loader *self, const char *prefix, const char *const *names
   return stacked;
 }
 
+/* The next part of the layer, dense or in codes; all parts are the one or the other. */
+static gboolean
+get_part (Loader *self, const char *prefix, const char *name, int64_t rows, LinearSource *source)
+{
+  g_autofree char *base = g_strconcat (prefix, name, NULL);
+  g_autofree char *weight = g_strconcat (base, ".weight", NULL);
+  int bits = weights_find_code_bits (self->weights, base);
+
+  if (source->n_parts > 0 && bits != source->code_bits)
+    {
+      g_set_error (
+          &self->error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+          "%s: of the parts of one layer only some are quantised, and %s is one where they "
+          "differ",
+          weights_path (self->weights), base);
+      return FALSE;
+    }
+  if (bits > 0)
+    return weights_add_codes (self->weights, base, rows, source, &self->error);
+  return weights_get (self->weights, &source->parts[source->n_parts++], weight, &self->error, 2,
+                      rows, source->k);
+}
+
 /* Reads a bias of n values as F32. */
 static gboolean
 get_bias (Loader *self, const char *prefix, const char *name, int64_t n, float *out)
@@ -252,12 +276,9 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
   stacked = g_new (float, (gsize)source.n);
   for (int i = 0; names[i] != NULL; i++)
     {
-      g_autofree char *weight = g_strconcat (prefix, names[i], ".weight", NULL);
-
-      if (!weights_get (self->weights, &source.parts[i], weight, &self->error, 2, rows[i], k)
+      if (!get_part (self, prefix, names[i], rows[i], &source)
           || (bias && !get_bias (self, prefix, names[i], rows[i], stacked + first)))
         return NULL;
-      source.n_parts++;
       first += rows[i];
     }
   if (bias)

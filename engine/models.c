@@ -82,18 +82,21 @@ check_format (Checkpoint *checkpoint, SvdqFormat wanted, GError **error)
 }
 
 static Checkpoint *
-open_synthetic (const char *name, const char *transformer, SvdqFormat wanted, GError **error)
+open_synthetic (const char *name, const char *transformer, SvdqFormat wanted,
+                const char *text_encoder, GError **error)
 {
   SyntheticSvdq svdq = { wanted, SYNTHETIC_RANK };
+  int encoder_bits = 0;
 
-  if (transformer != NULL && !synthetic_parse_svdq (transformer, &svdq, error))
+  if ((transformer != NULL && !synthetic_parse_svdq (transformer, &svdq, error))
+      || (text_encoder != NULL && !synthetic_parse_encoder (text_encoder, &encoder_bits, error)))
     return NULL;
-  return synthetic_open (name, &svdq, error);
+  return synthetic_open (name, &svdq, encoder_bits, error);
 }
 
 gboolean
 models_open (Models *self, const Device *device, const char *dir, const char *transformer_file,
-             const char *svdquant, GError **error)
+             const char *svdquant, const char *text_encoder_file, GError **error)
 {
   g_autofree char *tokenizer_dir = g_build_filename (dir, "tokenizer", NULL);
   gboolean synthetic = g_str_has_prefix (dir, SYNTHETIC_PREFIX);
@@ -105,8 +108,9 @@ models_open (Models *self, const Device *device, const char *dir, const char *tr
     return FALSE;
   if (transformer_file == NULL && !synthetic)
     transformer_file = quantised = find_own_quantised (dir, wanted);
-  self->checkpoint = synthetic ? open_synthetic (dir, transformer_file, wanted, error)
-                               : checkpoint_open (dir, transformer_file, error);
+  self->checkpoint = synthetic
+                         ? open_synthetic (dir, transformer_file, wanted, text_encoder_file, error)
+                         : checkpoint_open (dir, transformer_file, text_encoder_file, error);
   if (self->checkpoint == NULL
       || (svdquant != NULL && !check_format (self->checkpoint, wanted, error)))
     return FALSE;

@@ -40,9 +40,11 @@ typedef enum
 /* Opens the folder: configs, headers, tokenizer. `dir` may also be a synthetic model's name.
  * Without a transformer_file, a 4-bit transformer is looked for in the folder: svdq-*.safetensors,
  * or any file in its svdquant/; of type `svdquant` ("int4" or "nvfp4"), or if that is NULL, NVFP4
- * where the device has it, else INT4. ENGINE_ERROR_MODEL if what is found is of another type. */
+ * where the device has it, else INT4. ENGINE_ERROR_MODEL if what is found is of another type.
+ * text_encoder_file: instead of the folder's own, or NULL. */
 gboolean models_open (Models *self, const Device *device, const char *dir,
-                      const char *transformer_file, const char *svdquant, GError **error);
+                      const char *transformer_file, const char *svdquant,
+                      const char *text_encoder_file, GError **error);
 
 /* Ids of a prompt in its template, at most TOKENIZER_MAX_PROMPT (transfer full). */
 GArray *models_tokenize (const Models *self, const char *prompt);

@@ -13,6 +13,7 @@
 #define SPREAD      0.02f /* standard deviation of weights */
 #define CODE_SPREAD 4.18f /* of INT4 codes */
 #define E2M1_SPREAD 2.93f /* of NVFP4 codes' values */
+#define BYTE_SPREAD 73.9f /* of all bytes; of the table for 4 bit: 65 */
 #define E4M3_MEAN   162.0f
 #define E4M3_FIRST  0x6c        /* 96 */
 #define E4M3_COUNT  12          /* numbers from there to 240 */
@@ -70,6 +71,8 @@ one_of (SyntheticKind kind, guint64 *state)
       return small_normal (state);
     case SYNTHETIC_INT4_SCALES:
       return SPREAD / CODE_SPREAD * (0.5f + uniform (state));
+    case SYNTHETIC_BYTE_SCALES:
+      return SPREAD / BYTE_SPREAD * (0.5f + uniform (state));
     case SYNTHETIC_NVFP4_OUTER:
       return SPREAD / (E2M1_SPREAD * E4M3_MEAN);
     case SYNTHETIC_SMOOTH:
@@ -98,6 +101,9 @@ fill (SyntheticKind kind, void *block, gsize bytes)
   if (kind == SYNTHETIC_CODES)
     for (gsize i = 0; i < bytes / sizeof (guint64); i++)
       ((guint64 *)block)[i] = sixteen_codes (&state);
+  else if (kind == SYNTHETIC_BYTES)
+    for (gsize i = 0; i < bytes / sizeof (guint64); i++)
+      ((guint64 *)block)[i] = next_number (&state);
   else if (kind == SYNTHETIC_NVFP4_SCALES)
     for (gsize i = 0; i < bytes; i++)
       ((guint8 *)block)[i] = (guint8)(E4M3_FIRST + (next_number (&state) >> 32) % E4M3_COUNT);
@@ -121,6 +127,8 @@ static const struct
   [SYNTHETIC_NVFP4_SCALES] = { 1 << 20, 16 << 20 },
   [SYNTHETIC_NVFP4_OUTER] = { 64 << 10, 64 << 10 },
   [SYNTHETIC_SMOOTH] = { 128 << 10, 128 << 10 },
+  [SYNTHETIC_BYTES] = { 16 << 20, 64 << 20 },
+  [SYNTHETIC_BYTE_SCALES] = { 1 << 20, 16 << 20 },
 };
 
 static gboolean

@@ -21,6 +21,8 @@ typedef enum
   SYNTHETIC_NVFP4_SCALES, /* E4M3, 96 to 240 */
   SYNTHETIC_NVFP4_OUTER,  /* BF16, all the same: brings the above down to 0.02 */
   SYNTHETIC_SMOOTH,       /* BF16, 0.5 to 2 */
+  SYNTHETIC_BYTES,        /* codes of 8 bit */
+  SYNTHETIC_BYTE_SCALES,  /* BF16, so that such codes, or table entries, deviate by 0.02, too */
   SYNTHETIC_N_KINDS,
 } SyntheticKind;
 

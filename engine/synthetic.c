@@ -5,6 +5,8 @@
 #include "engine/engine.h"
 #include "engine/inventory.h"
 #include "engine/synthetic-memory.h"
+#include "engine/weight-only/file.h"
+#include "kernels/weight-codes.h"
 
 #include <string.h>
 
@@ -67,6 +69,7 @@ typedef struct
   Safetensors *file;
   SyntheticMemory *memory;
   const SyntheticSvdq *svdq; /* NULL: all dense */
+  int encoder_bits;          /* of codes; 0: dense */
   GError *error;             /* (owned) the first that happened */
 } Fill;
 
@@ -157,6 +160,43 @@ on_quantised_tensor (const char *name, int rank, const int64_t *shape, gpointer 
   on_tensor (name, rank, shape, user_data);
 }
 
+/* -- a text encoder in codes --------------------------------------------------------------------
+ */
+
+static void
+on_coded_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
+{
+  Fill *fill = user_data;
+  gboolean four = fill->encoder_bits == 4;
+  g_autofree char *base = NULL;
+
+  if (rank != 2 || !g_str_has_suffix (name, "_proj.weight"))
+    {
+      on_tensor (name, rank, shape, user_data);
+      return;
+    }
+  base = g_strndup (name, strlen (name) - strlen (".weight"));
+  add_part (
+      fill, base, "codes", four ? SYNTHETIC_CODES : SYNTHETIC_BYTES,
+      tensor_2d (four ? DTYPE_U8 : DTYPE_I8, NULL, shape[0], shape[1] * fill->encoder_bits / 8));
+  add_part (fill, base, "scales", SYNTHETIC_BYTE_SCALES,
+            tensor_2d (DTYPE_BF16, NULL, shape[0], shape[1] / CODES_GROUP));
+}
+
+static void
+fill_text_encoder (Fill *fill, const Checkpoint *checkpoint)
+{
+  g_autofree char *text = NULL;
+
+  if (fill->encoder_bits != 0)
+    {
+      text = weight_only_describe (fill->encoder_bits, checkpoint->dir, "");
+      safetensors_set_borrowed_metadata (fill->file, WEIGHT_ONLY_KEY, text);
+    }
+  inventory_text_encoder (&checkpoint->text_encoder,
+                          fill->encoder_bits != 0 ? on_coded_tensor : on_tensor, fill);
+}
+
 /* -- all parts ----------------------------------------------------------------------------------
  */
 
@@ -171,15 +211,16 @@ fill_transformer (Fill *fill, const Checkpoint *checkpoint)
 
 /* One part's weights, or with `svdq` the transformer's in 4 bit. */
 static Weights *
-make_part (const Checkpoint *self, CheckpointPart part, const SyntheticSvdq *svdq, GError **error)
+make_part (const Checkpoint *self, CheckpointPart part, const SyntheticSvdq *svdq, int encoder_bits,
+           GError **error)
 {
-  Fill fill = { safetensors_new_borrowed (self->dir), self->synthetic, svdq, NULL };
+  Fill fill = { safetensors_new_borrowed (self->dir), self->synthetic, svdq, encoder_bits, NULL };
   const int counts[] = { 0, self->text_encoder.n_layers, self->vae.n_blocks };
 
   if (part == CHECKPOINT_TRANSFORMER)
     fill_transformer (&fill, self);
   else if (part == CHECKPOINT_TEXT_ENCODER)
-    inventory_text_encoder (&self->text_encoder, on_tensor, &fill);
+    fill_text_encoder (&fill, self);
   else
     {
       inventory_vae_decoder (&self->vae, on_tensor, &fill);
@@ -232,8 +273,22 @@ synthetic_parse_svdq (const char *name, SyntheticSvdq *out, GError **error)
   return FALSE;
 }
 
+gboolean
+synthetic_parse_encoder (const char *name, int *bits, GError **error)
+{
+  if (g_str_equal (name, SYNTHETIC_PREFIX "8") || g_str_equal (name, SYNTHETIC_PREFIX "4"))
+    {
+      *bits = name[strlen (SYNTHETIC_PREFIX)] - '0';
+      return TRUE;
+    }
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+               "a synthetic model has no text encoder %s; it can be %s8 or %s4", name,
+               SYNTHETIC_PREFIX, SYNTHETIC_PREFIX);
+  return FALSE;
+}
+
 Checkpoint *
-synthetic_open (const char *name, const SyntheticSvdq *svdq, GError **error)
+synthetic_open (const char *name, const SyntheticSvdq *svdq, int encoder_bits, GError **error)
 {
   g_autoptr (Checkpoint) self = NULL;
   int n_layers = parse_name (name);
@@ -251,11 +306,11 @@ synthetic_open (const char *name, const SyntheticSvdq *svdq, GError **error)
   fill_configs (self, n_layers);
   for (int part = 0; part < CHECKPOINT_N_PARTS; part++)
     {
-      self->parts[part] = make_part (self, (CheckpointPart)part, NULL, error);
+      self->parts[part] = make_part (self, (CheckpointPart)part, NULL, encoder_bits, error);
       if (self->parts[part] == NULL)
         return NULL;
     }
-  self->svdquant = make_part (self, CHECKPOINT_TRANSFORMER, svdq, error);
+  self->svdquant = make_part (self, CHECKPOINT_TRANSFORMER, svdq, 0, error);
   return self->svdquant != NULL ? g_steal_pointer (&self) : NULL;
 }
 

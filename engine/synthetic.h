@@ -27,10 +27,16 @@ typedef struct
  * transformer. ENGINE_ERROR_MODEL for any other name. */
 gboolean synthetic_parse_svdq (const char *name, SyntheticSvdq *out, GError **error);
 
+/* "synthetic:8", "synthetic:4": bits of a text encoder's weights. ENGINE_ERROR_MODEL for any other
+ * name. */
+gboolean synthetic_parse_encoder (const char *name, int *bits, GError **error);
+
 /* `name`: "synthetic:z-image-turbo", or with a number of layers, "synthetic:z-image-turbo:2", a
- * slice of the model for slow devices. `svdq`: what its 4-bit transformer is like.
- * ENGINE_ERROR_MODEL for any other name. */
-Checkpoint *synthetic_open (const char *name, const SyntheticSvdq *svdq, GError **error);
+ * slice of the model for slow devices. `svdq`: what its 4-bit transformer is like;
+ * encoder_bits: 8 or 4 for a text encoder in codes, 0 for a dense one. ENGINE_ERROR_MODEL for any
+ * other name. */
+Checkpoint *
+synthetic_open (const char *name, const SyntheticSvdq *svdq, int encoder_bits, GError **error);
 
 /* Ids for a prompt, since there is no vocabulary: one a word, and the template's eight. element
  * gint64 (transfer full). */

@@ -3,6 +3,7 @@
 
 #include "engine/engine.h"
 #include "engine/naming.h"
+#include "engine/weight-only/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,8 @@ weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
   self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   if (part == CHECKPOINT_TRANSFORMER && !svdq_reader_open (file, self->prefix, &self->svdq, error))
     return NULL;
+  if (part == CHECKPOINT_TEXT_ENCODER && !weight_only_read_bits (file, &self->code_bits, error))
+    return NULL;
   return g_steal_pointer (&self);
 }
 
@@ -88,6 +91,9 @@ weights_count (Weights *self)
       safetensors_info (self->file, safetensors_name (self->file, i), &info);
       for (int axis = 0; axis < info.rank; axis++)
         count *= (guint64)info.shape[axis];
+      if (self->code_bits == 4
+          && g_str_has_suffix (safetensors_name (self->file, i), WEIGHT_ONLY_CODES))
+        count *= 2;
       total += count;
     }
   return total;
@@ -326,6 +332,35 @@ weights_find_svdq (const Weights *self, const char *base, SvdqSource *out)
       return TRUE;
     }
   return FALSE;
+}
+
+gboolean
+weights_add_codes (Weights *self, const char *base, int64_t n, LinearSource *source, GError **error)
+{
+  int i = source->n_parts;
+
+  if (weights_find_code_bits (self, base) == 0
+      || !weight_only_find (self->file, base, self->code_bits, n, source->k, &source->parts[i],
+                            &source->scales[i], error)
+      || !weight_only_check_scales (self->file, base, &source->scales[i], error))
+    return FALSE;
+  source->code_bits = self->code_bits;
+  source->n_parts++;
+  g_hash_table_add (self->used, g_strconcat (base, WEIGHT_ONLY_CODES, NULL));
+  g_hash_table_add (self->used, g_strconcat (base, WEIGHT_ONLY_SCALES, NULL));
+  return TRUE;
+}
+
+int
+weights_find_code_bits (const Weights *self, const char *base)
+{
+  return weights_code_bits (self) != 0 && weight_only_has (self->file, base) ? self->code_bits : 0;
+}
+
+int
+weights_code_bits (const Weights *self)
+{
+  return self != NULL ? self->code_bits : 0;
 }
 
 gboolean

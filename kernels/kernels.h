@@ -128,6 +128,10 @@ typedef struct
   Tensor parts[LINEAR_MAX_PARTS]; /* [rows, K], F32, BF16 or F16; unused when svdq is set */
   Tensor bias;                    /* [N] any float type; data NULL = none */
   const SvdqSource *svdq;         /* borrowed; NULL = dense */
+  /* 8 or 4: parts are codes instead (weight-codes.h), I8 [rows, K] or U8 [rows, K/2] with the even
+   * k in the low nibble, and scales[i] BF16 [rows, K / CODES_GROUP]; 0: they are weights. */
+  int code_bits;
+  Tensor scales[LINEAR_MAX_PARTS];
   bool swiglu;       /* N = 2F, rows [w1; w3]: `apply` may be asked for silu(w1 x) * w3 x */
   bool after_swiglu; /* x is such a product: where it is F16, times SWIGLU_F16_SCALE */
   bool resident;     /* CPU: worth an expanded copy in memory; otherwise used as mapped */
@@ -178,7 +182,8 @@ typedef struct LinearBackend
    */
   void (*move) (Linear *linear, void *memory);
   /* (optional: without it, what the file holds) What a layer takes of the device, from its shape
-   * alone: n, k, n_parts, bias.data != NULL, swiglu, svdq's format and rank; nothing is read. */
+   * alone: n, k, n_parts, bias.data != NULL, swiglu, code_bits, svdq's format and rank; nothing is
+   * read. */
   void (*measure) (const LinearSource *source, LinearMemory *out);
 } LinearBackend;
 
@@ -322,11 +327,13 @@ typedef struct
 
 DryWork *dry_work (Stream *s); /* borrowed; may be written */
 
-extern const LinearBackend linear_reference;      /* dense and SVDQuant (level L1), for tests */
-extern const LinearBackend linear_cpu_dense;      /* F32 products, or BF16 with bf16_math */
-extern const LinearBackend linear_cpu_svdq;       /* SVDQuant on integer dot products */
+extern const LinearBackend linear_reference; /* dense, codes, SVDQuant (level L1), for tests */
+extern const LinearBackend linear_cpu_dense; /* dense and codes; F32 products, or BF16: bf16_math */
+extern const LinearBackend linear_cpu_svdq;  /* SVDQuant on integer dot products */
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
+/* Codes of 8 and 4 bit, expanded to BF16 before each product: sm_80 up. */
+extern const LinearBackend linear_cuda_codes;
 /* SVDQuant by wgmma, which has no 4 bit (spec svdquant 5.6): E4M3 rows, or W4A4 in FP16. */
 extern const LinearBackend linear_cuda_svdq_sm90_fast;
 extern const LinearBackend linear_cuda_svdq_sm90_exact;

@@ -12,7 +12,7 @@
 typedef struct
 {
   char *model, *transformer, *prompt, *size, *device, *precision, *json_file, *memory_budget,
-      *offload, *arithmetic;
+      *offload, *arithmetic, *text_encoder;
   char **lora_texts, **lora_files;
   GArray *loras; /* EngineLora */
   int steps, runs, tokens;
@@ -21,9 +21,9 @@ typedef struct
 static void
 options_clear (Options *o)
 {
-  char **strings[]
-      = { &o->model,     &o->transformer, &o->prompt,        &o->size,    &o->device,
-          &o->precision, &o->json_file,   &o->memory_budget, &o->offload, &o->arithmetic };
+  char **strings[] = { &o->model,   &o->transformer, &o->prompt,      &o->size,
+                       &o->device,  &o->precision,   &o->json_file,   &o->memory_budget,
+                       &o->offload, &o->arithmetic,  &o->text_encoder };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -96,6 +96,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
       "Model folder, or synthetic:z-image-turbo for random weights of the real sizes", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o.transformer,
       "Transformer file to use; synthetic:int4:RANK beside a synthetic model", "FILE" },
+    { "text-encoder", 0, 0, G_OPTION_ARG_FILENAME, &o.text_encoder, CLI_TEXT_ENCODER_HELP, "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o.prompt, "Prompt (default: filler words)",
       "TEXT" },
     { "tokens", 0, 0, G_OPTION_ARG_INT, &o.tokens, "Length of the filler on a synthetic model",
@@ -137,6 +138,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   request.seed = 42;
   options.device = o.device;
   options.transformer_file = o.transformer;
+  options.text_encoder_file = o.text_encoder;
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
       || !cli_parse_arithmetic (o.arithmetic, &options.exact, error)

@@ -47,6 +47,8 @@ gboolean cli_parse (int argc, char **argv, const char *summary, const GOptionEnt
 /* G_OPTION_ERROR_BAD_VALUE; returns FALSE. */
 gboolean cli_usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
+#define CLI_TEXT_ENCODER_HELP                                                                      \
+  "Text encoder to use instead of the folder's own, such as one in 8 bit"
 #define CLI_ARITHMETIC_HELP                                                                        \
   "4-bit files: fast, or exact where the device has a faster one than the file's own"
 

@@ -12,7 +12,7 @@
 typedef struct
 {
   char *model, *transformer, *prompt, *negative, *size, *precision, *device, *cpu_math, *noise;
-  char *latents, *trace, *output, *memory_budget, *offload, *arithmetic, *seed;
+  char *latents, *trace, *output, *memory_budget, *offload, *arithmetic, *seed, *text_encoder;
   char **lora_texts, **lora_files;
   GArray *loras; /* EngineLora */
   double guidance, cfg_normalization, cfg_truncation;
@@ -24,9 +24,10 @@ static void
 options_clear (Options *o)
 {
   char **strings[]
-      = { &o->model,         &o->transformer, &o->prompt, &o->negative,  &o->size,  &o->precision,
-          &o->device,        &o->cpu_math,    &o->noise,  &o->latents,   &o->trace, &o->output,
-          &o->memory_budget, &o->offload,     &o->seed,   &o->arithmetic };
+      = { &o->model,      &o->transformer, &o->prompt,        &o->negative, &o->size,
+          &o->precision,  &o->device,      &o->cpu_math,      &o->noise,    &o->latents,
+          &o->trace,      &o->output,      &o->memory_budget, &o->offload,  &o->seed,
+          &o->arithmetic, &o->text_encoder };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -78,6 +79,7 @@ fill_engine_options (const Options *o, EngineOptions *e, GError **error)
     return FALSE;
   e->device = o->device;
   e->transformer_file = o->transformer;
+  e->text_encoder_file = o->text_encoder;
   e->bf16_math = math == 1;
   e->threads = o->threads;
   return TRUE;
@@ -91,6 +93,8 @@ parse (int argc, char **argv, Options *o, GError **error)
       "Model folder (default: the built-in sketch model)", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o->transformer,
       "Transformer file to use instead of the folder's own", "FILE" },
+    { "text-encoder", 0, 0, G_OPTION_ARG_FILENAME, &o->text_encoder, CLI_TEXT_ENCODER_HELP,
+      "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o->prompt, "What to draw", "TEXT" },
     { "negative", 0, 0, G_OPTION_ARG_FILENAME, &o->negative, "What to keep out (with guidance)",
       "TEXT" },
@@ -214,6 +218,8 @@ describe (Engine *engine, const EngineRequest *request, const Progress *progress
   cJSON_AddStringToObject (root, "device", device.name);
   cJSON_AddStringToObject (root, "device_id", device.id);
   cJSON_AddStringToObject (root, "kernels", engine_get_kernels (engine, request->precision));
+  if (engine_get_text_encoder_bits (engine) != 16)
+    cJSON_AddNumberToObject (root, "text_encoder_bits", engine_get_text_encoder_bits (engine));
   cJSON_AddNumberToObject (root, "peak_memory", (double)memory.peak);
   cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
   if (request->n_loras > 0)

@@ -15,6 +15,7 @@ static const char *const phase_names[ENGINE_N_PHASES] = { "load", "encode", "den
 typedef struct
 {
   char *model, *transformer, *prompt, *size, *precision, *device, *memory_budget, *offload, *card;
+  char *text_encoder;
   int steps, tokens;
   gboolean json;
 } Options;
@@ -23,7 +24,7 @@ static void
 options_clear (Options *o)
 {
   char **strings[] = { &o->model,  &o->transformer,   &o->prompt,  &o->size, &o->precision,
-                       &o->device, &o->memory_budget, &o->offload, &o->card };
+                       &o->device, &o->memory_budget, &o->offload, &o->card, &o->text_encoder };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -154,6 +155,7 @@ print_json (Engine *engine, const EngineRequest *r, const EngineOptions *options
   cJSON_AddNumberToObject (root, "height", r->height);
   cJSON_AddNumberToObject (root, "steps", r->steps);
   cJSON_AddStringToObject (root, "precision", engine_precision_name (r->precision));
+  cJSON_AddNumberToObject (root, "text_encoder_bits", engine_get_text_encoder_bits (engine));
   cJSON_AddStringToObject (root, "offload", engine_offload_name (options->offload));
   cJSON_AddBoolToObject (root, "fits", plan->fits);
   add_bytes (root, "peak", plan->peak);
@@ -246,6 +248,8 @@ parse (int argc, char **argv, Options *o, GError **error)
       "Model folder (default: the built-in sketch model)", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o->transformer,
       "Transformer file to use instead of the folder's own", "FILE" },
+    { "text-encoder", 0, 0, G_OPTION_ARG_FILENAME, &o->text_encoder, CLI_TEXT_ENCODER_HELP,
+      "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o->prompt, "Prompt (default: one of usual length)",
       "TEXT" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
@@ -288,6 +292,7 @@ cli_plan (int argc, char **argv, GError **error)
   request.steps = o.steps;
   options.device = o.device;
   options.transformer_file = o.transformer;
+  options.text_encoder_file = o.text_encoder;
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
       || !cli_parse_offload (o.offload, &options.offload, error)

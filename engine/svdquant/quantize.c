@@ -470,7 +470,7 @@ quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user
                      "rank %d: it must be a multiple of 16, from 16 to 1024", ranks[i]);
         return FALSE;
       }
-  self.checkpoint = checkpoint_open (job->model, NULL, error);
+  self.checkpoint = checkpoint_open (job->model, NULL, NULL, error);
   if (self.checkpoint == NULL)
     return FALSE;
   self.weights = checkpoint_weights (self.checkpoint, CHECKPOINT_TRANSFORMER, FALSE, error);

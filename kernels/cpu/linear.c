@@ -2,12 +2,14 @@
  *
  * Linear layers with dense weights: oneDNN products on the weights as they are mapped.
  *
- * F32 weights are used in place. BF16 and F16 ones are either widened once (`resident`) or, panel
- * by panel, on each call: a panel of output rows fits the processor's caches, and its widening is
- * hidden behind a product that uses it M times. With bf16_math the roles change: BF16 is used in
- * place, and what is not BF16 is narrowed.
+ * F32 weights are used in place. BF16 and F16 ones, and codes of 8 and 4 bit, are either widened
+ * once (`resident`) or, panel by panel, on each call: a panel of output rows fits the processor's
+ * caches, and its widening is hidden behind a product that uses it M times. With bf16_math the
+ * roles change: BF16 is used in place, and what is not BF16 is narrowed.
  */
 #include "kernels/cpu/primitives.h"
+
+#include "kernels/weight-codes.h"
 
 #include <string.h>
 
@@ -17,6 +19,9 @@
 #define PANEL_MAX_THREADS 16
 #define PANEL_ROWS        32
 
+/* Weights that a thread converts at a time; whole groups of codes. */
+#define CONVERT_CHUNK 8192
+
 /* With swiglu, both halves of this many columns and rows are kept before they are multiplied. */
 #define SWIGLU_COLUMNS 512
 #define SWIGLU_ROWS    1536
@@ -25,7 +30,8 @@ typedef struct
 {
   Linear base;
   int n_parts;
-  Tensor parts[LINEAR_MAX_PARTS]; /* views of the file or, where `owned`, of base.memory */
+  Tensor parts[LINEAR_MAX_PARTS];  /* views of the file or, where `owned`, of base.memory */
+  Tensor scales[LINEAR_MAX_PARTS]; /* of parts that are codes: views of the file */
   bool owned[LINEAR_MAX_PARTS];
   float *bias; /* [N] or NULL */
   DType type;  /* of the products' operands: F32 or BF16 */
@@ -50,36 +56,64 @@ dense_release (Stream *s, Linear *linear)
   host_free (&s->memory, self);
 }
 
-/* `count` weights of any type, from element `first` on, as the products' operand type. */
+/* `count` weights from element `first` on, of any floating type or of codes and `scales`, as the
+ * products' operand type. Scales, like codes, may lie at any address. */
 static void
-convert_weights (Stream *s, const Tensor *from, int64_t first, int64_t count, DType type, void *out)
+convert_chunk (const Simd *simd, const Tensor *from, const Tensor *scales, int64_t first,
+               int64_t count, DType type, void *to)
 {
-  const int64_t chunk = 8192;
-  const Simd *simd = s->simd;
+  bool pairs = from->dtype == DTYPE_U8;
+  const void *at
+      = (const char *)from->data + (size_t)first * dtype_size (from->dtype) / (pairs ? 2 : 1);
+  float wide[CONVERT_CHUNK], *out = type == DTYPE_F32 ? to : wide;
 
+  if (from->dtype == type)
+    memcpy (to, at, (size_t)count * dtype_size (type));
+  else if (from->dtype == DTYPE_BF16)
+    simd->widen_bf16 (at, out, count);
+  else if (from->dtype == DTYPE_F16)
+    simd->widen_f16 (at, out, count);
+  else if (from->dtype != DTYPE_F32)
+    (pairs ? simd->expand_codes4 : simd->expand_codes8) (
+        at, (const char *)scales->data + (size_t)(first / CODES_GROUP) * dtype_size (DTYPE_BF16),
+        out, count);
+  if (type == DTYPE_BF16 && from->dtype != DTYPE_BF16)
+    simd->narrow_bf16 (from->dtype == DTYPE_F32 ? at : wide, to, count);
+}
+
+/* The same for any number of them, by all threads. */
+static void
+convert_weights (Stream *s, const Tensor *from, const Tensor *scales, int64_t first, int64_t count,
+                 DType type, void *out)
+{
 #pragma omp parallel for num_threads(s->threads) if (count > PARALLEL_MIN)
-  for (int64_t start = 0; start < count; start += chunk)
-    {
-      int64_t n = count - start < chunk ? count - start : chunk;
-      const char *in
-          = (const char *)from->data + (size_t)(first + start) * dtype_size (from->dtype);
-      char *to = (char *)out + (size_t)start * dtype_size (type);
-      float wide[8192];
+  for (int64_t start = 0; start < count; start += CONVERT_CHUNK)
+    convert_chunk (s->simd, from, scales, first + start,
+                   count - start < CONVERT_CHUNK ? count - start : CONVERT_CHUNK, type,
+                   (char *)out + (size_t)start * dtype_size (type));
+}
 
-      if (from->dtype == type)
-        memcpy (to, in, (size_t)n * dtype_size (type));
-      else if (type == DTYPE_F32 && from->dtype == DTYPE_BF16)
-        simd->widen_bf16 ((const uint16_t *)(const void *)in, (float *)(void *)to, n);
-      else if (type == DTYPE_F32)
-        simd->widen_f16 ((const uint16_t *)(const void *)in, (float *)(void *)to, n);
-      else if (from->dtype == DTYPE_F32)
-        simd->narrow_bf16 ((const float *)(const void *)in, (uint16_t *)(void *)to, n);
-      else
-        {
-          simd->widen_f16 ((const uint16_t *)(const void *)in, wide, n);
-          simd->narrow_bf16 (wide, (uint16_t *)(void *)to, n);
-        }
-    }
+/* Codes are read byte by byte, so they may lie anywhere. */
+static Status
+describe_codes (Stream *s, const LinearSource *source, DenseLinear *self)
+{
+  int i = self->n_parts;
+  const Tensor *part = &source->parts[i], *scales = &source->scales[i];
+  bool four = source->code_bits == 4;
+
+  if (part->dtype != (four ? DTYPE_U8 : DTYPE_I8) || part->rank != 2
+      || part->shape[1] != (four ? source->k / 2 : source->k) || source->k % CODES_GROUP != 0
+      || scales->dtype != DTYPE_BF16 || scales->rank != 2 || scales->shape[0] != part->shape[0]
+      || scales->shape[1] != source->k / CODES_GROUP)
+    return cpu_fail (s, STATUS_UNSUPPORTED, "the codes of part %d of a linear layer do not fit it",
+                     i);
+  self->parts[i] = *part;
+  self->scales[i] = *scales;
+  self->n_parts = i + 1;
+  self->owned[i] = source->resident;
+  if (source->resident)
+    self->parts[i] = tensor_2d (self->type, NULL, part->shape[0], source->k);
+  return STATUS_OK;
 }
 
 /* What becomes of a part: a weight that is used as mapped must be of a known type and lie on a
@@ -145,7 +179,7 @@ copy_owned (Stream *s, const LinearSource *source, DenseLinear *self)
       const Tensor *from = &source->parts[i], *to = &self->parts[i];
 
       if (self->owned[i] && to->dtype != from->dtype)
-        convert_weights (s, from, 0, tensor_count (from), to->dtype, to->data);
+        convert_weights (s, from, &source->scales[i], 0, tensor_count (to), to->dtype, to->data);
       else if (self->owned[i])
         memcpy (to->data, from->data, tensor_bytes (from));
     }
@@ -164,7 +198,8 @@ take_source (Stream *s, const LinearSource *source, DenseLinear *self)
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer of %lld rows has parts of %lld",
                      (long long)source->n, (long long)rows);
   for (int i = 0; i < source->n_parts; i++)
-    CHECK (describe_part (s, source, self));
+    CHECK (source->code_bits != 0 ? describe_codes (s, source, self)
+                                  : describe_part (s, source, self));
   CHECK (copy_owned (s, source, self));
   if (source->bias.data != NULL)
     {
@@ -199,7 +234,7 @@ dense_prepare (Stream *s, const LinearSource *source, Linear **out)
 
   *out = NULL;
   if (source->svdq != NULL || source->n_parts < 1 || source->n_parts > LINEAR_MAX_PARTS)
-    return cpu_fail (s, STATUS_UNSUPPORTED, "not a dense linear layer");
+    return cpu_fail (s, STATUS_UNSUPPORTED, "not a dense linear layer, nor one of codes");
   CHECK (cpu_alloc (s, sizeof *self, &memory));
   self = memory;
   *self = (DenseLinear){
@@ -238,10 +273,10 @@ static const void *
 weight_rows (Stream *s, const Work *work, int64_t first, int64_t *count, char *panel)
 {
   const DenseLinear *self = work->linear;
-  const Tensor *part = self->parts;
+  const Tensor *part = self->parts, *scales = self->scales;
   int64_t k = self->base.k;
 
-  for (; first >= part->shape[0]; part++)
+  for (; first >= part->shape[0]; part++, scales++)
     first -= part->shape[0];
   if (*count > part->shape[0] - first)
     *count = part->shape[0] - first;
@@ -249,7 +284,7 @@ weight_rows (Stream *s, const Work *work, int64_t first, int64_t *count, char *p
     return (const char *)part->data + (size_t)(first * k) * dtype_size (part->dtype);
   if (*count > work->panel_rows)
     *count = work->panel_rows;
-  convert_weights (s, part, first * k, *count * k, self->type, panel);
+  convert_weights (s, part, scales, first * k, *count * k, self->type, panel);
   return panel;
 }
 
@@ -372,7 +407,7 @@ divide_scratch (Stream *s, const Tensor *x, Work *work)
     {
       Tensor flat = tensor_1d (DTYPE_F32, x->data, work->m * k);
 
-      convert_weights (s, &flat, 0, work->m * k, DTYPE_BF16, scratch);
+      convert_weights (s, &flat, NULL, 0, work->m * k, DTYPE_BF16, scratch);
       work->x = scratch;
     }
   return STATUS_OK;

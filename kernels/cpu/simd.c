@@ -6,6 +6,8 @@
  */
 #include "kernels/cpu/simd.h"
 
+#include "kernels/weight-codes.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -88,6 +90,53 @@ narrow_bf16 (const float *x, uint16_t *out, int64_t n)
       rounded = bits + 0x7fffu + (bits >> 16 & 1u);
       rounded = (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded;
       out[i] = (uint16_t)(rounded >> 16);
+    }
+}
+
+/* -- codes -------------------------------------------------------------------------------- */
+
+static inline float
+scale_of_group (const void *scales, int64_t group)
+{
+  uint16_t bits;
+  float scale;
+
+  memcpy (&bits, (const char *)scales + (size_t)group * sizeof bits, sizeof bits);
+  widen_bf16 (&bits, &scale, 1);
+  return scale;
+}
+
+static void
+expand_codes8 (const void *codes, const void *scales, float *out, int64_t n)
+{
+  for (int64_t first = 0; first < n; first += CODES_GROUP)
+    {
+      const int8_t *group = (const int8_t *)codes + first;
+      float scale = scale_of_group (scales, first / CODES_GROUP);
+
+      for (int i = 0; i < CODES_GROUP; i++)
+        out[first + i] = (float)group[i] * scale;
+    }
+}
+
+static void
+expand_codes4 (const void *codes, const void *scales, float *out, int64_t n)
+{
+  static const float table[16] = CODES_TABLE;
+
+  for (int64_t first = 0; first < n; first += CODES_GROUP)
+    {
+      const uint8_t *group = (const uint8_t *)codes + first / 2;
+      float scale = scale_of_group (scales, first / CODES_GROUP);
+      float values[CODES_GROUP];
+
+      for (int i = 0; i < CODES_GROUP / 2; i++)
+        {
+          values[2 * i] = table[group[i] & 15];
+          values[2 * i + 1] = table[group[i] >> 4];
+        }
+      for (int i = 0; i < CODES_GROUP; i++)
+        out[first + i] = values[i] * scale;
     }
 }
 
@@ -427,6 +476,8 @@ const Simd SIMD_TABLE = {
   .widen_bf16 = widen_bf16,
   .widen_f16 = widen_f16,
   .narrow_bf16 = narrow_bf16,
+  .expand_codes8 = expand_codes8,
+  .expand_codes4 = expand_codes4,
   .rms_norm = rms_norm,
   .add_branch = add_branch,
   .layer_norm = layer_norm,

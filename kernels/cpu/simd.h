@@ -20,6 +20,11 @@ typedef struct
   void (*widen_f16) (const uint16_t *x, float *out, int64_t n);
   void (*narrow_bf16) (const float *x, uint16_t *out, int64_t n);
 
+  /* n weights from codes of 8 bit or pairs of 4 bit, and scales (BF16, at any address); n is a
+   * multiple of CODES_GROUP. (weight-codes.h) */
+  void (*expand_codes8) (const void *codes, const void *scales, float *out, int64_t n);
+  void (*expand_codes4) (const void *codes, const void *scales, float *out, int64_t n);
+
   /* out = RMS(x) * weight * scale; weight or scale may be NULL; x and out may be the same. */
   void (*rms_norm) (const float *x, const float *weight, const float *scale, float eps, float *out,
                     int64_t n);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/reference/codes.h"
 #include "kernels/reference/reference.h"
 #include "kernels/reference/svdq.h"
 #include "kernels/svdq-math.h"
+#include "kernels/weight-codes.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,6 +36,24 @@ reference_release (Stream *s, Linear *linear)
   host_free (&s->memory, self);
 }
 
+/* One part's weights as F32. */
+static Status
+fill_part (const LinearSource *source, int part, Tensor *to)
+{
+  const Tensor *from = &source->parts[part], *scales = &source->scales[part];
+  int64_t width = source->code_bits == 4 ? source->k / 2 : source->k;
+
+  if (from->rank != 2 || from->shape[1] != width)
+    return STATUS_UNSUPPORTED;
+  if (source->code_bits == 0)
+    return host_convert (from, to);
+  if (scales->dtype != DTYPE_BF16 || tensor_count (scales) * CODES_GROUP != tensor_count (to)
+      || from->dtype != (source->code_bits == 4 ? DTYPE_U8 : DTYPE_I8))
+    return STATUS_UNSUPPORTED;
+  codes_reference (from, scales, to->data);
+  return STATUS_OK;
+}
+
 static Status
 fill (Stream *s, const LinearSource *source, ReferenceLinear *self)
 {
@@ -47,9 +67,8 @@ fill (Stream *s, const LinearSource *source, ReferenceLinear *self)
       const Tensor *part = &source->parts[i];
       Tensor to = tensor_2d (DTYPE_F32, self->weight + row * source->k, part->shape[0], source->k);
 
-      if (part->rank != 2 || part->shape[1] != source->k || row + part->shape[0] > source->n)
-        return reference_fail (s, STATUS_UNSUPPORTED, "part %d has the wrong shape", i);
-      CHECK (host_convert (part, &to));
+      if (row + part->shape[0] > source->n || fill_part (source, i, &to) != STATUS_OK)
+        return reference_fail (s, STATUS_UNSUPPORTED, "part %d has the wrong shape or type", i);
       row += part->shape[0];
     }
   if (row != source->n)

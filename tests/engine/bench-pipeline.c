@@ -116,7 +116,7 @@ load (const char *dir)
   gint64 started = g_get_monotonic_time ();
 
   if (!device_open (&device, &options, &error)
-      || !models_open (&models, &device, dir, NULL, NULL, &error))
+      || !models_open (&models, &device, dir, NULL, NULL, NULL, &error))
     g_error ("%s", error->message);
   for (int part = 0; part < MODELS_N_PARTS; part++)
     if (models_load (&models, &device, (ModelsPart)part, ENGINE_PRECISION_BF16, &stays, NULL,

@@ -16,7 +16,7 @@ static Checkpoint *
 open_good (const char *dir, const char *transformer)
 {
   g_autoptr (GError) error = NULL;
-  Checkpoint *checkpoint = checkpoint_open (dir, transformer, &error);
+  Checkpoint *checkpoint = checkpoint_open (dir, transformer, NULL, &error);
 
   g_assert_no_error (error);
   return checkpoint;
@@ -116,7 +116,7 @@ test_damaged (gconstpointer data)
   g_autoptr (GError) error = NULL;
 
   model_copy_replace (dir, damage->file, target);
-  g_assert_null (checkpoint_open (dir, NULL, &error));
+  g_assert_null (checkpoint_open (dir, NULL, NULL, &error));
   g_assert_nonnull (error);
   g_assert_nonnull (strstr (error->message, damage->cause[0]));
   g_assert_nonnull (strstr (error->message, damage->cause[1]));
@@ -155,7 +155,7 @@ test_refused_settings (void)
       g_autoptr (GError) error = NULL;
 
       model_copy_edit (dir, edits[i].file, edits[i].from, edits[i].to);
-      g_assert_null (checkpoint_open (dir, NULL, &error));
+      g_assert_null (checkpoint_open (dir, NULL, NULL, &error));
       g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
       g_test_message ("%s", error->message);
       g_assert_nonnull (strstr (error->message, edits[i].cause));

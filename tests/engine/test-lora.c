@@ -276,7 +276,7 @@ test_quantised (gconstpointer data, const char *file)
   Probe probe;
 
   g_assert_true (device_open (&device, &options, &error));
-  g_assert_true (models_open (&models, &device, f->model, path, NULL, &error));
+  g_assert_true (models_open (&models, &device, f->model, path, NULL, NULL, &error));
   g_assert_true (models_open_adapters (&models, &device, &request, "/nowhere", &error));
   if (models_enter (&models, &device, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT, &stays, NULL,
                     &error)

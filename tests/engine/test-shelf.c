@@ -71,7 +71,7 @@ fixture_open (Fixture *self)
 
   device_open (&self->device, &options, &error);
   g_assert_no_error (error);
-  self->checkpoint = checkpoint_open (dir, NULL, &error);
+  self->checkpoint = checkpoint_open (dir, NULL, NULL, &error);
   g_assert_no_error (error);
   self->ops = *self->device.ops;
   self->ops.transfer = late_transfer;

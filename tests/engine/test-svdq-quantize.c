@@ -133,7 +133,7 @@ static float *
 read_weight (const char *model, const char *const *parts, int64_t n, int64_t k)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (Checkpoint) checkpoint = checkpoint_open (model, NULL, &error);
+  g_autoptr (Checkpoint) checkpoint = checkpoint_open (model, NULL, NULL, &error);
   Weights *weights = checkpoint_weights (checkpoint, CHECKPOINT_TRANSFORMER, FALSE, &error);
   float *out = g_new (float, (gsize)(n * k));
   int64_t at = 0;

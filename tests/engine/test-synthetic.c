@@ -31,7 +31,7 @@ test_sizes (void)
       Weights *weights;
 
       g_assert_true (synthetic_parse_svdq (cases[i].name, &svdq, &error));
-      checkpoint = synthetic_open ("synthetic:z-image-turbo", &svdq, &error);
+      checkpoint = synthetic_open ("synthetic:z-image-turbo", &svdq, 0, &error);
       g_assert_no_error (error);
       weights = checkpoint_weights (checkpoint, CHECKPOINT_TRANSFORMER, TRUE, &error);
       g_assert_nonnull (weights);
@@ -80,7 +80,7 @@ test_magnitudes (void)
       const SyntheticSvdq svdq = { (SvdqFormat)format, 48 };
       g_autoptr (GError) error = NULL;
       g_autoptr (Checkpoint) checkpoint
-          = synthetic_open ("synthetic:z-image-turbo:1", &svdq, &error);
+          = synthetic_open ("synthetic:z-image-turbo:1", &svdq, 0, &error);
       Weights *weights = checkpoint_weights (checkpoint, CHECKPOINT_TRANSFORMER, TRUE, &error);
 
       for (guint i = 0; i < G_N_ELEMENTS (layers); i++)

@@ -25,7 +25,7 @@ fixture_open (Fixture *self)
 
   device_open (&self->device, &options, &error);
   g_assert_no_error (error);
-  self->checkpoint = checkpoint_open (dir, NULL, &error);
+  self->checkpoint = checkpoint_open (dir, NULL, NULL, &error);
   g_assert_no_error (error);
   g_assert_cmpint (arena_init (&self->arena, self->device.ops, self->device.stream, 64 << 20), ==,
                    STATUS_OK);

@@ -49,7 +49,7 @@ int
 main (int argc, char **argv)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (Checkpoint) checkpoint = argc == 4 ? synthetic_open (argv[1], NULL, &error) : NULL;
+  g_autoptr (Checkpoint) checkpoint = argc == 4 ? synthetic_open (argv[1], NULL, 0, &error) : NULL;
   Export self = { 0 };
   FILE *block;
   gboolean good;

@@ -38,6 +38,21 @@ engine_find_builtin_model (void)
   return NULL;
 }
 
+/* FALSE with an error if the text encoder is in codes and nothing here computes with them. */
+static gboolean
+check_text_encoder (Engine *self, GError **error)
+{
+  const Device *device = &self->device;
+
+  if (engine_get_text_encoder_bits (self) == 16
+      || linear_choose_coded (&device->caps, &device->options) != NULL)
+    return TRUE;
+  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+               "%s cannot run a text encoder in %d bit: leave it out, or choose the CPU",
+               device->caps.name, engine_get_text_encoder_bits (self));
+  return FALSE;
+}
+
 /* -- life ---------------------------------------------------------------------------------------
  */
 
@@ -55,7 +70,8 @@ engine_new (const char *model_dir, const EngineOptions *options, GError **error)
                           : g_build_filename (g_get_user_data_dir (), "tessera", "loras", NULL);
   if (device_open (&self->device, options, error)
       && models_open (&self->models, &self->device, model_dir, options->transformer_file,
-                      options->svdquant_type, options->text_encoder_file, error))
+                      options->svdquant_type, options->text_encoder_file, error)
+      && check_text_encoder (self, error))
     {
       self->calibration = calibration_new (options->calibration_file, self->device.caps.name);
       return self;

@@ -53,17 +53,23 @@ linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqF
   return way != NULL ? way->backend : NULL;
 }
 
+const LinearBackend *
+linear_choose_coded (const DeviceCaps *caps, const StreamOptions *options)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (coded_ways); i++)
+    if (coded_ways[i]->supports (caps, options, NULL))
+      return coded_ways[i];
+  return NULL;
+}
+
 /* What runs this layer in this context; NULL if nothing does. */
 static const LinearBackend *
 choose_for (const Context *ctx, const LinearSource *source)
 {
-  if (source->code_bits == 0)
-    return linear_choose (ctx->caps, ctx->options,
-                          source->svdq != NULL ? &source->svdq->format : NULL);
-  for (guint i = 0; i < G_N_ELEMENTS (coded_ways); i++)
-    if (coded_ways[i]->supports (ctx->caps, ctx->options, NULL))
-      return coded_ways[i];
-  return NULL;
+  if (source->code_bits != 0)
+    return linear_choose_coded (ctx->caps, ctx->options);
+  return linear_choose (ctx->caps, ctx->options,
+                        source->svdq != NULL ? &source->svdq->format : NULL);
 }
 
 #ifdef HAVE_CUDA

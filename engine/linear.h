@@ -15,6 +15,9 @@ G_BEGIN_DECLS
 const LinearBackend *
 linear_choose (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq);
 
+/* The same for weights in codes of 8 or 4 bit (kernels/weight-codes.h). */
+const LinearBackend *linear_choose_coded (const DeviceCaps *caps, const StreamOptions *options);
+
 /* How this device runs dense weights (`svdq` NULL) or an SVDQuant file type: by instructions of its
  * own ("native"), by converting to what it has ("fall-back"), or not at all ("none"); and how fast
  * against dense 16 bit on the same device: "faster", "similar", "slower", or "" for none. Static

@@ -123,7 +123,7 @@ recognise (InspectionPart *part, Safetensors *file)
   {
     const char *ending, *kind, *naming;
   } marks[] = {
-    { ".self_attn.q_proj.codes", "Qwen3 text encoder", "Tessera weight-only" },
+    { ".self_attn.q_proj.codes", "Qwen3 text encoder", "reference" },
     { ".qweight", "Z-Image transformer", "SVDQuant" },
     { ".comfy_quant", "Z-Image transformer", "SVDQuant" },
     { "layers.0.attention.to_q.weight", "Z-Image transformer", "reference" },

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * encode.h - a model's text encoder by itself, on the processor
+ *
+ * What a quantiser wants to know of it: what its linears are fed, and what it makes of prompts. The
+ * weights are used as they are mapped, so that the memory it takes is that of the file's pages.
+ */
+#pragma once
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+typedef struct _Encoder Encoder;
+
+/* `file`: instead of the folder's own text encoder, or NULL. Errors: as engine_new. */
+Encoder *
+encoder_new (const char *model, const char *file, GCancellable *cancellable, GError **error);
+void encoder_free (Encoder *self); /* NULL is a no-op */
+
+/* Embeddings of a prompt, [tokens, features] (transfer full), or NULL with an error; element
+ * float. Sets *features. watch: its linears' inputs count for encoder_get_energy. */
+GArray *
+encoder_run (Encoder *self, const char *prompt, gboolean watch, int *features, GError **error);
+
+/* The energy of the inputs of the linear `name` ("model.layers.0.self_attn.qkv_proj") in all runs
+ * that were watched, [k], borrowed until the next; NULL if it was not seen. Each token counts the
+ * same: the first one of a prompt, whose numbers are a thousand times the others' in some layers,
+ * would have all weights rounded for itself alone. */
+const float *encoder_get_energy (Encoder *self, const char *name, gint64 k);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Encoder, encoder_free)
+
+G_END_DECLS

@@ -173,7 +173,7 @@ launch (Stream *s, const Heads &a)
                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        Sizes<D>::SHARED_BYTES));
   const dim3 grid (CEIL_DIV (a.m, ROWS), a.n_q);
-  attention_mma_kernel<D><<<grid, THREADS, Sizes<D>::SHARED_BYTES, s->compute>>> (a);
+  launch_kernel (attention_mma_kernel<D>, grid, THREADS, Sizes<D>::SHARED_BYTES, s->compute, a);
   return LAUNCHED (s);
 }
 

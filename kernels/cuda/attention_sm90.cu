@@ -404,8 +404,8 @@ launch (Stream *s, const Attention *a)
   auto *kernel = attention_sm90_kernel<S, CAUSAL>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        S::SHARED_BYTES));
-  kernel<<<min (tiles, s->caps.multiprocessors), S::THREADS, S::SHARED_BYTES, s->compute>>> (
-      q_map, kv_map, out_map, work);
+  launch_kernel (kernel, min (tiles, s->caps.multiprocessors), S::THREADS, S::SHARED_BYTES,
+                 s->compute, q_map, kv_map, out_map, work);
   return LAUNCHED (s);
 }
 

@@ -43,7 +43,7 @@ struct WideHeads
 static __device__ __forceinline__ void
 team_barrier (int team, int threads)
 {
-  asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(threads) : "memory");
+  named_barrier (1 + team, threads);
 }
 
 /* This warp's scores: 16 rows by OWN_KEYS keys. */
@@ -222,7 +222,7 @@ launch (Stream *s, const WideHeads &a)
               cudaFuncSetAttribute (attention_wide_kernel<S>,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED_BYTES));
   const dim3 grid (CEIL_DIV (a.m, S::ROWS), a.n_q);
-  attention_wide_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, s->compute>>> (a);
+  launch_kernel (attention_wide_kernel<S>, grid, S::THREADS, S::SHARED_BYTES, s->compute, a);
   return LAUNCHED (s);
 }
 

@@ -326,7 +326,7 @@ attention_wide_sm90 (Stream *s, const Attention *a)
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
   const WideWork work = { (int)a->m, a->n_q, a->n_kv, LOG2_E / sqrtf ((float)a->d) };
   const dim3 grid (CEIL_DIV (work.m, ROWS), a->n_q);
-  attention_wide_sm90_kernel<<<grid, THREADS, SHARED_BYTES, s->compute>>> (map, (bf16 *)a->out,
-                                                                           work);
+  launch_kernel (attention_wide_sm90_kernel, grid, THREADS, SHARED_BYTES, s->compute, map,
+                 (bf16 *)a->out, work);
   return LAUNCHED (s);
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/stream.cuh"
 
 #define CEIL_DIV(a, b) (((a) + (b)-1) / (b))

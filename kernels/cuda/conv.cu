@@ -107,15 +107,16 @@ pack (Stream *s, const float *raw, Conv *conv)
       const int count = taps * conv->c_in * conv->c_out;
       CHECK (stream_alloc (s, (size_t)count * sizeof (float), &memory));
       conv->plain = (float *)memory;
-      pack_plain_kernel<<<CEIL_DIV (count, THREADS), THREADS, 0, s->compute>>> (
-          raw, conv->plain, conv->c_out, conv->c_in, taps);
+      launch_kernel (pack_plain_kernel, CEIL_DIV (count, THREADS), THREADS, 0, s->compute, raw,
+                     conv->plain, conv->c_out, conv->c_in, taps);
       return LAUNCHED (s);
     }
   const int64_t total = conv->phases * conv->n * conv->k;
   CHECK (stream_alloc (s, (size_t)total * sizeof (bf16), &memory));
   conv->weight = (bf16 *)memory;
-  pack_kernel<<<(unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute>>> (
-      raw, conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, conv->n, conv->k, total);
+  launch_kernel (pack_kernel, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, raw,
+                 conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, conv->n, conv->k,
+                 total);
   return LAUNCHED (s);
 }
 
@@ -213,8 +214,8 @@ conv_plain (Stream *s, const Conv *conv, ConvLaunch c)
   const int64_t total = (int64_t)c.rows * c.columns * CEIL_DIV (conv->c_out, 8);
   const int pad = conv->size == 3 && conv->stride == 1 ? 1 : 0;
   REQUIRE (s, CEIL_DIV (total, THREADS) <= INT32_MAX);
-  plain_kernel<<<(unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute>>> (c, conv->plain,
-                                                                                 pad, total);
+  launch_kernel (plain_kernel, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, c,
+                 conv->plain, pad, total);
   return LAUNCHED (s);
 }
 

@@ -236,7 +236,7 @@ launch (Stream *s, const Conv *conv, const ConvLaunch *c)
   CUDA_CHECK (s, cudaFuncSetAttribute (conv_mma_kernel<T>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, T::BYTES));
   const dim3 grid ((unsigned)tiles, 1, (unsigned)conv->phases);
-  conv_mma_kernel<T><<<grid, THREADS, T::BYTES, s->compute>>> (*c);
+  launch_kernel (conv_mma_kernel<T>, grid, THREADS, T::BYTES, s->compute, *c);
   return LAUNCHED (s);
 }
 

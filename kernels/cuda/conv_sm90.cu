@@ -280,6 +280,7 @@ conv_sm90 (Stream *s, const Conv *conv, const ConvLaunch *c)
   const int blocks = tiles.count < s->caps.multiprocessors ? tiles.count : s->caps.multiprocessors;
   CUDA_CHECK (s, cudaFuncSetAttribute (conv_sm90_kernel,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
-  conv_sm90_kernel<<<blocks, THREADS, SHARED_BYTES, s->compute>>> (*c, tiles, picture, weight);
+  launch_kernel (conv_sm90_kernel, blocks, THREADS, SHARED_BYTES, s->compute, *c, tiles, picture,
+                 weight);
   return LAUNCHED (s);
 }

@@ -124,8 +124,8 @@ cuda_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
   REQUIRE (s, turn == 0 || (turn == 8 && f % 8 == 0));
   if (f % 8 != 0)
     {
-      silu_mul_odd_kernel<<<blocks_for (m * f), THREADS, 0, s->compute>>> (
-          (const bf16 *)x->data, (bf16 *)out->data, f, m * f);
+      launch_kernel (silu_mul_odd_kernel, blocks_for (m * f), THREADS, 0, s->compute,
+                     (const bf16 *)x->data, (bf16 *)out->data, f, m * f);
       return LAUNCHED (s);
     }
   const int packs = (int)(f / 8);
@@ -135,8 +135,8 @@ cuda_silu_mul (Stream *s, const Tensor *x, int turn, Tensor *out)
     {
       const int64_t rows = m - row < 65535 ? m - row : 65535;
       const dim3 grid ((unsigned)CEIL_DIV (packs, THREADS * BATCH), (unsigned)rows);
-      kernel<<<grid, THREADS, 0, s->compute>>> ((const bf16 *)x->data + row * 2 * f,
-                                                (bf16 *)out->data + row * f, packs);
+      launch_kernel (kernel, grid, THREADS, 0, s->compute, (const bf16 *)x->data + row * 2 * f,
+                     (bf16 *)out->data + row * f, packs);
     }
   return LAUNCHED (s);
 }
@@ -146,8 +146,8 @@ cuda_silu (Stream *s, const Tensor *x, Tensor *out)
 {
   const int64_t n = tensor_count (x);
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16 && tensor_count (out) == n);
-  silu_kernel<<<blocks_for (CEIL_DIV (n, 8)), THREADS, 0, s->compute>>> ((const bf16 *)x->data,
-                                                                         (bf16 *)out->data, n);
+  launch_kernel (silu_kernel, blocks_for (CEIL_DIV (n, 8)), THREADS, 0, s->compute,
+                 (const bf16 *)x->data, (bf16 *)out->data, n);
   return LAUNCHED (s);
 }
 
@@ -157,8 +157,8 @@ cuda_modulation (Stream *s, const Tensor *m, Tensor *out)
   const int64_t n = tensor_count (m);
   REQUIRE (s, m->dtype == DTYPE_BF16 && out->dtype == DTYPE_F32 && tensor_count (out) == n);
   REQUIRE (s, m->rank == 2 && m->shape[1] % 4 == 0);
-  modulation_kernel<<<blocks_for (n), THREADS, 0, s->compute>>> (
-      (const bf16 *)m->data, (float *)out->data, n, m->shape[1] / 4);
+  launch_kernel (modulation_kernel, blocks_for (n), THREADS, 0, s->compute, (const bf16 *)m->data,
+                 (float *)out->data, n, m->shape[1] / 4);
   return LAUNCHED (s);
 }
 
@@ -167,8 +167,8 @@ cuda_one_plus (Stream *s, const Tensor *x, Tensor *out)
 {
   const int64_t n = tensor_count (x);
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_F32 && tensor_count (out) == n);
-  one_plus_kernel<<<blocks_for (n), THREADS, 0, s->compute>>> ((const bf16 *)x->data,
-                                                               (float *)out->data, n);
+  launch_kernel (one_plus_kernel, blocks_for (n), THREADS, 0, s->compute, (const bf16 *)x->data,
+                 (float *)out->data, n);
   return LAUNCHED (s);
 }
 
@@ -181,10 +181,10 @@ cuda_fill_rows (Stream *s, const Tensor *row, Tensor *out)
     return STATUS_OK;
   /* A view of rows may begin anywhere that rows of 16 bytes do not. */
   if (d % 8 == 0 && (uintptr_t)row->data % 16 == 0 && (uintptr_t)out->data % 16 == 0)
-    fill_rows_kernel<<<blocks_for (n / 8), THREADS, 0, s->compute>>> (
-        (const uint4 *)row->data, (uint4 *)out->data, d / 8, n / 8);
+    launch_kernel (fill_rows_kernel<uint4>, blocks_for (n / 8), THREADS, 0, s->compute,
+                   (const uint4 *)row->data, (uint4 *)out->data, d / 8, n / 8);
   else
-    fill_rows_kernel<<<blocks_for (n), THREADS, 0, s->compute>>> ((const bf16 *)row->data,
-                                                                  (bf16 *)out->data, d, n);
+    launch_kernel (fill_rows_kernel<bf16>, blocks_for (n), THREADS, 0, s->compute,
+                   (const bf16 *)row->data, (bf16 *)out->data, d, n);
   return LAUNCHED (s);
 }

@@ -524,7 +524,7 @@ launch (Stream *s, const CodesGemm *g)
   auto *kernel = gemm_codes_kernel<T>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  kernel<<<blocks, T::THREADS, T::SHARED_BYTES, s->compute>>> (maps, work, order);
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, work, order);
   return LAUNCHED (s);
 }
 

@@ -128,12 +128,12 @@ launch (Stream *s, const FewRows &p, bool swiglu)
 {
   const int threads = N_WARPS * 32, by16 = CEIL_DIV (p.n, 16), by8 = CEIL_DIV (p.n, 8);
   if (swiglu)
-    gemm_few_rows_kernel<HALVES, 16, true><<<by16, threads, 0, s->compute>>> (p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 16, true>, by16, threads, 0, s->compute, p);
   else if (HALVES == 2
            || by16 >= FULL_BLOCKS * s->caps.multiprocessors) /* x is read twice as often */
-    gemm_few_rows_kernel<HALVES, 16, false><<<by16, threads, 0, s->compute>>> (p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 16, false>, by16, threads, 0, s->compute, p);
   else
-    gemm_few_rows_kernel<HALVES, 8, false><<<by8, threads, 0, s->compute>>> (p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 8, false>, by8, threads, 0, s->compute, p);
 }
 
 Status

@@ -201,7 +201,7 @@ launch (Stream *s, Product p)
   auto *kernel = gemm_sm80_kernel<T, SWIGLU>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  kernel<<<p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute>>> (p);
+  launch_kernel (kernel, p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute, p);
   return LAUNCHED (s);
 }
 

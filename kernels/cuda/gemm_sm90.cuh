@@ -438,7 +438,8 @@ launch (Stream *s, const ScaledGemm *scaled)
   auto *kernel = gemm_sm90_kernel<T>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  kernel<<<blocks, T::THREADS, T::SHARED_BYTES, s->compute>>> (maps, vectors, order, size);
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
+                 size);
   return LAUNCHED (s);
 }
 

@@ -208,10 +208,10 @@ moments (Stream *s, const Picture *p, int groups, float eps, float2 *out)
   REQUIRE (s, sizeof (float2) * (MAX_CHANNELS + (size_t)groups * p->blocks) <= SCRATCH_BYTES);
   const int width = p->channels / groups;
   float2 *partial = (float2 *)s->scratch + MAX_CHANNELS;
-  statistics_kernel<<<p->blocks, THREADS, 0, s->compute>>> (p->x, p->pixels, p->channels, groups,
-                                                            partial);
-  moments_kernel<<<groups, THREADS, 0, s->compute>>> (partial, p->blocks, p->x, width,
-                                                      (double)p->pixels * width, eps, out);
+  launch_kernel (statistics_kernel, p->blocks, THREADS, 0, s->compute, p->x, p->pixels, p->channels,
+                 groups, partial);
+  launch_kernel (moments_kernel, groups, THREADS, 0, s->compute, partial, p->blocks, p->x, width,
+                 (double)p->pixels * width, eps, out);
   return LAUNCHED (s);
 }
 
@@ -223,9 +223,9 @@ normalize (Stream *s, const Picture *p, int groups, const float2 *by, const Tens
   REQUIRE (s, weight->dtype == DTYPE_F32 && tensor_count (weight) == p->channels);
   REQUIRE (s, bias->dtype == DTYPE_F32 && tensor_count (bias) == p->channels);
   auto kernel = silu ? normalize_kernel<true> : normalize_kernel<false>;
-  kernel<<<p->blocks, THREADS, 0, s->compute>>> (p->x, p->pixels, p->channels, p->channels / groups,
-                                                 by, (const float *)weight->data,
-                                                 (const float *)bias->data, (bf16 *)out->data);
+  launch_kernel (kernel, p->blocks, THREADS, 0, s->compute, p->x, p->pixels, p->channels,
+                 p->channels / groups, by, (const float *)weight->data, (const float *)bias->data,
+                 (bf16 *)out->data);
   return LAUNCHED (s);
 }
 

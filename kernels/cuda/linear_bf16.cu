@@ -82,15 +82,16 @@ Status
 gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k)
 {
   REQUIRE (s, f >= 8 && f % INTERLEAVE_ROWS == 0 && k >= 8 && k % 8 == 0);
-  interleave_kernel<<<blocks_for (s, f * k / 4), 256, 0, s->compute>>> ((const uint4 *)from,
-                                                                        (uint4 *)to, f, k / 8);
+  launch_kernel (interleave_kernel<uint4>, blocks_for (s, f * k / 4), 256, 0, s->compute,
+                 (const uint4 *)from, (uint4 *)to, f, k / 8);
   return LAUNCHED (s);
 }
 
 static Status
 interleave_bias (Stream *s, const float *from, float *to, int64_t f)
 {
-  interleave_kernel<<<blocks_for (s, 2 * f), 256, 0, s->compute>>> (from, to, f, 1);
+  launch_kernel (interleave_kernel<float>, blocks_for (s, 2 * f), 256, 0, s->compute, from, to, f,
+                 1);
   return LAUNCHED (s);
 }
 

@@ -72,13 +72,16 @@ convert_from (Stream *s, cudaStream_t queue, const void *from, DType to_type, vo
   switch (to_type)
     {
     case DTYPE_F32:
-      convert_kernel<<<blocks, 256, 0, queue>>> ((const From *)from, (float *)to, n);
+      launch_kernel (convert_kernel<From, float>, blocks, 256, 0, queue, (const From *)from,
+                     (float *)to, n);
       break;
     case DTYPE_BF16:
-      convert_kernel<<<blocks, 256, 0, queue>>> ((const From *)from, (bf16 *)to, n);
+      launch_kernel (convert_kernel<From, bf16>, blocks, 256, 0, queue, (const From *)from,
+                     (bf16 *)to, n);
       break;
     case DTYPE_F16:
-      convert_kernel<<<blocks, 256, 0, queue>>> ((const From *)from, (__half *)to, n);
+      launch_kernel (convert_kernel<From, __half>, blocks, 256, 0, queue, (const From *)from,
+                     (__half *)to, n);
       break;
     default:
       return stream_refuse (s, "conversion", "a floating-point type");

@@ -312,8 +312,8 @@ blocks_for (const Stream *s, int64_t m, int per_sm)
 
 /* Threads and packs a thread, so that a row fits the registers of one block. */
 #define LAUNCH(kernel, BLOCKS, THREADS, PACKS, ODD, s, m, ...)                                     \
-  kernel<THREADS, PACKS, ODD><<<blocks_for (s, m, BLOCKS (THREADS)), THREADS, 0, (s)->compute>>> ( \
-      __VA_ARGS__, (int)(m), d)
+  launch_kernel (kernel<THREADS, PACKS, ODD>, blocks_for (s, m, BLOCKS (THREADS)), THREADS, 0,     \
+                 (s)->compute, __VA_ARGS__, (int)(m), d)
 
 #define LAUNCH_ROWS(kernel, BLOCKS, s, x, ...)                                                     \
   do                                                                                               \

@@ -512,7 +512,7 @@ svdq_low_rank_fragments (Stream *s, const void *proj_down, int64_t k, int rank, 
   REQUIRE (s, k % STRIP_K == 0 && rank % LOW_RANKS == 0);
   if (rank == 0)
     return STATUS_OK;
-  fragments_kernel<<<s->caps.multiprocessors * 4, 256, 0, s->compute>>> (
-      (const bf16 *)proj_down, (uint32_t *)fragments, k, rank);
+  launch_kernel (fragments_kernel, s->caps.multiprocessors * 4, 256, 0, s->compute,
+                 (const bf16 *)proj_down, (uint32_t *)fragments, k, rank);
   return LAUNCHED (s);
 }

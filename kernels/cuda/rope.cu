@@ -110,9 +110,9 @@ launch (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight, const
   const unsigned blocks = (unsigned)qkv->shape[0];
   auto kernel = pairing == ROPE_INTERLEAVED ? qk_norm_rope_kernel<LANES, true>
                                             : qk_norm_rope_kernel<LANES, false>;
-  kernel<<<blocks, THREADS, 0, s->compute>>> (
-      (bf16 *)qkv->data, n_q, n_kv, (const float *)q_weight->data, (const float *)k_weight->data,
-      eps, (const float *)table->data);
+  launch_kernel (kernel, blocks, THREADS, 0, s->compute, (bf16 *)qkv->data, n_q, n_kv,
+                 (const float *)q_weight->data, (const float *)k_weight->data, eps,
+                 (const float *)table->data);
   return LAUNCHED (s);
 }
 

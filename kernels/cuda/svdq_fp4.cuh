@@ -67,21 +67,13 @@ struct Fp4Expanded
   static constexpr bool RUNS = true;
   static constexpr float UNIT = 16384.0f; /* operands are 2^7 too small */
 
-  static __device__ __forceinline__ uint32_t
-  times (uint32_t a, uint32_t b)
-  {
-    uint32_t out;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
-    return out;
-  }
-
   /* Scale `group` of a word, twice, 2^7 times its value. As bits it is 2^8 too small. */
   static __device__ __forceinline__ uint32_t
   scale (uint32_t word, int group)
   {
     const uint32_t byte = word >> group * 8 & 0x7f;
     const uint32_t bits = byte == 0x7f ? 0x7fff : byte << 7;
-    return times (bits | bits << 16, 0x78007800u);
+    return multiply_f16x2 (bits | bits << 16, 0x78007800u);
   }
 
   /* Numbers j and j + 4 of a word. As bits they are 2^14 too small. */
@@ -90,7 +82,7 @@ struct Fp4Expanded
   {
     const uint32_t signs = word << (12 - 4 * j) & 0x80008000u;
     const uint32_t low = j == 3 ? word >> 3 : word << (9 - 4 * j);
-    return times (signs | (low & 0x0e000e00u), scale);
+    return multiply_f16x2 (signs | (low & 0x0e000e00u), scale);
   }
 
   /* 32 of the 64 k at a time, in two mma of 16. */

@@ -14,17 +14,6 @@
 #include "kernels/cuda/svdq.cuh"
 #include "kernels/cuda/svdq_tile.cuh"
 
-/* d = a b + c, a [16, 64], b [64, 8] 4-bit integers. */
-static __device__ __forceinline__ void
-mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint32_t c[4])
-{
-  asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
-                 "r"(c[2]), "r"(c[3]));
-}
-
 struct Int4
 {
   static constexpr bool RUNS = true;
@@ -64,7 +53,7 @@ struct Int4
     /* Not known as constants, or they would be made anew for each mma. */
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      asm volatile("mov.b32 %0, %1;" : "=r"(magic[i]) : "n"(SVDQ_MAGIC_BITS));
+      magic[i] = opaque_word<SVDQ_MAGIC_BITS> ();
 #pragma unroll
     for (int j = 0; j < T::ALONG; j++)
       {

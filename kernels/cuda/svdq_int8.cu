@@ -17,16 +17,6 @@
 #define MAGIC      12582912.0f
 #define MAGIC_BITS 0x4b400000
 
-/* c [16, 8] += a [16, 32] b [32, 8]: bytes with sign, 32-bit sums. */
-static __device__ __forceinline__ void
-mma_s8 (int c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* The nibbles of even k of a word, and of odd k, each 16 times its value. */
 static __device__ __forceinline__ uint32_t
 even (uint32_t word)

@@ -181,8 +181,7 @@ nvfp4_codes (const uint32_t h[4], float reciprocal)
 static __device__ __forceinline__ float
 reciprocal_of (float v)
 {
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  const float r = reciprocal_estimate (v);
   return __fmaf_rn (__fmaf_rn (-v, r, 1.0f), r, r);
 }
 
@@ -417,13 +416,13 @@ launch (Stream *s, const Quantise &q)
                    RANK > 0 ? (unsigned)CEIL_DIV (q.rank, RANK) : 1);
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        Ring<RANK>::SHARED_BYTES));
-  kernel<<<grid, THREADS, Ring<RANK>::SHARED_BYTES, s->compute>>> (q);
+  launch_kernel (kernel, grid, THREADS, Ring<RANK>::SHARED_BYTES, s->compute, q);
   CHECK (LAUNCHED (s));
   if (q.partial == NULL)
     return STATUS_OK;
   const int64_t pairs = (int64_t)q.m * q.rank / 2;
-  sum_kernel<<<(unsigned)CEIL_DIV (pairs, 256), 256, 0, s->compute>>> (
-      (const float2 *)q.partial, (uint32_t *)q.lora, pairs, q.splits);
+  launch_kernel (sum_kernel, (unsigned)CEIL_DIV (pairs, 256), 256, 0, s->compute,
+                 (const float2 *)q.partial, (uint32_t *)q.lora, pairs, q.splits);
   return LAUNCHED (s);
 }
 

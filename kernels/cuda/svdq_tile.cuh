@@ -91,22 +91,6 @@ svdq_chunk_at (int row, int chunk)
   return row * SVDQ_ROW_BYTES + (chunk ^ (row / 4 & 1)) * 16;
 }
 
-static __device__ __forceinline__ uint32_t
-shared_word (uint32_t address)
-{
-  uint32_t word;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
-  return word;
-}
-
-static __device__ __forceinline__ float
-shared_bf16 (uint32_t address)
-{
-  uint16_t bits;
-  asm volatile("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
-  return __uint_as_float ((uint32_t)bits << 16);
-}
-
 /* -- fragments ----------------------------------------------------------------------------------
  */
 
@@ -349,7 +333,7 @@ svdq_launch_tile (Stream *s, SvdqProductArgs p)
   auto *kernel = svdq_product_kernel<T, Math, SWIGLU>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  kernel<<<p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute>>> (p);
+  launch_kernel (kernel, p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute, p);
   return LAUNCHED (s);
 }
 

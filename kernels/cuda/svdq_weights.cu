@@ -113,11 +113,11 @@ load_scales (const Loading *l)
   CHECK (upload (s, l->source->svdq->wscales, bytes, l->landing));
   const unsigned blocks = blocks_for (s, groups * w->n);
   if (int4)
-    scales_kernel<uint16_t, 1><<<blocks, 256, 0, s->compute>>> (
-        (const uint16_t *)l->landing, (uint16_t *)w->wscales, groups, w->n, f);
+    launch_kernel (scales_kernel<uint16_t, 1>, blocks, 256, 0, s->compute,
+                   (const uint16_t *)l->landing, (uint16_t *)w->wscales, groups, w->n, f);
   else
-    scales_kernel<uint8_t, 4><<<blocks, 256, 0, s->compute>>> (
-        (const uint8_t *)l->landing, (uint8_t *)w->wscales, groups, w->n, f);
+    launch_kernel (scales_kernel<uint8_t, 4>, blocks, 256, 0, s->compute,
+                   (const uint8_t *)l->landing, (uint8_t *)w->wscales, groups, w->n, f);
   CHECK (LAUNCHED (s));
   return cuda_wait (s);
 }
@@ -129,8 +129,8 @@ load_vector (const Loading *l, const Tensor *host, float *device)
   if (!l->w->swiglu)
     return stream_upload_weights (l->s, host, DTYPE_F32, device);
   CHECK (stream_upload_weights (l->s, host, DTYPE_F32, l->landing));
-  scales_kernel<float, 1><<<blocks_for (l->s, l->w->n), 256, 0, l->s->compute>>> (
-      (const float *)l->landing, device, 1, l->w->n, gated_rows (l->w));
+  launch_kernel (scales_kernel<float, 1>, blocks_for (l->s, l->w->n), 256, 0, l->s->compute,
+                 (const float *)l->landing, device, 1, l->w->n, gated_rows (l->w));
   CHECK (LAUNCHED (l->s));
   return cuda_wait (l->s);
 }
@@ -144,8 +144,8 @@ load_low_rank (const Loading *l)
   if (w->rank == 0)
     return STATUS_OK;
   CHECK (upload (s, from->proj_down, (size_t)w->k * w->rank * 2, l->landing));
-  transpose_kernel<<<blocks_for (s, w->k * w->rank), 256, 0, s->compute>>> (
-      (const uint16_t *)l->landing, w->proj_down, w->k, w->rank);
+  launch_kernel (transpose_kernel, blocks_for (s, w->k * w->rank), 256, 0, s->compute,
+                 (const uint16_t *)l->landing, w->proj_down, w->k, w->rank);
   CHECK (LAUNCHED (s));
   CHECK (cuda_wait (s));
   return load_rows (l, from->proj_up, w->rank * (int64_t)sizeof (bf16), w->proj_up);
@@ -159,8 +159,8 @@ load_parts (const Loading *l)
   CHECK (load_rows (l, from->qweight, w->k / 2, w->qweight));
   CHECK (load_scales (l));
   CHECK (upload (l->s, from->smooth, (size_t)w->k * 2, w->smooth));
-  invert_kernel<<<(unsigned)CEIL_DIV (w->k, 256), 256, 0, l->s->compute>>> ((const bf16 *)w->smooth,
-                                                                            w->inverse, w->k);
+  launch_kernel (invert_kernel, (unsigned)CEIL_DIV (w->k, 256), 256, 0, l->s->compute,
+                 (const bf16 *)w->smooth, w->inverse, w->k);
   CHECK (LAUNCHED (l->s));
   CHECK (load_low_rank (l));
   if (w->outer != NULL)

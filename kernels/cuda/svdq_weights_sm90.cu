@@ -144,11 +144,11 @@ Status
 svdq_transcode_e4m3 (Stream *s, const SvdqWeights *w, void *out, float *scale, void *up,
                      void *inverse)
 {
-  inverse_kernel<<<(unsigned)CEIL_DIV (w->k, THREADS), THREADS, 0, s->compute>>> (
-      (const bf16 *)w->smooth, (bf16 *)inverse, w->k);
+  launch_kernel (inverse_kernel, (unsigned)CEIL_DIV (w->k, THREADS), THREADS, 0, s->compute,
+                 (const bf16 *)w->smooth, (bf16 *)inverse, w->k);
   CHECK (LAUNCHED (s));
-  transcode_kernel<<<(unsigned)w->n, THREADS, 0, s->compute>>> (*w, (uint8_t *)out, scale,
-                                                                (bf16 *)up);
+  launch_kernel (transcode_kernel, (unsigned)w->n, THREADS, 0, s->compute, *w, (uint8_t *)out,
+                 scale, (bf16 *)up);
   return LAUNCHED (s);
 }
 
@@ -254,13 +254,14 @@ svdq_codes_pack (Stream *s, const SvdqWeights *w, void *codes, float *scale, voi
   REQUIRE (s, (size_t)w->n * sizeof (float) <= SCRATCH_BYTES);
   float *inverse = (float *)s->scratch;
   const int64_t blocks = w->n / BLOCK_ROWS * (w->k / BLOCK_K);
-  row_scale_kernel<<<(unsigned)w->n, THREADS, 0, s->compute>>> (*w, scale, inverse);
+  launch_kernel (row_scale_kernel, (unsigned)w->n, THREADS, 0, s->compute, *w, scale, inverse);
   CHECK (LAUNCHED (s));
-  pack_kernel<<<(unsigned)blocks, THREADS, 0, s->compute>>> (*w, (uint8_t *)codes, inverse);
+  launch_kernel (pack_kernel, (unsigned)blocks, THREADS, 0, s->compute, *w, (uint8_t *)codes,
+                 inverse);
   CHECK (LAUNCHED (s));
   if (w->rank == 0)
     return STATUS_OK;
-  up_kernel<<<s->caps.multiprocessors * 8, THREADS, 0, s->compute>>> (
-      (const bf16 *)w->proj_up, (uint32_t *)up, w->n * w->rank / 2, w->rank);
+  launch_kernel (up_kernel, s->caps.multiprocessors * 8, THREADS, 0, s->compute,
+                 (const bf16 *)w->proj_up, (uint32_t *)up, w->n * w->rank / 2, w->rank);
   return LAUNCHED (s);
 }

@@ -114,20 +114,6 @@ barrier_wait (uint32_t barrier, uint32_t parity)
                : "memory");
 }
 
-/* A barrier of `threads` threads of the block, one of the hardware's sixteen (0 is
- * __syncthreads). */
-static __device__ __forceinline__ void
-named_barrier (int id, int threads)
-{
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-static __device__ __forceinline__ void
-named_barrier_arrive (int id, int threads)
-{
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 /* -- device: copies -----------------------------------------------------------------------------
  */
 

@@ -79,9 +79,7 @@ filled (Stream *s, size_t bytes)
 {
   void *memory = NULL;
   require (s, cuda_alloc (s, bytes, &memory), "alloc");
-  /* clang-format off */
-  fill_kernel<<<1024, 256, 0, s->compute>>> ((uint16_t *)memory, (int64_t)(bytes / 2));
-  /* clang-format on */
+  launch_kernel (fill_kernel, 1024, 256, 0, s->compute, (uint16_t *)memory, (int64_t)(bytes / 2));
   require (s, stream_launched (s, "fill"), "fill");
   return memory;
 }

@@ -234,8 +234,8 @@ allocate (Bench *b)
   CHECK (random_bf16 (s, b->down, 20480 * 128, 5, 0.02f));
   CHECK (random_f32 (s, b->reciprocal, 20480, 6, 1.0f));
   CHECK (random_f32 (s, b->scales, 20480, 7, 0.001f));
-  random_codes_kernel<<<1024, 256, 0, s->compute>>> (b->w8, LARGEST_WEIGHT, 8);
-  random_codes_kernel<<<1024, 256, 0, s->compute>>> (b->codes, LARGEST_INPUT, 9);
+  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->w8, LARGEST_WEIGHT, 8);
+  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->codes, LARGEST_INPUT, 9);
   CHECK (LAUNCHED (s));
   return cuda_wait (s);
 }

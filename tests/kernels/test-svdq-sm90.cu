@@ -320,8 +320,8 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
   CHECK (stream_alloc (s, outputs * 4, (void **)&plain));
   CHECK (stream_alloc (s, n * 4, (void **)&bias));
   CHECK (stream_alloc (s, sizeof *difference, (void **)&difference));
-  random_codes_kernel<<<1024, 256, 0, s->compute>>> (x, m * k, t->seed++);
-  random_codes_kernel<<<1024, 256, 0, s->compute>>> (w, n * k, t->seed++);
+  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, x, m * k, t->seed++);
+  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, w, n * k, t->seed++);
   CHECK (LAUNCHED (s));
   CHECK (random_bf16 (s, low_x, m * pitch, t->seed++, 300.0f));
   CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
@@ -335,9 +335,10 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
           low_w,
           size->rank,
           0 };
-  reference_kernel<<<4096, 128, 0, s->compute>>> (g, reference);
+  launch_kernel (reference_kernel, 4096, 128, 0, s->compute, g, reference);
   if (size->swiglu)
-    reference_swiglu_kernel<<<1024, 256, 0, s->compute>>> (reference, plain, (int)m, (int)n);
+    launch_kernel (reference_swiglu_kernel, 1024, 256, 0, s->compute, reference, plain, (int)m,
+                   (int)n);
   CHECK (LAUNCHED (s));
   Error e = { 1.0, 1.0, 0 };
   Status status = gemm_e4m3_sm90 (s, &g, variant);

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * emulation.h - what a test asks of the emulated card
+ *
+ * There is one, device 0 of the emulated runtime (runtime.cpp), and it is the process's: settings
+ * here hold for all that follows. Whatever a kernel does wrong that can be seen ends the program,
+ * with the block, the thread and what it was about.
+ */
+#pragma once
+
+#include <stdint.h>
+
+namespace emulation
+{
+/* Who goes first where the card may do as it likes: blocks of a grid, warps of a block, lanes of a
+ * warp, between one barrier and the next; and whether asynchronous copies land at once or when they
+ * are waited for. A kernel without races gives the same bytes in any order. */
+enum Order
+{
+  FORWARD,  /* lowest first, copies land as late as may be */
+  BACKWARD, /* highest first, copies land at once */
+  RANDOM,   /* both by chance, by the number of the launch */
+};
+
+/* Every grid is run in every order, each time on the memory that it found, and must leave the same
+ * bytes: that is so from the beginning. `once`: only forward, for what adds in any order. */
+void set_once (bool once);
+
+/* What the device says that it is: compute capability times ten, and multiprocessors, of which
+ * launchers make choices. At first 80 and 4. */
+void set_device (int sm, int multiprocessors);
+
+/* Since the program began: switches from one thread to another, and blocks. */
+struct Counts
+{
+  uint64_t switches, blocks;
+};
+
+Counts counts (void);
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * mma.cuh - the functions of kernels/cuda/mma.cuh on the processor
+ */
+#pragma once
+
+#include <cuda_runtime.h>
+
+static inline uint32_t
+shared_address (const void *p)
+{
+  return emulation::shared_offset (p);
+}
+
+static inline uint32_t
+shared_word (uint32_t address)
+{
+  return *reinterpret_cast<const uint32_t *> (emulation::shared_at (address, 4));
+}
+
+static inline float
+shared_bf16 (uint32_t address)
+{
+  const uint32_t bits = *reinterpret_cast<const uint16_t *> (emulation::shared_at (address, 2));
+  return __uint_as_float (bits << 16);
+}
+
+/* -- asynchronous copies ---------------------------------------------------------------------- */
+
+static inline void
+cp_async_16 (uint32_t shared, const void *global, bool valid)
+{
+  emulation::copy_later (shared, global, 16, valid ? 16 : 0);
+}
+
+static inline void
+cp_async_commit ()
+{
+  emulation::copy_commit ();
+}
+
+template <int PENDING>
+static inline void
+cp_async_wait ()
+{
+  emulation::copy_wait (PENDING);
+}
+
+/* -- matrices (instructions.cpp) ----------------------------------------------------------------
+ */
+
+namespace emulation
+{
+struct LoadOperands
+{
+  uint32_t *r;
+  uint32_t address;
+};
+
+void load_matrices (void *const operands[WARP], uint32_t mask);
+void load_matrices_across (void *const operands[WARP], uint32_t mask);
+
+/* d = a b + c, for the sums' 32 bits. */
+struct MmaOperands
+{
+  void *d;
+  const uint32_t *a;
+  uint32_t b[2];
+  const void *c;
+};
+
+void multiply_bf16 (void *const operands[WARP], uint32_t mask);
+void multiply_f16 (void *const operands[WARP], uint32_t mask);
+void multiply_s8 (void *const operands[WARP], uint32_t mask);
+void multiply_s4 (void *const operands[WARP], uint32_t mask);
+}
+
+static inline void
+ldmatrix_x4 (uint32_t r[4], uint32_t shared)
+{
+  emulation::LoadOperands o = { r, shared };
+  emulation::meet (emulation::load_matrices, &o, emulation::ALL_LANES, "ldmatrix");
+}
+
+static inline void
+ldmatrix_x4_trans (uint32_t r[4], uint32_t shared)
+{
+  emulation::LoadOperands o = { r, shared };
+  emulation::meet (emulation::load_matrices_across, &o, emulation::ALL_LANES, "ldmatrix.trans");
+}
+
+static inline void
+mma_bf16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+  emulation::MmaOperands o = { c, a, { b0, b1 }, c };
+  emulation::meet (emulation::multiply_bf16, &o, emulation::ALL_LANES, "mma of BF16");
+}
+
+static inline void
+mma_f16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+  emulation::MmaOperands o = { c, a, { b0, b1 }, c };
+  emulation::meet (emulation::multiply_f16, &o, emulation::ALL_LANES, "mma of FP16");
+}
+
+static inline void
+mma_s8 (int c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+  emulation::MmaOperands o = { c, a, { b0, b1 }, c };
+  emulation::meet (emulation::multiply_s8, &o, emulation::ALL_LANES, "mma of bytes");
+}
+
+static inline void
+mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint32_t c[4])
+{
+  emulation::MmaOperands o = { d, a, { b0, b1 }, c };
+  emulation::meet (emulation::multiply_s4, &o, emulation::ALL_LANES, "mma of nibbles");
+}
+
+/* -- barriers --------------------------------------------------------------------------------- */
+
+static inline void
+named_barrier (int id, int threads)
+{
+  emulation::barrier_sync (id, threads);
+}
+
+static inline void
+named_barrier_arrive (int id, int threads)
+{
+  emulation::barrier_arrive (id, threads);
+}
+
+/* -- arithmetic ------------------------------------------------------------------------------- */
+
+uint32_t multiply_f16x2 (uint32_t a, uint32_t b);
+
+/* Up to an ulp off, upwards or downwards by the last bit of v: what relies on more shows. */
+static inline float
+reciprocal_estimate (float v)
+{
+  const float magnitude = fabsf (v) < 0x1p-126f ? 0.0f : v, r = 1.0f / magnitude;
+  if (!isfinite (r) || r == 0.0f)
+    return r;
+  return fabsf (r) < 0x1p-126f
+             ? copysignf (0.0f, r)
+             : __uint_as_float (__float_as_uint (r) + (__float_as_uint (v) >> 16 & 1 ? 1 : -1));
+}
+
+template <uint32_t BITS>
+static inline uint32_t
+opaque_word ()
+{
+  return BITS;
+}

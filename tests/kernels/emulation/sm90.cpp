@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The kernels of sm_90 are not emulated: no device here says that it is one, and who asks for them
+ * by name is refused.
+ */
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/conv.cuh"
+#include "kernels/cuda/launchers.h"
+
+#define REFUSED(s) stream_refuse ((s), __func__, "a card")
+
+Status
+gemm_sm90 (Stream *s, const Gemm *, int)
+{
+  return REFUSED (s);
+}
+
+const char *
+gemm_sm90_variant_name (int)
+{
+  return NULL;
+}
+
+bool
+gemm_sm90_variant_has_swiglu (int)
+{
+  return false;
+}
+
+Status
+attention_sm90 (Stream *s, const Attention *, int)
+{
+  return REFUSED (s);
+}
+
+const char *
+attention_sm90_variant_name (int)
+{
+  return NULL;
+}
+
+int
+attention_sm90_variant_dim (int)
+{
+  return 0;
+}
+
+Status
+attention_wide_sm90 (Stream *s, const Attention *)
+{
+  return REFUSED (s);
+}
+
+bool
+conv_sm90_takes (const Stream *, const Conv *, const ConvLaunch *)
+{
+  return false;
+}
+
+Status
+conv_sm90 (Stream *s, const Conv *, const ConvLaunch *)
+{
+  return REFUSED (s);
+}

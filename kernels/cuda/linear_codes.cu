@@ -157,11 +157,11 @@ expand (Stream *s, const CodesLinear *l)
   const bf16 *scales = (const bf16 *)l->scales;
   uint4 *out = (uint4 *)s->workspace;
   if (l->bits == 8)
-    expand_kernel<<<grid, 256, 0, s->compute>>> ((const uint4 *)l->codes, scales, out,
-                                                 (unsigned)count, (unsigned)units, f);
+    launch_kernel (expand_kernel<uint4>, grid, 256, 0, s->compute, (const uint4 *)l->codes, scales,
+                   out, (unsigned)count, (unsigned)units, f);
   else
-    expand_kernel<<<grid, 256, 0, s->compute>>> ((const uint2 *)l->codes, scales, out,
-                                                 (unsigned)count, (unsigned)units, f);
+    launch_kernel (expand_kernel<uint2>, grid, 256, 0, s->compute, (const uint2 *)l->codes, scales,
+                   out, (unsigned)count, (unsigned)units, f);
   return LAUNCHED (s);
 }
 

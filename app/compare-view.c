@@ -47,7 +47,7 @@ name_of_value (const char *what)
     { "prompt", N_ ("prompt") },     { "negative prompt", N_ ("negative prompt") },
     { "size", N_ ("size") },         { "steps", N_ ("number of steps") },
     { "seed", N_ ("seed") },         { "noise", N_ ("kind of noise") },
-    { "guidance", N_ ("guidance") },
+    { "guidance", N_ ("guidance") }, { "LoRA", N_ ("LoRA") },
   };
 
   for (gsize i = 0; what != NULL && i < G_N_ELEMENTS (names); i++)

@@ -3,11 +3,20 @@
 
 #include <glib/gi18n.h>
 
+typedef enum
+{
+  ASK_FOLDER,
+  ASK_OPEN,
+  ASK_SAVE,
+} AskKind;
+
 typedef struct
 {
   CompatFileChosen chosen;
   gpointer data;
-  gboolean save;
+  AskKind kind;
+  const char *name;      /* for ASK_SAVE: suggested */
+  GtkFileFilter *filter; /* for ASK_OPEN */
 } Asked;
 
 #if GTK_CHECK_VERSION(4, 10, 0) && GDK_VERSION_MAX_ALLOWED >= GDK_VERSION_4_10
@@ -17,25 +26,33 @@ on_file (GObject *source, GAsyncResult *result, gpointer data)
 {
   g_autofree Asked *asked = data;
   GtkFileDialog *dialog = GTK_FILE_DIALOG (source);
-  g_autoptr (GFile) file = asked->save
-                               ? gtk_file_dialog_save_finish (dialog, result, NULL)
-                               : gtk_file_dialog_select_folder_finish (dialog, result, NULL);
+  g_autoptr (GFile) file = NULL;
 
+  if (asked->kind == ASK_SAVE)
+    file = gtk_file_dialog_save_finish (dialog, result, NULL);
+  else if (asked->kind == ASK_OPEN)
+    file = gtk_file_dialog_open_finish (dialog, result, NULL);
+  else
+    file = gtk_file_dialog_select_folder_finish (dialog, result, NULL);
   asked->chosen (file, asked->data);
 }
 
 static void
-ask (GtkWindow *parent, const char *title, const char *name, CompatFileChosen chosen, gpointer data)
+ask (GtkWindow *parent, const char *title, const Asked *question)
 {
   g_autoptr (GtkFileDialog) dialog = gtk_file_dialog_new ();
-  Asked *asked = g_new (Asked, 1);
+  Asked *asked = g_memdup2 (question, sizeof *question);
 
-  *asked = (Asked){ chosen, data, name != NULL };
   gtk_file_dialog_set_title (dialog, title);
-  if (name != NULL)
+  if (asked->kind == ASK_SAVE)
     {
-      gtk_file_dialog_set_initial_name (dialog, name);
+      gtk_file_dialog_set_initial_name (dialog, asked->name);
       gtk_file_dialog_save (dialog, parent, NULL, on_file, asked);
+    }
+  else if (asked->kind == ASK_OPEN)
+    {
+      gtk_file_dialog_set_default_filter (dialog, asked->filter);
+      gtk_file_dialog_open (dialog, parent, NULL, on_file, asked);
     }
   else
     {
@@ -58,18 +75,23 @@ on_response (GtkNativeDialog *dialog, int response, gpointer data)
 }
 
 static void
-ask (GtkWindow *parent, const char *title, const char *name, CompatFileChosen chosen, gpointer data)
+ask (GtkWindow *parent, const char *title, const Asked *question)
 {
-  GtkFileChooserNative *dialog = gtk_file_chooser_native_new (
-      title, parent, name ? GTK_FILE_CHOOSER_ACTION_SAVE : GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER,
-      NULL, NULL);
-  Asked *asked = g_new (Asked, 1);
+  static const GtkFileChooserAction actions[] = {
+    [ASK_FOLDER] = GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER,
+    [ASK_OPEN] = GTK_FILE_CHOOSER_ACTION_OPEN,
+    [ASK_SAVE] = GTK_FILE_CHOOSER_ACTION_SAVE,
+  };
+  GtkFileChooserNative *dialog
+      = gtk_file_chooser_native_new (title, parent, actions[question->kind], NULL, NULL);
 
-  *asked = (Asked){ chosen, data, name != NULL };
-  if (name != NULL)
-    gtk_file_chooser_set_current_name (GTK_FILE_CHOOSER (dialog), name);
+  if (question->name != NULL)
+    gtk_file_chooser_set_current_name (GTK_FILE_CHOOSER (dialog), question->name);
+  if (question->filter != NULL)
+    gtk_file_chooser_add_filter (GTK_FILE_CHOOSER (dialog), question->filter);
   gtk_native_dialog_set_modal (GTK_NATIVE_DIALOG (dialog), TRUE);
-  g_signal_connect (dialog, "response", G_CALLBACK (on_response), asked);
+  g_signal_connect (dialog, "response", G_CALLBACK (on_response),
+                    g_memdup2 (question, sizeof *question));
   gtk_native_dialog_show (GTK_NATIVE_DIALOG (dialog));
 }
 
@@ -78,14 +100,30 @@ ask (GtkWindow *parent, const char *title, const char *name, CompatFileChosen ch
 void
 compat_choose_folder (GtkWindow *parent, const char *title, CompatFileChosen chosen, gpointer data)
 {
-  ask (parent, title, NULL, chosen, data);
+  const Asked question = { .chosen = chosen, .data = data, .kind = ASK_FOLDER };
+
+  ask (parent, title, &question);
+}
+
+void
+compat_open_file (GtkWindow *parent, const char *title, const char *filter, const char *suffix,
+                  CompatFileChosen chosen, gpointer data)
+{
+  g_autoptr (GtkFileFilter) files = gtk_file_filter_new ();
+  const Asked question = { .chosen = chosen, .data = data, .kind = ASK_OPEN, .filter = files };
+
+  gtk_file_filter_set_name (files, filter);
+  gtk_file_filter_add_suffix (files, suffix);
+  ask (parent, title, &question);
 }
 
 void
 compat_save_file (GtkWindow *parent, const char *title, const char *name, CompatFileChosen chosen,
                   gpointer data)
 {
-  ask (parent, title, name, chosen, data);
+  const Asked question = { .chosen = chosen, .data = data, .kind = ASK_SAVE, .name = name };
+
+  ask (parent, title, &question);
 }
 
 static void

@@ -15,6 +15,9 @@ typedef void (*CompatFileChosen) (GFile *file, gpointer data);
 
 void
 compat_choose_folder (GtkWindow *parent, const char *title, CompatFileChosen chosen, gpointer data);
+/* `filter`: what the files are called that end in `suffix`, such as "safetensors". */
+void compat_open_file (GtkWindow *parent, const char *title, const char *filter, const char *suffix,
+                       CompatFileChosen chosen, gpointer data);
 void compat_save_file (GtkWindow *parent, const char *title, const char *name,
                        CompatFileChosen chosen, gpointer data);
 

@@ -16,6 +16,7 @@ struct _TesseraControls
   AdwComboRow *size, *noise, *device, *offload, *arithmetic;
   GtkEditable *negative, *seed;
   GtkSwitch *new_seed;
+  TesseraLoraList *loras;
   GtkAdjustment *steps, *width, *height, *batch, *guidance, *memory_limit, *idle_minutes;
 
   /* Owned References */
@@ -257,6 +258,7 @@ controls_set_model (TesseraControls *self, const ModelInfo *model)
   /* A processor computes where the weights are. */
   gtk_widget_set_visible (GTK_WIDGET (self->offload), model != NULL && model->device.gpu);
   gtk_widget_set_visible (GTK_WIDGET (self->arithmetic), model != NULL && model->arithmetics);
+  lora_list_set_model (self->loras, model != NULL ? model->path : NULL);
   self->uses_guidance = model != NULL && model->guidance;
   gtk_widget_set_visible (self->guidance_group, self->uses_guidance);
   emit_changed (self);
@@ -321,6 +323,7 @@ controls_get_request (TesseraControls *self, EngineRequest *request)
     request->seed = 0;
   request->noise = adw_combo_row_get_selected (self->noise) == 1 ? ENGINE_NOISE_TORCH_CUDA
                                                                  : ENGINE_NOISE_TORCH_CPU;
+  request->loras = lora_list_get (self->loras, &request->n_loras);
   if (self->uses_guidance)
     {
       request->negative = gtk_editable_get_text (self->negative);
@@ -343,6 +346,7 @@ controls_set_request (TesseraControls *self, const EngineRequest *request, char 
   controls_set_seed (self, request->seed);
   gtk_switch_set_active (self->new_seed, FALSE);
   adw_combo_row_set_selected (self->noise, request->noise == ENGINE_NOISE_TORCH_CUDA);
+  lora_list_set (self->loras, request->loras, request->n_loras, lines);
   controls_set_run (self, run);
   if (controls_get_run (self) != run)
     g_string_append_printf (lines, _ ("Precision: this model or device cannot run %s\n"),
@@ -358,6 +362,12 @@ controls_set_request (TesseraControls *self, const EngineRequest *request, char 
     }
   if (ignored != NULL)
     *ignored = g_string_free (g_steal_pointer (&lines), FALSE);
+}
+
+TesseraLoraList *
+controls_get_loras (TesseraControls *self)
+{
+  return self->loras;
 }
 
 int
@@ -391,6 +401,7 @@ controls_bind_settings (TesseraControls *self, GSettings *settings)
   controls_set_run (self, g_settings_get_enum (settings, "precision"));
   adw_combo_row_set_selected (self->noise, g_settings_get_enum (settings, "noise"));
   adw_combo_row_set_selected (self->offload, g_settings_get_enum (settings, "offload"));
+  lora_list_bind_settings (self->loras, settings);
   adw_combo_row_set_selected (self->arithmetic, g_settings_get_enum (settings, "arithmetic"));
   self->settings = g_object_ref (settings);
   g_settings_bind (settings, "width", self->width, "value", both);
@@ -472,7 +483,7 @@ controls_class_init (TesseraControlsClass *klass)
     CHILD (new_seed),         CHILD (steps),        CHILD (width),
     CHILD (height),           CHILD (batch),        CHILD (guidance),
     CHILD (memory_limit),     CHILD (offload),      CHILD (idle_minutes),
-    CHILD (arithmetic),
+    CHILD (arithmetic),       CHILD (loras),
 #undef CHILD
   };
 
@@ -482,6 +493,7 @@ controls_class_init (TesseraControlsClass *klass)
   signals[CHANGED] = g_signal_new ("changed", TESSERA_TYPE_CONTROLS, G_SIGNAL_RUN_LAST, 0, NULL,
                                    NULL, NULL, G_TYPE_NONE, 0);
 
+  g_type_ensure (TESSERA_TYPE_LORA_LIST);
   gtk_widget_class_set_template_from_resource (widget_class,
                                                "/io/github/tesseraimage/Tessera/controls.ui");
   for (gsize i = 0; i < G_N_ELEMENTS (children); i++)
@@ -507,6 +519,8 @@ controls_init (TesseraControls *self)
                              G_CONNECT_SWAPPED);
   g_signal_connect_object (gtk_text_view_get_buffer (self->prompt), "changed",
                            G_CALLBACK (on_prompt_changed), self, G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->loras, "changed", G_CALLBACK (emit_changed), self,
+                           G_CONNECT_SWAPPED);
   g_signal_connect_object (self->size, "notify::selected", G_CALLBACK (on_size_selected), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->noise, "notify::selected", G_CALLBACK (on_noise_selected), self,

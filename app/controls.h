@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "app/worker.h"
+#include "app/lora-list.h"
 
 #include <gtk/gtk.h>
 
@@ -41,6 +41,7 @@ void controls_set_devices (TesseraControls *self, GArray *devices);
  * precision is BF16, the one that needs more. */
 void controls_get_request (TesseraControls *self, EngineRequest *request);
 RunPrecision controls_get_run (TesseraControls *self);
+TesseraLoraList *controls_get_loras (TesseraControls *self);
 int controls_get_batch (TesseraControls *self);
 gboolean controls_get_new_seed (TesseraControls *self); /* a new one before each run */
 

@@ -184,6 +184,10 @@ picture_describe (TesseraPicture *self)
       add_line (text, g_strdup_printf (_ ("Size: %d × %d"), request->width, request->height));
       add_line (text, g_strdup_printf (_ ("Steps: %d"), request->steps));
       add_line (text, g_strdup_printf (_ ("Seed: %s"), seed));
+      for (guint i = 0; i < request->n_loras; i++)
+        /* Translators: name of a file, and how strongly it was applied */
+        add_line (text, g_strdup_printf (_ ("LoRA: %s, strength %.2f"), request->loras[i].file,
+                                         request->loras[i].strength));
     }
   if (self->model != NULL)
     add_line (text, g_strdup_printf (_ ("Model: %s"), self->model));

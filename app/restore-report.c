@@ -16,6 +16,19 @@ struct _TesseraRestoreReport
 
 G_DEFINE_FINAL_TYPE (TesseraRestoreReport, restore_report, GTK_TYPE_WIDGET)
 
+static const char *
+describe_taken (TesseraPicture *picture)
+{
+  const EngineRequest *request = picture_get_request (picture);
+  const gboolean loras = request != NULL && request->n_loras > 0;
+
+  if (!picture_is_ours (picture))
+    return loras ? _ ("Taken over from another program's picture: prompt, size, steps, seed, LoRA")
+                 : _ ("Taken over from another program's picture: prompt, size, steps, seed");
+  return loras ? _ ("Taken over: prompt, size, steps, seed, kind of noise, precision, LoRA")
+               : _ ("Taken over: prompt, size, steps, seed, kind of noise, precision");
+}
+
 static void
 reveal (TesseraRestoreReport *self, const char *title, const char *text)
 {
@@ -46,10 +59,7 @@ restore_report_show (TesseraRestoreReport *self, const char *name, TesseraPictur
 
   g_return_if_fail (TESSERA_IS_RESTORE_REPORT (self));
 
-  text = g_string_new (
-      picture_is_ours (picture)
-          ? _ ("Taken over: prompt, size, steps, seed, kind of noise, precision")
-          : _ ("Taken over from another program's picture: prompt, size, steps, seed"));
+  text = g_string_new (describe_taken (picture));
   if (foreign[0] != '\0' || ignored[0] != '\0')
     g_string_append_printf (text, "\n%s\n%s%s", _ ("Not taken over:"), ignored, foreign);
   else if (picture_is_ours (picture))

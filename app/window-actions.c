@@ -330,20 +330,15 @@ delete_entry (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraWindow *self = data;
   g_autoptr (TesseraEntry) entry = self->entry != NULL ? g_object_ref (self->entry) : NULL;
-  AdwToast *toast;
 
   if (entry == NULL)
     return;
   window_forget_removed (self);
+  lora_list_forget_removed (controls_get_loras (self->controls));
+  window_offer_undo (self, _ ("Image deleted"), "win.undo-delete");
   self->removed = g_object_ref (entry);
   history_remove (self->history, entry);
   window_show_picture (self, NULL, NULL);
-  toast = adw_toast_new (_ ("Image deleted"));
-  adw_toast_set_button_label (toast, _ ("_Undo"));
-  adw_toast_set_action_name (toast, "win.undo-delete");
-  g_signal_connect_object (toast, "dismissed", G_CALLBACK (window_forget_removed), self,
-                           G_CONNECT_SWAPPED);
-  adw_toast_overlay_add_toast (self->toasts, toast);
 }
 
 static void
@@ -356,6 +351,18 @@ undo_delete (GSimpleAction *action, GVariant *parameter, gpointer data)
     return;
   history_bring_back (self->history, entry);
   history_strip_choose (self->strip, entry);
+}
+
+static void
+add_lora (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  window_choose_lora (data);
+}
+
+static void
+undo_remove_lora (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  lora_list_bring_back (controls_get_loras (TESSERA_WINDOW (data)->controls));
 }
 
 /* -- The group ----------------------------------------------------------------------------------
@@ -397,6 +404,8 @@ window_add_actions (TesseraWindow *self)
     { "show-in-folder", show_in_folder, NULL, NULL, NULL, { 0 } },
     { "delete", delete_entry, NULL, NULL, NULL, { 0 } },
     { "undo-delete", undo_delete, NULL, NULL, NULL, { 0 } },
+    { "add-lora", add_lora, NULL, NULL, NULL, { 0 } },
+    { "undo-remove-lora", undo_remove_lora, NULL, NULL, NULL, { 0 } },
   };
   g_autoptr (GAction) history = g_settings_create_action (self->settings, "show-history");
 

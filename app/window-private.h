@@ -49,6 +49,7 @@ struct _TesseraWindow
   TesseraPicture *latest; /* the last one made, until its twin is */
   TesseraEntry *entry;    /* the one that is seen, or NULL */
   TesseraEntry *removed;  /* can still be brought back */
+  AdwToast *undo;         /* borrowed from the overlay: the offer to do so, or NULL */
   GCancellable *planning, *showing;
   Nvml *nvml; /* used by one pool thread at a time, and freed when there is none */
 
@@ -62,6 +63,10 @@ struct _TesseraWindow
 /* window.c */
 void window_update_actions (TesseraWindow *self);
 
+/* Says what was done, with a button to undo it. What could be undone before is to be made final by
+ * the caller. */
+void window_offer_undo (TesseraWindow *self, const char *text, const char *action);
+
 /* window-plan.c */
 void window_update_memory (TesseraWindow *self);
 void window_watch_memory (TesseraWindow *self); /* from now on, until memory_source is removed */
@@ -73,6 +78,11 @@ void window_plan_way_out (TesseraWindow *self, const EngineRequest *request);
 /* window-history.c */
 void window_show_chosen (TesseraWindow *self); /* what is selected in the strip */
 void window_forget_removed (TesseraWindow *self);
+
+/* window-loras.c */
+void window_connect_loras (TesseraWindow *self);
+void window_choose_lora (TesseraWindow *self);
+void window_add_lora (TesseraWindow *self, GFile *file); /* copies it, and uses it */
 
 /* window-actions.c */
 void window_add_actions (TesseraWindow *self);

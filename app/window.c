@@ -107,13 +107,47 @@ window_show_message (TesseraWindow *self, MessageState state, const char *detail
   window_update_actions (self);
 }
 
+/* What toasts say is read as markup, and names of files are none. */
+static AdwToast *
+make_toast (const char *text)
+{
+  g_autofree char *markup = g_markup_escape_text (text, -1);
+
+  return adw_toast_new (markup);
+}
+
 void
 window_show_toast (TesseraWindow *self, const char *text)
 {
-  AdwToast *toast = adw_toast_new (text);
+  AdwToast *toast = make_toast (text);
 
   adw_toast_set_timeout (toast, 3);
   adw_toast_overlay_add_toast (self->toasts, toast);
+}
+
+static void
+on_undo_dismissed (TesseraWindow *self, AdwToast *toast)
+{
+  if (toast != self->undo)
+    return;
+  self->undo = NULL;
+  window_forget_removed (self);
+  lora_list_forget_removed (controls_get_loras (self->controls));
+}
+
+void
+window_offer_undo (TesseraWindow *self, const char *text, const char *action)
+{
+  AdwToast *before = g_steal_pointer (&self->undo);
+
+  if (before != NULL)
+    adw_toast_dismiss (before);
+  self->undo = make_toast (text);
+  adw_toast_set_button_label (self->undo, _ ("_Undo"));
+  adw_toast_set_action_name (self->undo, action);
+  g_signal_connect_object (self->undo, "dismissed", G_CALLBACK (on_undo_dismissed), self,
+                           G_CONNECT_SWAPPED);
+  adw_toast_overlay_add_toast (self->toasts, self->undo);
 }
 
 void
@@ -261,7 +295,7 @@ static void
 on_not_saved (TesseraWindow *self, TesseraPicture *picture, const GError *error)
 {
   g_autofree char *text = g_strdup_printf (_ ("The image could not be kept: %s"), error->message);
-  AdwToast *toast = adw_toast_new (text);
+  AdwToast *toast = make_toast (text);
 
   adw_toast_set_timeout (toast, 0);
   adw_toast_set_button_label (toast, _ ("_Save Image…"));
@@ -280,9 +314,14 @@ on_drop (GtkDropTarget *target, const GValue *value, double x, double y, gpointe
 {
   GSList *files = g_value_get_boxed (value);
 
+  g_autofree char *name = files != NULL ? g_file_get_basename (files->data) : NULL;
+
   if (files == NULL)
     return FALSE;
-  window_restore_from (data, files->data);
+  if (g_str_has_suffix (name, ".safetensors"))
+    window_add_lora (data, files->data);
+  else
+    window_restore_from (data, files->data);
   return TRUE;
 }
 
@@ -361,6 +400,7 @@ window_new (GtkApplication *application, TesseraWorker *worker, TesseraHistory *
   controls_set_devices (self->controls, devices);
   history_strip_set_history (self->strip, history, self->entry_menu);
   connect_queue (self);
+  window_connect_loras (self);
   window_update_actions (self);
   return self;
 }
@@ -374,6 +414,7 @@ window_dispose (GObject *object)
   g_clear_handle_id (&self->memory_source, g_source_remove);
   g_cancellable_cancel (self->planning);
   g_cancellable_cancel (self->showing);
+  self->undo = NULL; /* nothing is undone any more */
   if (self->history != NULL)
     window_forget_removed (self);
   g_clear_object (&self->planning);

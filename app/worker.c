@@ -18,7 +18,7 @@ struct _Order
   void (*carry_out) (Shared *shared, GTask *task, Order *order);
   TesseraJob *job;
   EngineRequest *request;
-  char *dir, *device, *transformer_file, *calibration_file;
+  char *dir, *file, *device, *transformer_file, *calibration_file;
   EngineOptions options;
   WorkerFunc work;
   gpointer work_data;
@@ -54,6 +54,7 @@ order_free (Order *order)
   g_clear_object (&order->job);
   engine_request_free (order->request);
   g_free (order->dir);
+  g_free (order->file);
   g_free (order->device);
   g_free (order->transformer_file);
   g_free (order->calibration_file);
@@ -160,6 +161,39 @@ plan_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cance
       g_task_return_pointer (task, g_steal_pointer (&found), g_free);
     }
   g_rw_lock_reader_unlock (&shared->lock);
+}
+
+void
+worker_lora_free (WorkerLora *self)
+{
+  if (self == NULL)
+    return;
+  g_free (self->reasons);
+  g_free (self);
+}
+
+/* Pool thread. */
+static void
+check_lora_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  Shared *shared = TESSERA_WORKER (source)->shared;
+  WorkerLora *found = g_new0 (WorkerLora, 1);
+  GError *error = NULL;
+
+  g_rw_lock_reader_lock (&shared->lock);
+  if (shared->engine == NULL)
+    g_task_return_new_error (task, G_IO_ERROR, G_IO_ERROR_NOT_INITIALIZED, "No model is open");
+  else
+    {
+      found->reasons = engine_check_lora (shared->engine, ((Order *)data)->file, &found->applied,
+                                          &found->left_out, &error);
+      if (found->reasons == NULL)
+        g_task_return_error (task, error);
+      else
+        g_task_return_pointer (task, g_steal_pointer (&found), (GDestroyNotify)worker_lora_free);
+    }
+  g_rw_lock_reader_unlock (&shared->lock);
+  worker_lora_free (found);
 }
 
 static void
@@ -320,6 +354,25 @@ worker_plan_finish (TesseraWorker *self, GAsyncResult *result, WorkerPlan *plan,
   if (found != NULL)
     *plan = *found;
   return found != NULL;
+}
+
+void
+worker_check_lora_async (TesseraWorker *self, const char *file, GCancellable *cancellable,
+                         GAsyncReadyCallback callback, gpointer data)
+{
+  g_autoptr (GTask) task
+      = compose (self, worker_check_lora_async, NULL, cancellable, callback, data);
+
+  ((Order *)g_task_get_task_data (task))->file = g_strdup (file);
+  g_task_run_in_thread (task, check_lora_in_thread);
+}
+
+WorkerLora *
+worker_check_lora_finish (TesseraWorker *self, GAsyncResult *result, GError **error)
+{
+  g_return_val_if_fail (g_task_is_valid (result, self), NULL);
+
+  return g_task_propagate_pointer (G_TASK (result), error);
 }
 
 void

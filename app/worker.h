@@ -53,6 +53,21 @@ void worker_plan_async (TesseraWorker *self, const EngineRequest *request, gbool
 gboolean
 worker_plan_finish (TesseraWorker *self, GAsyncResult *result, WorkerPlan *plan, GError **error);
 
+/* What of a LoRA file fits the open model: see engine_check_lora. */
+typedef struct
+{
+  guint applied, left_out; /* layers */
+  char *reasons;           /* lines */
+} WorkerLora;
+
+void worker_lora_free (WorkerLora *self);
+
+/* Does not wait for the picture that is being made, either. G_IO_ERROR_NOT_INITIALIZED: no model is
+ * open. */
+void worker_check_lora_async (TesseraWorker *self, const char *file, GCancellable *cancellable,
+                              GAsyncReadyCallback callback, gpointer data);
+WorkerLora *worker_check_lora_finish (TesseraWorker *self, GAsyncResult *result, GError **error);
+
 /* Makes the job's picture; progress goes to the job, whose cancellable stops it. */
 void worker_generate_async (TesseraWorker *self, TesseraJob *job, GAsyncReadyCallback callback,
                             gpointer data);

@@ -220,6 +220,25 @@ engine_get_loras (Engine *self, EngineLoraReport *reports, guint max)
   return n;
 }
 
+char *
+engine_check_lora (Engine *self, const char *file, guint *applied, guint *left_out, GError **error)
+{
+  const EngineLora lora = { file, 1.0 };
+  const EngineRequest request = { .loras = &lora, .n_loras = 1 };
+  Adapters *adapters;
+  EngineLoraReport report;
+  char *reasons;
+
+  if (!models_look_at_adapters (&self->models, &request, self->lora_folder, TRUE, &adapters, error))
+    return NULL;
+  report = adapters_report (adapters, 0);
+  reasons = g_strdup (report.reasons);
+  *applied = report.applied;
+  *left_out = report.left_out;
+  adapters_free (NULL, adapters);
+  return reasons;
+}
+
 void
 engine_get_device (Engine *self, EngineDevice *device)
 {

@@ -247,6 +247,13 @@ int engine_get_native_size (Engine *self);
  * many there are. */
 guint engine_get_loras (Engine *self, EngineLoraReport *reports, guint max);
 
+/* Which layers of a LoRA file, named as in a request, would be added to this model's, and how many
+ * would not: a line for each of those as in EngineLoraReport (transfer full: g_free). All of the
+ * file is read. NULL with ENGINE_ERROR_MODEL if it is not there, damaged, or none for this model.
+ * (any thread) */
+char *
+engine_check_lora (Engine *self, const char *file, guint *applied, guint *left_out, GError **error);
+
 void engine_get_memory (Engine *self, EngineMemory *memory); /* (any thread) */
 void engine_get_device (Engine *self, EngineDevice *device); /* (any thread) */
 

@@ -186,7 +186,8 @@ engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offloa
   *plan = (EnginePlan){ 0 };
   if (!engine_request_validate (request, error)
       || !engine_supports (self, request->precision, error)
-      || !models_look_at_adapters (&self->models, request, self->lora_folder, &adapters, error))
+      || !models_look_at_adapters (&self->models, request, self->lora_folder, FALSE, &adapters,
+                                   error))
     return FALSE;
   run.adapters = adapters;
   pipeline_tokenize (&self->models, &run);

@@ -261,9 +261,9 @@ models_open_adapters (Models *self, const Device *device, const EngineRequest *r
 
 gboolean
 models_look_at_adapters (const Models *self, const EngineRequest *request, const char *folder,
-                         Adapters **out, GError **error)
+                         gboolean check, Adapters **out, GError **error)
 {
-  *out = request->n_loras > 0 ? open_adapters (self, request, folder, FALSE, error) : NULL;
+  *out = request->n_loras > 0 ? open_adapters (self, request, folder, check, error) : NULL;
   return *out != NULL || request->n_loras == 0;
 }
 

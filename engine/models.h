@@ -90,10 +90,11 @@ void models_leave (Models *self, const Device *device, ModelsPart part, EnginePr
  * looked for in the model's "loras" and in `folder`. Errors: ENGINE_ERROR_MODEL. */
 gboolean models_open_adapters (Models *self, const Device *device, const EngineRequest *request,
                                const char *folder, GError **error);
-/* The same, only to see what they would take: *out (transfer full) is NULL without LoRAs; their
- * numbers are not read. (any thread) */
+/* The same, only to see what they would take: *out (transfer full) is NULL without LoRAs. `check`:
+ * read their numbers, too. (any thread) */
 gboolean models_look_at_adapters (const Models *self, const EngineRequest *request,
-                                  const char *folder, Adapters **out, GError **error);
+                                  const char *folder, gboolean check, Adapters **out,
+                                  GError **error);
 
 /* Host memory in images, bytes. */
 guint64 models_image_bytes (const Models *self);

@@ -445,6 +445,8 @@ test_names (gconstpointer data)
   g_autoptr (Image) image = NULL;
   EngineLoraReport report;
   EnginePlan plan;
+  guint applied, left_out;
+  g_autofree char *reasons = NULL;
 
   g_assert_cmpint (g_rename (file, inside), ==, 0);
   g_assert_true (engine_plan (engine, &request, &plan, &error));
@@ -452,7 +454,15 @@ test_names (gconstpointer data)
   g_assert_no_error (error);
   g_assert_cmpuint (engine_get_loras (engine, &report, 1), ==, 1);
   g_assert_cmpstr (report.file, ==, inside);
+  reasons = engine_check_lora (engine, lora.file, &applied, &left_out, &error);
+  g_assert_no_error (error);
+  g_assert_cmpstr (reasons, ==, report.reasons);
+  g_assert_cmpuint (applied, ==, report.applied);
+  g_assert_cmpuint (left_out, ==, report.left_out);
   g_unlink (inside);
+  g_assert_null (engine_check_lora (engine, lora.file, &applied, &left_out, &error));
+  g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+  g_clear_error (&error);
   lora.file = "other.safetensors";
   g_assert_false (engine_plan (engine, &request, &plan, &error));
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);

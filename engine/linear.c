@@ -3,8 +3,6 @@
 
 #include "engine/adapters.h"
 
-#include <string.h>
-
 /* A backend, and whether its products are of the file's own numbers in hardware. */
 typedef struct
 {
@@ -196,7 +194,6 @@ linear_free (const Context *ctx, Linear *linear)
 typedef struct
 {
   Linear base;
-  const Ops *ops;
   int n_parts;
   Linear *parts[LINEAR_MAX_PARTS]; /* owned */
 } StackedLinear;
@@ -205,25 +202,6 @@ static bool
 stacked_supports (const DeviceCaps *caps, const StreamOptions *options, const SvdqFormat *svdq)
 {
   return false; /* never chosen: only linear_stack makes one */
-}
-
-/* Through memory of its own: for a backend that only writes whole rows. */
-static Status
-apply_beside (const StackedLinear *self, Stream *s, const Linear *part, const Tensor *x,
-              int64_t first, Tensor *out)
-{
-  int64_t m = tensor_count (x) / part->k;
-  size_t item = dtype_size (out->dtype);
-  Tensor y = tensor_2d (out->dtype, NULL, m, part->n);
-  Status status;
-
-  CHECK (self->ops->alloc (s, tensor_bytes (&y), &y.data));
-  status = part->backend->apply (s, part, x, &y);
-  for (int64_t row = 0; row < m && status == STATUS_OK; row++)
-    memcpy ((char *)out->data + (size_t)(row * self->base.n + first) * item,
-            (char *)y.data + (size_t)(row * part->n) * item, (size_t)part->n * item);
-  self->ops->free (s, y.data);
-  return status;
 }
 
 static Status
@@ -236,10 +214,7 @@ stacked_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
     {
       const Linear *part = self->parts[i];
 
-      if (part->backend->apply_columns != NULL)
-        CHECK (part->backend->apply_columns (s, part, x, first, out));
-      else
-        CHECK (apply_beside (self, s, part, x, first, out));
+      CHECK (part->backend->apply_columns (s, part, x, first, out));
       first += part->n;
     }
   return STATUS_OK;
@@ -268,17 +243,16 @@ Status
 linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Linear **out)
 {
   StackedLinear *self = g_new0 (StackedLinear, 1);
-  gboolean in_host_memory = ctx->caps->kind == DEVICE_CPU, beside = TRUE;
+  gboolean beside = TRUE;
 
   *out = NULL;
   self->base.backend = &linear_stacked;
   self->base.k = parts[0]->k;
-  self->ops = ctx->ops;
   self->n_parts = n_parts;
   for (int i = 0; i < n_parts; i++)
     {
       self->parts[i] = parts[i];
-      beside = beside && (in_host_memory || parts[i]->backend->apply_columns != NULL);
+      beside = beside && parts[i]->backend->apply_columns != NULL;
       self->base.n += parts[i]->n;
       self->base.bytes += parts[i]->bytes;
     }

@@ -45,9 +45,8 @@ Status linear_new (const Context *ctx, const LinearSource *source, Linear **out)
 void linear_free (const Context *ctx, Linear *linear); /* NULL is a no-op */
 
 /* Several layers on the same input as one, whose outputs lie side by side: files that quantise q, k
- * and v each for itself. Takes over `parts`, also on failure. On the CPU it takes a part's outputs
- * of scratch memory while it runs; elsewhere a backend without apply_columns is STATUS_UNSUPPORTED.
- */
+ * and v each for itself. Takes over `parts`, also on failure. A backend without apply_columns is
+ * STATUS_UNSUPPORTED. */
 Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Linear **out);
 
 /* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read. */

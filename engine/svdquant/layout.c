@@ -59,24 +59,36 @@ layout_up_position (int64_t n, int64_t r, int64_t R)
 
 /* -- whole tensors ---------------------------------------------------------------------------- */
 
-/* Eight codes of consecutive k are four bytes in either order, so they move as one. */
-#define CODES_PER_WORD 8
-#define WORD_BYTES     4
+/* Eight codes of consecutive k are four bytes in either order, so they move as one; where in a
+ * row's share of a tile the eight such words are. */
+#define WORD_BYTES 4
+#define TILE_K     64
+static const int tile_words[] = { 0, 16, 32, 48, 4, 20, 36, 52 };
 
 void
 layout_unpack_qweight (const uint8_t *packed, uint8_t *plain, int64_t N, int64_t K)
 {
   for (int64_t n = 0; n < N; n++)
-    for (int64_t k = 0; k < K; k += CODES_PER_WORD, plain += WORD_BYTES)
-      memcpy (plain, packed + layout_qweight_position (n, k, K).byte, WORD_BYTES);
+    for (int64_t k = 0; k < K; k += TILE_K)
+      {
+        const uint8_t *tile = packed + layout_qweight_position (n, k, K).byte;
+
+        for (int i = 0; i < 8; i++, plain += WORD_BYTES)
+          memcpy (plain, tile + tile_words[i], WORD_BYTES);
+      }
 }
 
 void
 layout_pack_qweight (const uint8_t *plain, uint8_t *packed, int64_t N, int64_t K)
 {
   for (int64_t n = 0; n < N; n++)
-    for (int64_t k = 0; k < K; k += CODES_PER_WORD, plain += WORD_BYTES)
-      memcpy (packed + layout_qweight_position (n, k, K).byte, plain, WORD_BYTES);
+    for (int64_t k = 0; k < K; k += TILE_K)
+      {
+        uint8_t *tile = packed + layout_qweight_position (n, k, K).byte;
+
+        for (int i = 0; i < 8; i++, plain += WORD_BYTES)
+          memcpy (tile + tile_words[i], plain, WORD_BYTES);
+      }
 }
 
 void

@@ -217,7 +217,7 @@ take_source (Stream *s, const LinearSource *source, DenseLinear *self)
 static void
 dense_measure (const LinearSource *source, LinearMemory *out)
 {
-  *out = (LinearMemory){ .swiglu = source->swiglu };
+  *out = (LinearMemory){ .weights = sizeof (DenseLinear), .swiglu = source->swiglu };
   if (source->resident)
     out->weights += (uint64_t)(source->n * source->k) * sizeof (float);
   if (source->bias.data != NULL)

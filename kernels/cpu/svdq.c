@@ -57,26 +57,48 @@ svdq_release (Stream *s, Linear *linear)
 
 /* -- from the file's order to blocks ---------------------------------------------------------- */
 
+#define N_PARTS 7 /* of SvdqLinear.memory */
+
+/* Where each part of the memory begins; returns how long it is. */
+static size_t
+place_parts (const LinearSource *source, size_t offsets[N_PARTS])
+{
+  size_t n = (size_t)source->n, k = (size_t)source->k, rank = (size_t)source->svdq->rank;
+  size_t sizes[N_PARTS] = { n * k / 2,
+                            n * k / (size_t)group_of (source->svdq->format) * sizeof (uint16_t),
+                            k * rank * sizeof (uint16_t),
+                            n * rank * sizeof (uint16_t),
+                            k * sizeof (float),
+                            n * sizeof (float),
+                            source->bias.data != NULL ? n * sizeof (float) : 0 };
+  size_t total = 0;
+
+  for (int i = 0; i < N_PARTS; i++)
+    {
+      offsets[i] = total;
+      total += (sizes[i] + 63) & ~(size_t)63;
+    }
+  return total;
+}
+
+static void
+svdq_measure (const LinearSource *source, LinearMemory *out)
+{
+  size_t offsets[N_PARTS];
+
+  *out = (LinearMemory){ .weights = place_parts (source, offsets), .swiglu = source->swiglu };
+  out->weights += sizeof (SvdqLinear);
+}
+
 static Status
 allocate (Stream *s, const LinearSource *source, SvdqLinear *self)
 {
-  size_t n = (size_t)source->n, k = (size_t)source->k, rank = (size_t)self->rank;
-  size_t sizes[] = { n * k / 2,
-                     n * k / (size_t)group_of (self->format) * sizeof (uint16_t),
-                     k * rank * sizeof (uint16_t),
-                     n * rank * sizeof (uint16_t),
-                     k * sizeof (float),
-                     n * sizeof (float),
-                     source->bias.data != NULL ? n * sizeof (float) : 0 };
-  char *parts[sizeof sizes / sizeof *sizes];
-  size_t total = 0;
+  size_t offsets[N_PARTS], total = place_parts (source, offsets);
+  char *parts[N_PARTS];
 
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-    total += (sizes[i] + 63) & ~(size_t)63;
   CHECK (cpu_alloc (s, total, &self->memory));
-  parts[0] = self->memory;
-  for (size_t i = 1; i < sizeof sizes / sizeof *sizes; i++)
-    parts[i] = parts[i - 1] + ((sizes[i - 1] + 63) & ~(size_t)63);
+  for (int i = 0; i < N_PARTS; i++)
+    parts[i] = (char *)self->memory + offsets[i];
   self->codes = (uint8_t *)parts[0];
   self->scales = (uint16_t *)(void *)parts[1];
   self->down = (uint16_t *)(void *)parts[2];
@@ -87,42 +109,69 @@ allocate (Stream *s, const LinearSource *source, SvdqLinear *self)
   return STATUS_OK;
 }
 
-/* Eight codes of a row become the low and high nibbles of four bytes. */
-static void
-pack_codes (const SvdqLinear *self, const uint8_t *row, int64_t lane, uint8_t *block)
+/* Eight codes of consecutive k, lowest first, become the low (0 to 3) and high (4 to 7) nibbles of
+ * four bytes. */
+static uint32_t
+interleave (uint32_t codes)
 {
-  uint8_t bias = self->format == SVDQ_INT4 ? SVDQ_INT4_OFFSET : 0;
+  uint64_t halves = (codes & 0xffff) | (uint64_t)(codes >> 16) << 32;
 
-  for (int64_t i = 0; i < self->base.k / 8; i++, row += 4)
-    for (int j = 0; j < 4; j++)
+  halves = (halves | halves << 8) & 0x00ff00ff00ff00ff;
+  halves = (halves | halves << 4) & 0x0f0f0f0f0f0f0f0f;
+  return (uint32_t)halves | (uint32_t)(halves >> 28);
+}
+
+/* Lane by lane in the inner loop, so that a block is written from one end to the other. */
+static void
+pack_codes (const SvdqLinear *self, const uint8_t *rows, uint8_t *block)
+{
+  int64_t k = self->base.k;
+  uint32_t flip = self->format == SVDQ_INT4 ? SVDQ_INT4_OFFSET * 0x11111111u : 0;
+
+  for (int64_t i = 0; i < k / 8; i++)
+    for (int64_t lane = 0; lane < SVDQ_BLOCK; lane++, block += sizeof flip)
       {
-        int shift = j % 2 * 4;
-        uint8_t low = (row[j / 2] >> shift & 15) ^ bias;
-        uint8_t high = (row[2 + j / 2] >> shift & 15) ^ bias;
+        uint32_t codes;
 
-        block[(i * SVDQ_BLOCK + lane) * 4 + j] = (uint8_t)(low | high << 4);
+        memcpy (&codes, rows + lane * k / 2 + i * 4, sizeof codes);
+        codes = interleave (codes ^ flip);
+        memcpy (block, &codes, sizeof codes);
       }
 }
 
-static void
-pack_block (const SvdqLinear *self, const SvdqSource *source, int64_t block)
+/* What an E4M3 byte is as BF16. */
+typedef struct
 {
-  int64_t n = self->base.n, k = self->base.k, groups = k / group_of (self->format);
-  uint16_t *scales = self->scales + block * groups * SVDQ_BLOCK;
+  uint16_t bf16[256];
+} ScaleTable;
 
-  for (int64_t lane = 0; lane < SVDQ_BLOCK; lane++)
+/* The file has the scales of all rows side by side, too. */
+static void
+pack_scales (const SvdqLinear *self, const void *wscales, const ScaleTable *table, int64_t first,
+             uint16_t *block)
+{
+  int64_t n = self->base.n, groups = self->base.k / group_of (self->format);
+
+  for (int64_t g = 0; g < groups; g++, block += SVDQ_BLOCK)
+    if (self->format == SVDQ_INT4)
+      memcpy (block, (const uint16_t *)wscales + g * n + first, SVDQ_BLOCK * sizeof *block);
+    else
+      for (int64_t lane = 0; lane < SVDQ_BLOCK; lane++)
+        block[lane] = table->bf16[((const uint8_t *)wscales)[g * n + first + lane]];
+}
+
+static void
+pack_block (const SvdqLinear *self, const SvdqSource *source, const ScaleTable *table,
+            int64_t block)
+{
+  int64_t k = self->base.k, groups = k / group_of (self->format), first = block * SVDQ_BLOCK;
+
+  pack_codes (self, source->qweight + first * k / 2, self->codes + first * k / 2);
+  pack_scales (self, source->wscales, table, first, self->scales + first * groups);
+  for (int64_t row = first; row < first + SVDQ_BLOCK; row++)
     {
-      int64_t row = block * SVDQ_BLOCK + lane;
-
-      pack_codes (self, source->qweight + row * k / 2, lane,
-                  self->codes + block * SVDQ_BLOCK * k / 2);
-      for (int64_t g = 0; g < groups; g++)
-        scales[g * SVDQ_BLOCK + lane] = self->format == SVDQ_INT4
-                                            ? ((const uint16_t *)source->wscales)[g * n + row]
-                                            : bf16_from_float (e4m3_to_float (
-                                                ((const uint8_t *)source->wscales)[g * n + row]));
       for (int64_t r = 0; r < self->rank; r++)
-        self->up[(block * self->rank + r) * SVDQ_BLOCK + lane]
+        self->up[first * self->rank + r * SVDQ_BLOCK + row - first]
             = source->proj_up[row * self->rank + r];
       self->outer[row] = (source->outer != NULL ? source->outer[row] : 1.0f)
                          * (self->format == SVDQ_INT4 ? 1.0f : 0.25f);
@@ -133,10 +182,13 @@ static void
 pack (Stream *s, const SvdqLinear *self, const SvdqSource *source)
 {
   int64_t k = self->base.k;
+  ScaleTable table;
 
+  for (int i = 0; i < 256; i++)
+    table.bf16[i] = bf16_from_float (e4m3_to_float ((uint8_t)i));
 #pragma omp parallel for num_threads(s->threads)
   for (int64_t block = 0; block < self->base.n / SVDQ_BLOCK; block++)
-    pack_block (self, source, block);
+    pack_block (self, source, &table, block);
   for (int64_t i = 0; i < k; i++)
     {
       self->smooth[i] = bf16_to_float (source->smooth[i]);
@@ -274,10 +326,17 @@ run_tile (const SvdqLinear *self, const Slab *slab, int64_t block, int64_t row, 
   self->tiles->tile (&weights, &x, rows, out);
 }
 
-/* Outputs of one block for rows [first, last) of the slab; `out` is the slab's first row. */
+/* Where outputs go: rows of the layer's columns in rows that may be wider. */
+typedef struct
+{
+  float *first;
+  int64_t stride;
+} Rows;
+
+/* Outputs of one block for rows [first, last) of the slab; `out` begins with the slab's first. */
 static void
 run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, int64_t first,
-           int64_t last, float *out)
+           int64_t last, const Rows *out)
 {
   int64_t columns = slab->swiglu ? self->base.n / 2 : self->base.n;
   float y[SVDQ_TILE_ROWS * SVDQ_BLOCK], up[SVDQ_TILE_ROWS * SVDQ_BLOCK];
@@ -293,13 +352,13 @@ run_block (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t block, i
           s->simd->silu_mul (y, up, y, rows * SVDQ_BLOCK);
         }
       for (int i = 0; i < rows; i++)
-        memcpy (out + (row + i) * columns + block * SVDQ_BLOCK, y + i * SVDQ_BLOCK,
+        memcpy (out->first + (row + i) * out->stride + block * SVDQ_BLOCK, y + i * SVDQ_BLOCK,
                 SVDQ_BLOCK * sizeof (float));
     }
 }
 
 static void
-multiply_slab (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t rows, float *out)
+multiply_slab (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t rows, const Rows *out)
 {
   int64_t blocks = (slab->swiglu ? self->base.n / 2 : self->base.n) / SVDQ_BLOCK;
 
@@ -316,15 +375,15 @@ multiply_slab (Stream *s, const SvdqLinear *self, const Slab *slab, int64_t rows
 }
 
 static Status
-svdq_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+svdq_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, Tensor *out)
 {
   const SvdqLinear *self = (const SvdqLinear *)linear;
-  int64_t m = tensor_count (x) / linear->k;
-  Slab slab = { .swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2 };
+  int64_t m = tensor_count (x) / linear->k, stride = m > 0 ? tensor_count (out) / m : 0;
+  Slab slab = { .swiglu = linear->swiglu && stride == linear->n / 2 };
   int64_t columns = slab.swiglu ? linear->n / 2 : linear->n;
 
   if (x->dtype != DTYPE_F32 || out->dtype != DTYPE_F32 || tensor_count (x) != m * linear->k
-      || tensor_count (out) != m * columns)
+      || tensor_count (out) != m * stride || first < 0 || (m > 0 && first + columns > stride))
     return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
   if (m == 0)
     return STATUS_OK;
@@ -332,11 +391,23 @@ svdq_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
   for (int64_t row = 0; row < m; row += SLAB_ROWS)
     {
       int64_t rows = m - row < SLAB_ROWS ? m - row : SLAB_ROWS;
+      Rows to = { (float *)out->data + row * stride + first, stride };
 
       quantise_slab (s, self, (const float *)x->data + row * linear->k, rows, &slab);
-      multiply_slab (s, self, &slab, rows, (float *)out->data + row * columns);
+      multiply_slab (s, self, &slab, rows, &to);
     }
   return STATUS_OK;
+}
+
+static Status
+svdq_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+{
+  int64_t m = tensor_count (x) / linear->k;
+
+  if (tensor_count (out) != m * linear->n
+      && !(linear->swiglu && tensor_count (out) == m * linear->n / 2))
+    return cpu_fail (s, STATUS_UNSUPPORTED, "a linear layer's input or output has a wrong shape");
+  return svdq_apply_columns (s, linear, x, 0, out);
 }
 
 const LinearBackend linear_cpu_svdq = {
@@ -346,4 +417,6 @@ const LinearBackend linear_cpu_svdq = {
   .prepare_weights = svdq_prepare,
   .apply = svdq_apply,
   .release = svdq_release,
+  .apply_columns = svdq_apply_columns,
+  .measure = svdq_measure,
 };

@@ -104,6 +104,31 @@ count_linear (Loader *self, const LinearSource *source)
   return linear;
 }
 
+/* Layers that the file quantises each for itself, as load_quantised_parts makes them. */
+static Linear *
+count_quantised_parts (Loader *self, const char *prefix, const char *const *names,
+                       const int64_t *rows, const LinearSource *whole)
+{
+  LinearSource source = *whole;
+  Linear *linear = NULL;
+
+  source.swiglu = FALSE; /* no part has both factors */
+  for (int i = 0; names[i] != NULL; i++)
+    {
+      g_autofree char *name = g_strconcat (prefix, names[i], NULL);
+      SvdqSource shape; /* of one that is missing nothing: the load will say so */
+
+      weights_find_svdq (self->weights, name, &shape);
+      source.n = rows[i];
+      source.svdq = &shape;
+      linear_free (self->ctx, linear);
+      linear = count_linear (self, &source);
+    }
+  linear->n = whole->n;
+  linear->memory_bytes = 0; /* such a layer cannot be moved */
+  return linear;
+}
+
 /* The layer as it is stored: quantised as one, each of its parts for itself, or dense. */
 static Linear *
 count_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
@@ -120,22 +145,7 @@ count_stacked (Loader *self, const char *prefix, const char *const *names, const
   if (weights_find_svdq (self->weights, whole, &shape))
     source->svdq = &shape;
   else if (weights_find_svdq (self->weights, first, &shape))
-    {
-      Linear *linear = NULL;
-      int64_t all = source->n;
-
-      source->svdq = &shape;
-      source->swiglu = FALSE; /* no part has both factors */
-      for (int i = 0; names[i] != NULL; i++)
-        {
-          linear_free (self->ctx, linear);
-          source->n = rows[i];
-          linear = count_linear (self, source);
-        }
-      linear->n = all;
-      linear->memory_bytes = 0; /* such a layer cannot be moved */
-      return linear;
-    }
+    return count_quantised_parts (self, prefix, names, rows, source);
   return count_linear (self, source);
 }
 

@@ -54,6 +54,7 @@ dry_models (const Models *models, const Device *device, const Context *dry,
             EnginePrecision precision, gboolean resident, PartMemory *memory)
 {
   Models sizes = { .checkpoint = models->checkpoint };
+  gsize fit;
 
   for (int part = 0; part < MODELS_N_PARTS; part++)
     {
@@ -63,6 +64,8 @@ dry_models (const Models *models, const Device *device, const Context *dry,
       loader.resident = resident && models_are_resident (weights, device);
       models_build (&sizes, &loader, (ModelsPart)part, precision);
       memory[part] = loader.memory;
+      if (part == MODELS_DECODER && preview_measure (dry, sizes.decoder, &fit) == STATUS_OK)
+        memory[part].loading = MAX (memory[part].loading, fit);
       /* The processor computes on the file itself. */
       if (device->caps.kind == DEVICE_CPU)
         memory[part].total += weights_bytes (weights);

@@ -95,13 +95,28 @@ fit (const float *latents, const float *pixels, int channels, PreviewMap *map)
 }
 
 Status
+preview_measure (const Context *ctx, Vae *decoder, gsize *bytes)
+{
+  Context dry = *ctx;
+  Arena counting;
+
+  arena_init_counting (&counting);
+  dry.ops = &ops_dry;
+  dry.stream = NULL;
+  dry.arena = &counting;
+  CHECK (vae_decode (&dry, decoder, NULL, FIT_SIDE, FIT_SIDE, 0, NULL));
+  *bytes = counting.peak;
+  return STATUS_OK;
+}
+
+Status
 preview_fit (const Context *ctx, Vae *decoder, int channels, PreviewMap *map)
 {
-  gsize side = FIT_SIDE * VAE_SCALE;
+  gsize side = FIT_SIDE * VAE_SCALE, bytes;
   g_autofree float *latents = g_new (float, (gsize)channels *FIT_SIDE *FIT_SIDE);
   g_autofree float *pixels = g_new (float, side *side * 3);
   Context own = *ctx;
-  Arena counting, arena = { 0 };
+  Arena arena = { 0 };
   Status status;
 
   map->channels = 0;
@@ -109,14 +124,9 @@ preview_fit (const Context *ctx, Vae *decoder, int channels, PreviewMap *map)
     return STATUS_OK;
   random_latents (latents, channels);
 
-  arena_init_counting (&counting);
-  own.ops = &ops_dry;
-  own.stream = NULL;
-  own.arena = &counting;
-  CHECK (vae_decode (&own, decoder, NULL, FIT_SIDE, FIT_SIDE, 0, NULL));
-  own = *ctx;
+  CHECK (preview_measure (ctx, decoder, &bytes));
   own.arena = &arena;
-  CHECK (arena_init (&arena, ctx->ops, ctx->stream, counting.peak));
+  CHECK (arena_init (&arena, ctx->ops, ctx->stream, bytes));
   status = vae_decode (&own, decoder, latents, FIT_SIDE, FIT_SIDE, 0, pixels);
   arena_clear (&arena);
   CHECK (status);

@@ -22,6 +22,8 @@ typedef struct
 
 /* Decodes a small random latent to fit the map. Takes and gives back its own device memory. */
 Status preview_fit (const Context *ctx, Vae *decoder, int channels, PreviewMap *map);
+/* That memory, in bytes, beside the decoder's weights. Nothing runs. */
+Status preview_measure (const Context *ctx, Vae *decoder, gsize *bytes);
 
 /* (transfer full) a width x height picture of latents [channels, height, width], or NULL when the
  * map is not fitted. */

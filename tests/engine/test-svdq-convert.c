@@ -7,6 +7,7 @@
 #include "engine/svdquant/convert.h"
 #include "engine/svdquant/layout.h"
 #include "tests/engine/svdq-files.h"
+#include "tests/engine/svdq-rewrite.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
@@ -199,88 +200,6 @@ test_same_picture (gconstpointer data)
 
 /* -- separate linears ------------------------------------------------------------------------- */
 
-/* Rows [first, first + count) of a part, copied; parts without rows as they are. */
-static Tensor
-slice (const Tensor *t, SvdqPart part, int64_t n, int64_t first, int64_t count, GPtrArray *memory)
-{
-  gsize size = dtype_size (t->dtype), row = tensor_bytes (t) / (gsize)n;
-  Tensor out = *t;
-  char *to;
-
-  out.data = to = g_malloc (tensor_bytes (t));
-  g_ptr_array_add (memory, to);
-  if (part == SVDQ_SMOOTH || part == SVDQ_PROJ_DOWN || part == SVDQ_WTSCALE)
-    memcpy (to, t->data, tensor_bytes (t));
-  else if (part == SVDQ_WSCALES)
-    for (int64_t g = 0; g < t->shape[0]; g++)
-      memcpy (to + (gsize)(g * count) * size, (const char *)t->data + (gsize)(g * n + first) * size,
-              (gsize)count * size);
-  else
-    memcpy (to, (const char *)t->data + (gsize)first * row, (gsize)count * row);
-  if (part == SVDQ_WSCALES)
-    out.shape[1] = count;
-  else if (part != SVDQ_SMOOTH && part != SVDQ_PROJ_DOWN && part != SVDQ_WTSCALE)
-    out.shape[0] = count;
-  return out;
-}
-
-/* Writes a linear as the equal parts that are stacked in it, each with scales and factors of its
- * own, as Nunchaku Lite and Comfy kitchen have them. */
-static void
-write_split (SafetensorsWriter *writer, SvdqReader *reader, guint index, const char *const *names,
-             int n_names, GPtrArray *memory)
-{
-  SvdqLinearInfo info = svdq_reader_info (reader, index);
-  g_autofree char *block = g_strndup (info.base, strcspn (info.base, ".") + 3);
-  int64_t count = info.n / n_names;
-
-  for (int i = 0; i < n_names; i++)
-    for (int part = 0; part < (info.format == SVDQ_INT4 ? SVDQ_WTSCALE : SVDQ_N_PARTS); part++)
-      {
-        g_autofree char *name
-            = n_names > 1
-                  ? g_strdup_printf ("%s%s.%s", block, names[i], svdq_part_name ((SvdqPart)part))
-                  : g_strdup_printf ("%s.%s", info.base, svdq_part_name ((SvdqPart)part));
-        Tensor whole, t;
-
-        g_assert_true (svdq_reader_part (reader, index, (SvdqPart)part, &whole, NULL));
-        t = slice (&whole, (SvdqPart)part, info.n, i * count, count, memory);
-        safetensors_writer_add (writer, name, t.dtype, t.rank, t.shape, t.data);
-      }
-}
-
-static void
-split_file (const char *in, const char *out)
-{
-  static const char *const qkv[] = { "attention.to_q", "attention.to_k", "attention.to_v" };
-  static const char *const w13[] = { "feed_forward.w1", "feed_forward.w3" };
-  g_autoptr (SafetensorsWriter) writer = safetensors_writer_new ();
-  g_autoptr (GPtrArray) memory = g_ptr_array_new_with_free_func (g_free);
-  g_autoptr (GError) error = NULL;
-  g_autoptr (Safetensors) file = safetensors_open (in, &error);
-  g_autoptr (SvdqReader) reader = NULL;
-
-  g_assert_true (svdq_reader_open (file, "", &reader, &error));
-  for (guint i = 0; i < svdq_reader_count (reader); i++)
-    {
-      const char *base = svdq_reader_info (reader, i).base;
-      gboolean is_qkv = g_str_has_suffix (base, "to_qkv"), is_w13 = g_str_has_suffix (base, "w13");
-
-      write_split (writer, reader, i, is_qkv ? qkv : w13, is_qkv ? 3 : is_w13 ? 2 : 1, memory);
-    }
-  for (guint i = 0; i < safetensors_count (file); i++)
-    {
-      const char *name = safetensors_name (file, i);
-      Tensor t;
-
-      if (svdq_reader_base_of (reader, name) == NULL && safetensors_find (file, name, &t))
-        safetensors_writer_add (writer, name, t.dtype, t.rank, t.shape, t.data);
-    }
-  safetensors_writer_metadata (writer, "svdq_canonical", "{\"version\":1}");
-  g_assert_true (safetensors_writer_write (writer, out, &error));
-  g_assert_no_error (error);
-}
-
 /* With the factors of the whole, the parts make the same numbers. */
 static void
 test_separate_linears (gconstpointer data)
@@ -293,7 +212,7 @@ test_separate_linears (gconstpointer data)
     return;
   model = g_path_get_dirname (in);
   out = svdq_sample_path ();
-  split_file (in, out);
+  svdq_rewrite (&(SvdqRewrite){ .in = in, .kind = SVDQ_CANONICAL, .separate = TRUE }, out);
   before = paint (model, in);
   after = paint (model, out);
   g_assert_true (g_bytes_equal (before, after));

@@ -57,6 +57,7 @@ struct _TesseraWindow
   gboolean reading_shares, no_shares; /* see memory_gauge_set_shares */
   WindowAdvice next, failed;          /* for what the controls ask for, and what did not fit */
   guint inhibited;                    /* cookie, or 0 */
+  double long_job;                    /* seconds */
   guint plan_source, memory_source;
 };
 

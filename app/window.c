@@ -5,7 +5,7 @@
 
 #include <glib/gi18n.h>
 
-#define LONG_JOB 10 /* seconds after which its end is worth a notification */
+#define LONG_JOB 10 /* seconds: see window_set_long_job */
 
 G_DEFINE_FINAL_TYPE (TesseraWindow, window, ADW_TYPE_APPLICATION_WINDOW)
 
@@ -239,12 +239,18 @@ notify_when_away (TesseraWindow *self, TesseraJob *job)
   GApplication *app = G_APPLICATION (gtk_window_get_application (GTK_WINDOW (self)));
   g_autoptr (GNotification) notification = NULL;
 
-  if (app == NULL || gtk_window_is_active (GTK_WINDOW (self)) || job_get_seconds (job) <= LONG_JOB)
+  if (app == NULL || gtk_window_is_active (GTK_WINDOW (self)) || job_get_seconds (job) <= self->long_job)
     return;
   notification = g_notification_new (_ ("Image Ready"));
   g_notification_set_body (notification, job_get_request (job)->prompt);
   g_notification_set_default_action (notification, "app.activate");
   g_application_send_notification (app, "image-ready", notification);
+}
+
+void
+window_set_long_job (TesseraWindow *self, double seconds)
+{
+  self->long_job = seconds;
 }
 
 static void
@@ -481,6 +487,7 @@ window_init (TesseraWindow *self)
 
   gtk_widget_init_template (GTK_WIDGET (self));
   self->fits = TRUE;
+  self->long_job = LONG_JOB;
   message_page_show (self->empty, MESSAGE_EMPTY, NULL);
   message_page_show (self->message, MESSAGE_OPENING, NULL);
   for (const WindowShortcut *s = SHORTCUTS; s->action != NULL; s++)

@@ -48,6 +48,9 @@ void window_restore_from (TesseraWindow *self, GFile *file);
 void window_show_toast (TesseraWindow *self, const char *text);
 void window_save_state (TesseraWindow *self); /* size, to the settings */
 
+/* Seconds that a picture must have taken for its end to be worth a notification; 10 at first. */
+void window_set_long_job (TesseraWindow *self, double seconds);
+
 TesseraControls *window_get_controls (TesseraWindow *self);
 TesseraCompareView *window_get_view (TesseraWindow *self);
 /* Name of what fills the window: "message", "empty", "picture", "problem". */

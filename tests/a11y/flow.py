@@ -118,6 +118,16 @@ class Walk:
         press(self.app, "push button", "_Save")
         wait("saved file", path.exists)
 
+    def check_names(self):
+        unnamed = [node.get_role_name() for node in walk(self.app)
+                   if node.get_role_name() in ("push button", "toggle button", "slider", "text",
+                                               "spin button", "check box", "combo box")
+                   and node.get_state_set().contains(Atspi.StateType.VISIBLE)
+                   and (not node.get_name() or node.get_name().startswith("Gtk"))
+                   # A toast's own button has none before libadwaita 1.3.
+                   and node.get_parent().get_name() != "AdwToastWidget"]
+        assert not unnamed, f"controls without a name: {unnamed}"
+
     def send(self, *arguments):
         """Starts the program again: what it is given must reach the window that is there."""
         subprocess.run([self.program, *arguments], check=True, timeout=LIMIT)
@@ -191,14 +201,7 @@ def main():
         ok(5, "makes a pair # SKIP no model of both precisions")
         ok(6, "moves the divider # SKIP no model of both precisions")
 
-    unnamed = [node.get_role_name() for node in walk(flow.app)
-               if node.get_role_name() in ("push button", "slider", "text",
-                                           "spin button", "check box", "combo box")
-               and node.get_state_set().contains(Atspi.StateType.VISIBLE)
-               and (not node.get_name() or node.get_name().startswith("Gtk"))
-               # A toast's own button has none before libadwaita 1.3.
-               and node.get_parent().get_name() != "AdwToastWidget"]
-    assert not unnamed, f"controls without a name: {unnamed}"
+    flow.check_names()
     ok(7, "every control has a name")
 
     flow.end()

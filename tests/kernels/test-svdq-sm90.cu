@@ -38,8 +38,9 @@ static Status
 card (Stream *s, const std::vector<T> &host, T **out)
 {
   CHECK (stream_alloc (s, host.size () * sizeof (T) + 16, (void **)out));
-  CUDA_CHECK (s,
-              cudaMemcpy (*out, host.data (), host.size () * sizeof (T), cudaMemcpyHostToDevice));
+  /* In `compute`'s order: what is queued there next reads it. */
+  CUDA_CHECK (s, cudaMemcpyAsync (*out, host.data (), host.size () * sizeof (T),
+                                  cudaMemcpyHostToDevice, s->compute));
   return STATUS_OK;
 }
 
@@ -156,9 +157,9 @@ test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
   CHECK (stream_alloc (s, x.size () * size, (void **)&dcodes));
   CHECK (stream_alloc (s, m * 4, (void **)&dscale));
   CHECK (stream_alloc (s, m * pitch * 2 + 16, (void **)&dlow));
-  CUDA_CHECK (s, cudaMemset (dcodes, POISON, x.size () * size));
-  CUDA_CHECK (s, cudaMemset (dscale, POISON, m * 4));
-  CUDA_CHECK (s, cudaMemset (dlow, POISON, m * pitch * 2));
+  CUDA_CHECK (s, cudaMemsetAsync (dcodes, POISON, x.size () * size, s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (dscale, POISON, m * 4, s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (dlow, POISON, m * pitch * 2, s->compute));
   CHECK (svdq_low_rank_fragments (s, ddown, k, rank, dfragments));
   const SvdqQuantise q
       = { kind, m, k, rank, dx, dreciprocal, dsmooth, dfragments, dcodes, dscale, dlow };

@@ -5,7 +5,9 @@
  * every block comes from aligned_alloc; the linker puts ours in front of it.
  */
 #include "engine/engine.h"
+#include "engine/weight-only/quantize-encoder.h"
 
+#include <glib/gstdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,15 +45,21 @@ fail_at (int first, gboolean on)
 }
 
 static Engine *
-open_tiny (void)
+open_tiny_with (const char *text_encoder)
 {
   g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
   g_autoptr (GError) error = NULL;
-  EngineOptions options = { .device = "cpu" };
+  EngineOptions options = { .device = "cpu", .text_encoder_file = text_encoder };
   Engine *engine = engine_new (dir, &options, &error);
 
   g_assert_no_error (error);
   return engine;
+}
+
+static Engine *
+open_tiny (void)
+{
+  return open_tiny_with (NULL);
 }
 
 static EngineRequest
@@ -99,9 +107,9 @@ assert_nothing_held (Engine *engine)
 /* One generation in a new engine with the n-th allocation failing: the right picture, or an error
  * of memory; and nothing is left of either. TRUE if it was the picture. */
 static gboolean
-survive (int n, gboolean on, Image *expected)
+survive (const char *text_encoder, int n, gboolean on, Image *expected)
 {
-  g_autoptr (Engine) engine = open_tiny ();
+  g_autoptr (Engine) engine = open_tiny_with (text_encoder);
   EngineRequest r = small_request ();
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
@@ -117,10 +125,11 @@ survive (int n, gboolean on, Image *expected)
   return image != NULL;
 }
 
+/* step: one in so many is tried. */
 static void
-test_every_allocation (void)
+check_allocations (const char *text_encoder, int step)
 {
-  g_autoptr (Engine) engine = open_tiny ();
+  g_autoptr (Engine) engine = open_tiny_with (text_encoder);
   EngineRequest r = small_request ();
   g_autoptr (Image) expected = NULL;
   int n, pictures = 0;
@@ -131,12 +140,39 @@ test_every_allocation (void)
   fault.counting = FALSE;
   g_assert_cmpint (n, >, 50);
 
-  for (int i = 1; i <= n; i++)
-    pictures += survive (i, FALSE, expected);
+  for (int i = 1; i <= n; i += step)
+    pictures += survive (text_encoder, i, FALSE, expected);
   g_test_message ("%d allocations; with one of them failing, %d pictures", n, pictures);
-  g_assert_cmpint (pictures, >, n / 2); /* it goes on with less */
-  for (int i = 1; i <= n; i += 5)
-    survive (i, TRUE, expected);
+  g_assert_cmpint (pictures, >, n / step / 2); /* it goes on with less */
+  for (int i = 1; i <= n; i += 5 * step)
+    survive (text_encoder, i, TRUE, expected);
+}
+
+static void
+test_every_allocation (void)
+{
+  check_allocations (NULL, 1);
+}
+
+/* The text encoder's layers are the first that are loaded. */
+static void
+test_coded_encoder (void)
+{
+  g_autofree char *model = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
+  g_autofree char *dir = g_dir_make_tmp ("memory-XXXXXX", NULL);
+  g_autofree char *file = g_build_filename (dir, "encoder.safetensors", NULL);
+  g_autofree char *text = g_strconcat (file, ".txt", NULL),
+                  *json = g_strconcat (file, ".json", NULL);
+  const QuantizeEncoderJob job = { model, file, 4, NULL };
+  g_autoptr (GError) error = NULL;
+
+  quantize_encoder (&job, NULL, NULL, NULL, &error);
+  g_assert_no_error (error);
+  check_allocations (file, 7);
+  g_unlink (file);
+  g_unlink (text);
+  g_unlink (json);
+  g_assert_cmpint (g_rmdir (dir), ==, 0);
 }
 
 /* -- budgets ------------------------------------------------------------------------------------
@@ -313,6 +349,7 @@ main (int argc, char **argv)
   g_test_add_func ("/memory/plan-beside", test_plan_beside);
   g_test_add_func ("/memory/resume", test_resume);
   g_test_add_func ("/memory/budgets", test_budgets);
+  g_test_add_func ("/memory/coded-encoder", test_coded_encoder);
   g_test_add_func ("/memory/every-allocation", test_every_allocation);
   return g_test_run ();
 }

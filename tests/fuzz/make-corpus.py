@@ -70,6 +70,29 @@ def svdq():
     put("svdq", "modelopt", svdq_file("l.to_q", {}, [("svdquant_lora_a", "U8", [1], b"\0")]))
 
 
+def encoder():
+    """Part of a layer of 64 inputs and outputs everywhere."""
+    one = b"\x80\x3f"
+
+    def linear(name, bits, scale=one):
+        stem = f"layers.0.{name}_proj"
+        dtype, width = ("U8", 32) if bits == 4 else ("I8", 64)
+        return [(f"{stem}.codes", dtype, [64, width], b"\x1f"),
+                (f"{stem}.scales", "BF16", [64, 1], scale)]
+
+    def key(bits):
+        return {"tessera_text_encoder": '{"version":1,"bits":%d,"group":64}' % bits}
+
+    put("encoder", "4", svdq_file("model", key(4), linear("self_attn.q", 4) + [
+        ("embed_tokens.weight", "BF16", [2, 64], one),
+        ("layers.0.input_layernorm.weight", "BF16", [64], one)]))
+    put("encoder", "8", svdq_file("model", key(8), linear("mlp.down", 8)))
+    put("encoder", "not-finite", svdq_file("model", key(4), linear("mlp.up", 4, b"\xff\x7f")))
+    put("encoder", "no-metadata", svdq_file("model", {}, linear("self_attn.o", 4)))
+    put("encoder", "dense", svdq_file("model", {}, [
+        ("layers.0.self_attn.q_norm.weight", "BF16", [64], one)]))
+
+
 def lora():
     one = b"\x80\x3f"
 
@@ -169,6 +192,7 @@ def requests_and_pictures():
 if __name__ == "__main__":
     safetensors()
     svdq()
+    encoder()
     lora()
     configs()
     tokenizer()

@@ -226,18 +226,22 @@ find_energy (Quantizer *self, const Item *item)
 
 /* -- one linear ------------------------------------------------------------------------------- */
 
+/* As F32; a file's tensors may lie at any address. */
 static void
 read_row (const Tensor *t, gint64 row, float *out)
 {
+  gsize item = dtype_size (t->dtype);
   gint64 k = t->shape[1];
-  const uint16_t *narrow = (const uint16_t *)t->data + row * k;
+  const char *from = (const char *)t->data + (gsize)(row * k) * item;
 
-  if (t->dtype == DTYPE_BF16 && (guintptr)t->data % 2 == 0)
-    for (gint64 i = 0; i < k; i++)
-      out[i] = bf16_to_float (narrow[i]);
-  else
-    for (gint64 i = 0; i < k; i++)
-      out[i] = tensor_get (t, row * k + i);
+  for (gint64 i = 0; i < k; i++)
+    {
+      guint32 number = 0;
+      const Tensor one = tensor_1d (t->dtype, &number, 1);
+
+      memcpy (&number, from + (gsize)i * item, item);
+      out[i] = t->dtype == DTYPE_BF16 ? bf16_to_float ((uint16_t)number) : tensor_get (&one, 0);
+    }
 }
 
 static gboolean

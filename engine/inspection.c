@@ -417,6 +417,19 @@ inspect_file (Inspection *self, GError **error)
   return TRUE;
 }
 
+/* By its name: weights that can be read, or that are refused as what they are when opened. */
+static gboolean
+is_weight_file (const char *path)
+{
+  static const char *const endings[]
+      = { ".safetensors", ".safetensors.index.json", ".gguf", ".ckpt", ".pt", ".pth", ".bin" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (endings); i++)
+    if (g_str_has_suffix (path, endings[i]))
+      return TRUE;
+  return FALSE;
+}
+
 static gboolean
 inspect_anything (Inspection *self, GError **error)
 {
@@ -424,8 +437,7 @@ inspect_anything (Inspection *self, GError **error)
     g_set_error (error, G_FILE_ERROR, G_FILE_ERROR_NOENT, "%s: no such file or folder", self->path);
   else if (!g_file_test (self->path, G_FILE_TEST_IS_DIR))
     {
-      if (g_str_has_suffix (self->path, ".safetensors")
-          || g_str_has_suffix (self->path, ".safetensors.index.json"))
+      if (is_weight_file (self->path))
         return inspect_file (self, error);
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
                    "%s: neither a .safetensors file, nor an index of shards, nor a model folder",

@@ -55,6 +55,12 @@ def inspect():
     expect("inspect as text", 0, "inspect", TINY, output="2,764,864 parameters")
     expect("inspect a file", 0, "inspect", TINY / TRANSFORMER, output="Z-Image transformer")
     expect("nothing there", 1, "inspect", "/nowhere", error="/nowhere: no such file or folder")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, start, kind in (("weights.gguf", b"GGUF\3\0\0\0", "a GGUF file"),
+                                  ("weights.ckpt", b"PK\3\4\0\0\0\0", "a PyTorch checkpoint")):
+            path = pathlib.Path(folder, name)
+            path.write_bytes(start + bytes(32))
+            expect(name, 1, "inspect", path, error=kind)
     expect("not a model folder", 1, "inspect", DATA, error="not a model folder")
     expect("not a model file", 1, "inspect", DATA / "README.md", error="README.md: neither")
     for path in sorted(DAMAGED.glob("*.safetensors*")):

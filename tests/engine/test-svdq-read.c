@@ -295,6 +295,19 @@ stray_tensor (SvdqSample *s)
 }
 
 static void
+short_factor (SvdqSample *s)
+{
+  s->leave_out = "proj_up";
+  s->extra = "lora_up"; /* its older name; as long as smooth_factor */
+}
+
+static void
+outer_of_int4 (SvdqSample *s)
+{
+  s->extra = "wcscales";
+}
+
+static void
 odd_rows (SvdqSample *s)
 {
   s->n = 160;
@@ -310,6 +323,8 @@ static const Damaged damaged[] = {
   { "rank-24", "multiple of 16", SVDQ_CANONICAL, SVDQ_INT4, rank_24 },
   { "no-scales", "is missing", SVDQ_NUNCHAKU, SVDQ_INT4, no_scales },
   { "stray", "belongs to a quantised linear", SVDQ_CANONICAL, SVDQ_INT4, stray_tensor },
+  { "short-factor", "wrong type or shape", SVDQ_CANONICAL, SVDQ_INT4, short_factor },
+  { "outer-of-int4", "INT4 has none of", SVDQ_CANONICAL, SVDQ_INT4, outer_of_int4 },
   { "odd-rows", "multiples of 64", SVDQ_CANONICAL, SVDQ_INT4, odd_rows },
 };
 

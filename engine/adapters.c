@@ -316,9 +316,10 @@ typedef void (*FillFunc) (const Adapter *self, float *out);
 /* A dense layer [n, k]; its weights stay in *held where the backend uses them in place. */
 static Status
 make_linear (const Context *ctx, const Adapter *self, FillFunc fill, int64_t n, int64_t k,
-             void **held, Linear **out)
+             gboolean after_swiglu, void **held, Linear **out)
 {
-  LinearSource source = { .n = n, .k = k, .n_parts = 1, .resident = TRUE };
+  LinearSource source
+      = { .n = n, .k = k, .n_parts = 1, .after_swiglu = after_swiglu, .resident = TRUE };
   gboolean on_cpu = ctx->caps->kind == DEVICE_CPU; /* there its own memory counts it */
   Tensor weights = tensor_2d (DTYPE_F32, NULL, n, k);
   Status status;
@@ -359,8 +360,11 @@ adapter_load (Adapter *self, const Context *ctx, const Linear *base)
     return STATUS_OK;
   adapter_unload (self, ctx);
   self->turn = turn;
-  CHECK (make_linear (ctx, self, fill_down, self->rank, self->k, &self->held[0], &self->down));
-  return make_linear (ctx, self, fill_up, self->n, self->rank, &self->held[1], &self->up);
+  CHECK (
+      make_linear (ctx, self, fill_down, self->rank, self->k, FALSE, &self->held[0], &self->down));
+  /* Behind a swiglu what is between the two is as small as x, where that is FP16. */
+  return make_linear (ctx, self, fill_up, self->n, self->rank, base->after_swiglu, &self->held[1],
+                      &self->up);
 }
 
 Status
@@ -456,7 +460,7 @@ adapters_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tenso
   if (adapter == NULL)
     return STATUS_OK;
   CHECK (arena_tensor (ctx->arena, &low, ctx->activation, m, adapter->rank, 0, 0));
-  CHECK (arena_tensor (ctx->arena, &delta, ctx->activation, MIN (m, SLAB_ROWS), n, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &delta, out->dtype, MIN (m, SLAB_ROWS), n, 0, 0));
   if (!context_is_dry (ctx))
     CHECK (run (ctx, adapter, x, &low, &delta, out));
   arena_release (ctx->arena, ARENA_LOW, mark);

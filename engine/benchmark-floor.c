@@ -101,7 +101,8 @@ measure_rate (const Device *device)
   Arena arena = { 0 };
   Context ctx = { .ops = device->ops,
                   .stream = device->stream,
-                  .activation = device->ops->activation,
+                  .activation = device_activation (&device->caps),
+                  .residual = device_residual (&device->caps),
                   .arena = &arena,
                   .caps = &device->caps,
                   .options = &device->options };

@@ -25,6 +25,7 @@ typedef struct
   const Ops *ops;         /* &ops_dry while planning */
   Stream *stream;         /* NULL while planning */
   DType activation;       /* what the device stores activations in, also while planning */
+  DType residual;         /* and the residual stream, with what is added to it */
   Arena *arena;           /* activations of the phase that runs */
   const DeviceCaps *caps; /* of the device, also while planning */
   const StreamOptions *options;

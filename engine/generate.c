@@ -251,7 +251,8 @@ run_in_arena (Course *self, const Stage *stage)
   LinearObserver observer = { .before = report_linear, .user_data = engine };
   Context ctx = { .ops = engine->device.ops,
                   .stream = engine->device.stream,
-                  .activation = engine->device.ops->activation,
+                  .activation = device_activation (&engine->device.caps),
+                  .residual = device_residual (&engine->device.caps),
                   .arena = &arena,
                   .caps = &engine->device.caps,
                   .options = &engine->device.options,

@@ -15,6 +15,7 @@ static const Way ways[] = {
 #ifdef HAVE_CUDA
   { &linear_cuda_bf16_sm90, "native" },
   { &linear_cuda_bf16, "native" },
+  { &linear_cuda_f16, "native" },
   { &linear_cuda_svdq_sm90_fast, "fall-back" },
   { &linear_cuda_svdq_sm90_exact, "fall-back" },
   { &linear_cuda_svdq_int4, "native" },
@@ -174,7 +175,9 @@ linear_new (const Context *ctx, const LinearSource *source, Linear **out)
     }
   if (backend == NULL)
     return STATUS_UNSUPPORTED;
-  return backend->prepare_weights (ctx->stream, source, out);
+  CHECK (backend->prepare_weights (ctx->stream, source, out));
+  (*out)->after_swiglu = source->after_swiglu;
+  return STATUS_OK;
 }
 
 void

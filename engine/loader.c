@@ -72,14 +72,14 @@ load_row (Loader *self, Tensor *out, int64_t n, const char *name)
 {
   Tensor host;
 
-  *out = tensor_2d (self->ctx->activation, NULL, 1, n);
+  *out = tensor_2d (self->ctx->residual, NULL, 1, n);
   if (context_is_dry (self->ctx))
     {
       count_bytes (self, tensor_bytes (out));
       return;
     }
   if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 2, (int64_t)1, n))
-    upload_new (self, &host, self->ctx->activation, out);
+    upload_new (self, &host, self->ctx->residual, out);
 }
 
 void
@@ -179,15 +179,6 @@ finish_linear (Loader *self, LinearSource *source, const char *prefix, const cha
   return named (linear, prefix, name);
 }
 
-Linear *
-load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k,
-             gboolean bias)
-{
-  const char *const names[] = { name, NULL };
-
-  return load_stacked (self, prefix, names, name, &n, k, bias, FALSE);
-}
-
 /* Layers that the file quantises each for itself; NULL, and no error, if the first is dense. */
 static Linear *
 load_quantised_parts (Loader *self, const char *prefix, const char *const *names, const char *fused,
@@ -259,14 +250,17 @@ get_bias (Loader *self, const char *prefix, const char *name, int64_t n, float *
   return TRUE;
 }
 
-Linear *
-load_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
-              const int64_t *rows, int64_t k, gboolean bias, gboolean swiglu)
+/* `like` says what kind of layer it is. */
+static Linear *
+load (Loader *self, const char *prefix, const char *const *names, const char *fused,
+      const int64_t *rows, int64_t k, gboolean bias, LinearSource like)
 {
-  LinearSource source = { .k = k, .swiglu = swiglu, .resident = self->resident };
+  LinearSource source = like;
   g_autofree float *stacked = NULL;
   int64_t first = 0;
 
+  source.k = k;
+  source.resident = self->resident;
   for (int i = 0; names[i] != NULL; i++)
     source.n += rows[i];
   if (context_is_dry (self->ctx))
@@ -294,6 +288,30 @@ load_stacked (Loader *self, const char *prefix, const char *const *names, const 
   if (bias)
     source.bias = tensor_1d (DTYPE_F32, stacked, source.n);
   return finish_linear (self, &source, prefix, fused);
+}
+
+Linear *
+load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k,
+             gboolean bias)
+{
+  const char *const names[] = { name, NULL };
+
+  return load (self, prefix, names, name, &n, k, bias, (LinearSource){ 0 });
+}
+
+Linear *
+load_after_swiglu (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k)
+{
+  const char *const names[] = { name, NULL };
+
+  return load (self, prefix, names, name, &n, k, FALSE, (LinearSource){ .after_swiglu = TRUE });
+}
+
+Linear *
+load_stacked (Loader *self, const char *prefix, const char *const *names, const char *fused,
+              const int64_t *rows, int64_t k, gboolean bias, gboolean swiglu)
+{
+  return load (self, prefix, names, fused, rows, k, bias, (LinearSource){ .swiglu = swiglu });
 }
 
 Conv *

@@ -44,7 +44,7 @@ void loader_count_bundle (Loader *self, guint64 bytes);
 /* A vector of n parameters as F32 on the device; the name is printf-style. */
 void load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
     G_GNUC_PRINTF (4, 5);
-/* A [1, n] row in the activation type (pad tokens). */
+/* A [1, n] row of the residual stream (pad tokens). */
 void load_row (Loader *self, Tensor *out, int64_t n, const char *name);
 void loader_free_tensor (const Context *ctx, Tensor *tensor); /* of the two above; may be empty */
 
@@ -52,6 +52,9 @@ void loader_free_tensor (const Context *ctx, Tensor *tensor); /* of the two abov
  * say so. NULL on failure. */
 Linear *load_linear (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k,
                      gboolean bias);
+/* The same for one that reads a swiglu's product, without a bias. */
+Linear *
+load_after_swiglu (Loader *self, const char *prefix, const char *name, int64_t n, int64_t k);
 
 /* Several linears stacked by rows into one: `names` ends with NULL, the i-th has rows[i] rows.
  * `fused` is the name of the quantised whole; swiglu: the rows are [w1; w3]. */

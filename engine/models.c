@@ -206,7 +206,8 @@ device_context (const Device *device, GCancellable *cancellable)
 {
   return (Context){ .ops = device->ops,
                     .stream = device->stream,
-                    .activation = device->ops->activation,
+                    .activation = device_activation (&device->caps),
+                    .residual = device_residual (&device->caps),
                     .caps = &device->caps,
                     .options = &device->options,
                     .cancellable = cancellable };

@@ -78,7 +78,8 @@ plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFa
 {
   EnginePrecision precision = run->request->precision;
   Context dry = { .ops = &ops_dry,
-                  .activation = device->ops->activation,
+                  .activation = device_activation (&device->caps),
+                  .residual = device_residual (&device->caps),
                   .caps = &device->caps,
                   .options = &device->options };
   guint64 workspace = 0;

@@ -39,7 +39,7 @@ load_layer (Loader *loader, const TextEncoderConfig *c, Layer *layer, int index)
   rows[0] = rows[1] = c->intermediate;
   layer->gate_up
       = load_stacked (loader, prefix, gate_up, "mlp.gate_up_proj", rows, c->hidden, FALSE, TRUE);
-  layer->down = load_linear (loader, prefix, "mlp.down_proj", c->hidden, c->intermediate, FALSE);
+  layer->down = load_after_swiglu (loader, prefix, "mlp.down_proj", c->hidden, c->intermediate);
 }
 
 TextEncoder *
@@ -156,7 +156,7 @@ layer_forward (const Context *ctx, const TextEncoderConfig *c, const Layer *laye
 
   CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, n, heads, c->head_dim, 0));
   CHECK (arena_tensor (ctx->arena, &o, ctx->activation, n, c->n_heads * c->head_dim, 0, 0));
-  CHECK (arena_tensor (ctx->arena, &y, ctx->activation, n, c->hidden, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &y, ctx->residual, n, c->hidden, 0, 0));
   CHECK (arena_tensor (ctx->arena, &m, ctx->activation, n, c->intermediate, 0, 0));
   flat = tensor_2d (qkv.dtype, qkv.data, n, heads * c->head_dim);
 
@@ -181,7 +181,7 @@ text_encoder_run (const Context *ctx, TextEncoder *self, const gint64 *ids, int 
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor h, a, table, host;
 
-  CHECK (arena_tensor (ctx->arena, &h, ctx->activation, n, c->hidden, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &h, ctx->residual, n, c->hidden, 0, 0));
   CHECK (arena_tensor (ctx->arena, &a, ctx->activation, n, c->hidden, 0, 0));
   CHECK (embed (ctx, self, ids, n, &h));
   CHECK (rope_table (ctx, c, n, &table));

@@ -16,7 +16,7 @@ load_block (Loader *loader, const TransformerConfig *c, Block *block, gboolean m
   block->out = load_linear (loader, prefix, "attention.to_out.0", c->dim, c->dim, FALSE);
   block->w13
       = load_stacked (loader, prefix, w13, "feed_forward.w13", w13_rows, c->dim, FALSE, TRUE);
-  block->w2 = load_linear (loader, prefix, "feed_forward.w2", c->dim, c->hidden, FALSE);
+  block->w2 = load_after_swiglu (loader, prefix, "feed_forward.w2", c->dim, c->hidden);
   load_vector (loader, &block->norm_q, c->head_dim, "%sattention.norm_q.weight", prefix);
   load_vector (loader, &block->norm_k, c->head_dim, "%sattention.norm_k.weight", prefix);
   load_vector (loader, &block->attention_norm1, c->dim, "%sattention_norm1.weight", prefix);

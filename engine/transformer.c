@@ -63,7 +63,7 @@ block_forward (const Context *ctx, const TransformerConfig *c, const Block *bloc
   float eps = (float)c->norm_eps;
   Tensor qkv, flat, y, h;
 
-  CHECK (arena_tensor (ctx->arena, &y, ctx->activation, m, c->dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &y, ctx->residual, m, c->dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, m, 3 * c->n_heads, c->head_dim, 0));
   flat = tensor_2d (qkv.dtype, qkv.data, m, 3 * c->dim);
   CHECK (linear_apply (ctx, block->qkv, a, &flat));
@@ -75,7 +75,7 @@ block_forward (const Context *ctx, const TransformerConfig *c, const Block *bloc
                              &block->ffn_norm1, mod.scale2, eps, a));
   arena_release (ctx->arena, ARENA_LOW, mark);
 
-  CHECK (arena_tensor (ctx->arena, &y, ctx->activation, m, c->dim, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &y, ctx->residual, m, c->dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &h, ctx->activation, m, c->hidden, 0, 0));
   CHECK (linear_apply_swiglu (ctx, block->w13, a, &h));
   CHECK (linear_apply (ctx, block->w2, &h, &y));
@@ -144,11 +144,11 @@ norm_into (const Context *ctx, const Transformer *self, const TransformerRun *ru
 
 /* Uploads host values [a, b] into a new arena tensor. */
 static Status
-upload_new (const Context *ctx, const float *values, int64_t a, int64_t b, Tensor *out)
+upload_new (const Context *ctx, DType type, const float *values, int64_t a, int64_t b, Tensor *out)
 {
   Tensor host = tensor_2d (DTYPE_F32, (float *)values, a, b);
 
-  CHECK (arena_tensor (ctx->arena, out, ctx->activation, a, b, 0, 0));
+  CHECK (arena_tensor (ctx->arena, out, type, a, b, 0, 0));
   return ctx->ops->upload (ctx->stream, &host, out);
 }
 
@@ -162,12 +162,14 @@ refine_caption (const Context *ctx, Transformer *self, TransformerRun *run, cons
   float eps = (float)c->norm_eps;
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor rope = tensor_rows (&run->rope, run->grid.padded, run->caption);
-  Tensor text, pads, a;
+  Tensor text, normed, pads, a;
 
-  CHECK (upload_new (ctx, embeds, n, c->cap_feat_dim, &text));
-  CHECK (ops->rms_norm (ctx->stream, &text, &self->cap_norm, NULL, eps, &text));
+  /* The encoder's residual stream, as it is. */
+  CHECK (upload_new (ctx, ctx->residual, embeds, n, c->cap_feat_dim, &text));
+  CHECK (arena_tensor (ctx->arena, &normed, ctx->activation, n, c->cap_feat_dim, 0, 0));
+  CHECK (ops->rms_norm (ctx->stream, &text, &self->cap_norm, NULL, eps, &normed));
   pads = tensor_rows (&run->refined, 0, n);
-  CHECK (linear_apply (ctx, self->cap_embedder, &text, &pads));
+  CHECK (linear_apply (ctx, self->cap_embedder, &normed, &pads));
   pads = tensor_rows (&run->refined, n, run->caption - n);
   if (run->caption > n)
     CHECK (ops->fill_rows (ctx->stream, &self->cap_pad, &pads));
@@ -203,7 +205,7 @@ modulate_schedule (const Context *ctx, Transformer *self, TransformerRun *run, c
       = patches_time_sinusoid (sigmas, run->steps, c->t_scale, TIME_FREQUENCIES);
   Tensor wave, hidden, time, m, scale;
 
-  CHECK (upload_new (ctx, sinusoid, run->steps, TIME_FREQUENCIES, &wave));
+  CHECK (upload_new (ctx, ctx->activation, sinusoid, run->steps, TIME_FREQUENCIES, &wave));
   CHECK (arena_tensor (ctx->arena, &hidden, ctx->activation, run->steps, c->t_hidden, 0, 0));
   CHECK (arena_tensor (ctx->arena, &time, ctx->activation, run->steps, c->adaln_dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &m, ctx->activation, run->steps, 4 * c->dim, 0, 0));
@@ -233,13 +235,13 @@ take_run_memory (const Context *ctx, const TransformerConfig *c, TransformerRun 
   int blocks = transformer_n_modulated (c);
 
   CHECK (arena_tensor (arena, &run->rope, DTYPE_F32, rows, c->head_dim / 2, 2, 0));
-  CHECK (arena_tensor (arena, &run->refined, ctx->activation, run->caption, c->dim, 0, 0));
+  CHECK (arena_tensor (arena, &run->refined, ctx->residual, run->caption, c->dim, 0, 0));
   for (int i = 0; i < blocks; i++)
     CHECK (arena_tensor (arena, &run->modulation[i], DTYPE_F32, run->steps, 4, c->dim, 0));
   CHECK (arena_tensor (arena, &run->final_scale, DTYPE_F32, run->steps, c->dim, 0, 0));
   CHECK (arena_tensor (arena, &run->patches, ctx->activation, run->grid.count,
                        c->patch * c->patch * c->in_channels, 0, 0));
-  CHECK (arena_tensor (arena, &run->tokens, ctx->activation, rows, c->dim, 0, 0));
+  CHECK (arena_tensor (arena, &run->tokens, ctx->residual, rows, c->dim, 0, 0));
   CHECK (arena_tensor (arena, &run->normed, ctx->activation, rows, c->dim, 0, 0));
   CHECK (arena_tensor (arena, &run->now, DTYPE_F32, blocks, 4, c->dim, 0));
   return arena_tensor (arena, &run->final_now, DTYPE_F32, 1, c->dim, 0, 0);

@@ -195,7 +195,6 @@ dry_conv_release (Stream *s, Conv *conv)
 
 const Ops ops_dry = {
   .name = "dry",
-  .activation = DTYPE_F32,
   .query = dry_query,
   .open = dry_open,
   .close = dry_close,

@@ -148,8 +148,9 @@ struct Linear
    * loads the model may copy it elsewhere, tell the backend by `move`, and free it then. */
   void *memory;
   size_t memory_bytes;
-  bool swiglu; /* `apply` can write silu (w1 x) * w3 x in one pass */
-  int turn;    /* with swiglu: so many rows of w1 and of w3 come in turn; 0: halves */
+  bool after_swiglu; /* as in its source */
+  bool swiglu;       /* `apply` can write silu (w1 x) * w3 x in one pass */
+  int turn;          /* with swiglu: so many rows of w1 and of w3 come in turn; 0: halves */
 };
 
 /* What a layer takes of its device, in bytes. */
@@ -209,7 +210,6 @@ typedef enum
 typedef struct Ops
 {
   const char *name; /* "cpu", "cuda", "reference", "dry" */
-  DType activation; /* what activations are stored in */
 
   /* -- the device ----------------------------------------------------------------------- */
   Status (*query) (int index, DeviceCaps *caps);
@@ -332,6 +332,7 @@ extern const LinearBackend linear_cpu_dense; /* dense and codes; F32 products, o
 extern const LinearBackend linear_cpu_svdq;  /* SVDQuant on integer dot products */
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
+extern const LinearBackend linear_cuda_f16;       /* warp MMA in FP16, sm_75 */
 /* Codes of 8 and 4 bit, expanded to BF16 before each product: sm_80 up. */
 extern const LinearBackend linear_cuda_codes;
 /* SVDQuant by wgmma, which has no 4 bit (spec svdquant 5.6): E4M3 rows, or W4A4 in FP16. */

@@ -106,7 +106,8 @@ encode (Encoder *self, gboolean watch, PipelineRun *run)
   Arena arena = { 0 };
   Context ctx = { .ops = self->device.ops,
                   .stream = self->device.stream,
-                  .activation = self->device.ops->activation,
+                  .activation = device_activation (&self->device.caps),
+                  .residual = device_residual (&self->device.caps),
                   .arena = &arena,
                   .caps = &self->device.caps,
                   .options = &self->device.options,

@@ -156,7 +156,6 @@ cpu_fill_rows (Stream *s, const Tensor *row, Tensor *out)
 
 const Ops ops_cpu = {
   .name = "cpu",
-  .activation = DTYPE_F32,
   .query = cpu_query,
   .open = cpu_open,
   .close = cpu_close,

@@ -90,8 +90,26 @@ from_float (float v)
     return __float2bfloat16_rn (v);
 }
 
-/* -- 2 and 8 numbers of 16 bits; those of BF16 where no type is named ---------------------------
+/* -- 2 and 8 numbers together; BF16 where no type is named ---------------------------------------
  */
+
+/* 8 numbers as registers hold them. */
+struct Floats8
+{
+  float4 low, high;
+};
+
+template <typename T> struct PackOf
+{
+  typedef uint4 Pack;
+};
+
+template <> struct PackOf<float>
+{
+  typedef Floats8 Pack;
+};
+
+template <typename T> using Pack = typename PackOf<T>::Pack;
 
 /* `low` lies at the lower address. */
 template <typename T = bf16>
@@ -111,16 +129,26 @@ pack2 (float low, float high)
 }
 
 template <typename T = bf16>
-static __device__ __forceinline__ uint4
+static __device__ __forceinline__ Pack<T>
 pack8 (const float v[8])
 {
-  return make_uint4 (pack2<T> (v[0], v[1]), pack2<T> (v[2], v[3]), pack2<T> (v[4], v[5]),
-                     pack2<T> (v[6], v[7]));
+  if constexpr (sizeof (T) == sizeof (float))
+    return Floats8{ make_float4 (v[0], v[1], v[2], v[3]), make_float4 (v[4], v[5], v[6], v[7]) };
+  else
+    return make_uint4 (pack2<T> (v[0], v[1]), pack2<T> (v[2], v[3]), pack2<T> (v[4], v[5]),
+                       pack2<T> (v[6], v[7]));
 }
 
-template <typename T = bf16>
 static __device__ __forceinline__ void
-unpack8 (uint4 bits, float v[8])
+unpack_floats (const Floats8 &from, float v[8])
+{
+  v[0] = from.low.x, v[1] = from.low.y, v[2] = from.low.z, v[3] = from.low.w;
+  v[4] = from.high.x, v[5] = from.high.y, v[6] = from.high.z, v[7] = from.high.w;
+}
+
+template <typename T>
+static __device__ __forceinline__ void
+unpack_words (uint4 bits, float v[8])
 {
   const uint32_t words[4] = { bits.x, bits.y, bits.z, bits.w };
 #pragma unroll
@@ -138,9 +166,20 @@ unpack8 (uint4 bits, float v[8])
       }
 }
 
-/* -- 8 numbers in memory, `p` aligned to 16 bytes -----------------------------------------------
+template <typename T = bf16>
+static __device__ __forceinline__ void
+unpack8 (const Pack<T> &bits, float v[8])
+{
+  if constexpr (sizeof (T) == sizeof (float))
+    unpack_floats (bits, v);
+  else
+    unpack_words<T> (bits, v);
+}
+
+/* -- 8 numbers in memory, `p` aligned to 16 bytes ----------------------------------------------
  */
 
+/* F32 past L1's coherence: parameters, which no kernel writes while it runs. */
 template <typename T>
 static __device__ __forceinline__ void
 load8 (const T *p, float v[8])
@@ -148,9 +187,7 @@ load8 (const T *p, float v[8])
   if constexpr (sizeof (T) == sizeof (float))
     {
       const float4 *q = reinterpret_cast<const float4 *> (p);
-      const float4 a = __ldg (q), b = __ldg (q + 1);
-      v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-      v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+      unpack_floats (Floats8{ __ldg (q), __ldg (q + 1) }, v);
     }
   else
     unpack8<T> (*reinterpret_cast<const uint4 *> (p), v);
@@ -160,12 +197,5 @@ template <typename T>
 static __device__ __forceinline__ void
 store8 (T *p, const float v[8])
 {
-  if constexpr (sizeof (T) == sizeof (float))
-    {
-      float4 *q = reinterpret_cast<float4 *> (p);
-      q[0] = make_float4 (v[0], v[1], v[2], v[3]);
-      q[1] = make_float4 (v[4], v[5], v[6], v[7]);
-    }
-  else
-    *reinterpret_cast<uint4 *> (p) = pack8<T> (v);
+  *reinterpret_cast<Pack<T> *> (p) = pack8<T> (v);
 }

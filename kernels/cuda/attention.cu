@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention without a score matrix on sm_80 and up, head dim up to 128; and the choice among the
+ * Attention without a score matrix by warp-level mma, head dim up to 128; and the choice among the
  * attentions there are.
  *
  * A warp owns 16 query rows of one head and keeps its queries, scores, probabilities and outputs
@@ -16,10 +16,10 @@
 #define ROWS    (N_WARPS * 16)
 #define KEYS    64
 
-struct Heads
+template <typename T> struct Heads
 {
-  const bf16 *qkv;
-  bf16 *out;
+  const T *qkv;
+  T *out;
   int m, n_q, n_kv, d;
   float scale; /* log2(e) / sqrt(d) */
   bool causal;
@@ -35,9 +35,9 @@ template <int D> struct Sizes
 };
 
 /* This warp's 16 rows of q as first operands. */
-template <int D>
+template <int D, typename T>
 static __device__ __forceinline__ void
-load_queries (const Heads &a, uint32_t shared, const bf16 *q, size_t pitch, int row,
+load_queries (const Heads<T> &a, uint32_t shared, const T *q, size_t pitch, int row,
               uint32_t (&fragments)[Sizes<D>::STEPS][4])
 {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -51,7 +51,7 @@ load_queries (const Heads &a, uint32_t shared, const bf16 *q, size_t pitch, int 
   __syncthreads ();
 }
 
-template <int D>
+template <int D, typename T>
 static __device__ __forceinline__ void
 multiply_keys (float (&scores)[KEYS / 8][4], const uint32_t (&q)[Sizes<D>::STEPS][4], uint32_t keys)
 {
@@ -69,12 +69,12 @@ multiply_keys (float (&scores)[KEYS / 8][4], const uint32_t (&q)[Sizes<D>::STEPS
         uint32_t b[4];
         ldmatrix_x4 (
             b, keys + chunk_at (j * 16 + lane / 16 * 8 + lane % 8, i * 2 + lane / 8 % 2, D * 2));
-        mma_bf16 (scores[2 * j], q[i], b[0], b[1]);
-        mma_bf16 (scores[2 * j + 1], q[i], b[2], b[3]);
+        mma<T> (scores[2 * j], q[i], b[0], b[1]);
+        mma<T> (scores[2 * j + 1], q[i], b[2], b[3]);
       }
 }
 
-template <int D>
+template <int D, typename T>
 static __device__ __forceinline__ void
 multiply_values (float (&out)[D / 8][4], const float (&p)[KEYS / 8][4], uint32_t values)
 {
@@ -83,23 +83,25 @@ multiply_values (float (&out)[D / 8][4], const float (&p)[KEYS / 8][4], uint32_t
   for (int i = 0; i < KEYS / 16; i++)
     {
       const float (*c)[4] = &p[2 * i];
-      const uint32_t a[4] = { pack2 (c[0][0], c[0][1]), pack2 (c[0][2], c[0][3]),
-                              pack2 (c[1][0], c[1][1]), pack2 (c[1][2], c[1][3]) };
+      const uint32_t a[4] = { pack2<T> (c[0][0], c[0][1]), pack2<T> (c[0][2], c[0][3]),
+                              pack2<T> (c[1][0], c[1][1]), pack2<T> (c[1][2], c[1][3]) };
 #pragma unroll
       for (int j = 0; j < D / 16; j++)
         {
           uint32_t b[4];
           ldmatrix_x4_trans (b, values + chunk_at (i * 16 + lane % 16, j * 2 + lane / 16, D * 2));
-          mma_bf16 (out[2 * j], a, b[0], b[1]);
-          mma_bf16 (out[2 * j + 1], a, b[2], b[3]);
+          mma<T> (out[2 * j], a, b[0], b[1]);
+          mma<T> (out[2 * j + 1], a, b[2], b[3]);
         }
     }
 }
 
-template <int D>
+template <int D, typename T>
 static __global__ void
-__launch_bounds__ (THREADS) attention_mma_kernel (Heads a)
+__launch_bounds__ (THREADS) attention_mma_kernel (Heads<T> a)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   extern __shared__ __align__ (128) char shared[];
   const uint32_t keys = shared_address (shared), values = keys + 2 * Sizes<D>::TILE_BYTES;
   const int head = blockIdx.y, kv_head = head / (a.n_q / a.n_kv);
@@ -108,11 +110,11 @@ __launch_bounds__ (THREADS) attention_mma_kernel (Heads a)
   const int row = (gridDim.x - 1 - blockIdx.x) * ROWS;
   const int own_row = row + threadIdx.x / 32 * 16 + lane / 4;
   const size_t pitch = (size_t)(a.n_q + 2 * a.n_kv) * a.d;
-  const bf16 *k = a.qkv + (size_t)(a.n_q + kv_head) * a.d, *v = k + (size_t)a.n_kv * a.d;
+  const T *k = a.qkv + (size_t)(a.n_q + kv_head) * a.d, *v = k + (size_t)a.n_kv * a.d;
   const int key_blocks = CEIL_DIV (a.causal ? min (a.m, row + ROWS) : a.m, KEYS);
 
   uint32_t q[Sizes<D>::STEPS][4];
-  load_queries<D> (a, keys, a.qkv + (size_t)head * a.d, pitch, row, q);
+  load_queries<D, T> (a, keys, a.qkv + (size_t)head * a.d, pitch, row, q);
   float out[D / 8][4] = {}, maximum[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.0f, 0.0f };
 
   copy_rows<KEYS, D, THREADS> (keys, k, pitch, a.m, a.d);
@@ -124,12 +126,15 @@ __launch_bounds__ (THREADS) attention_mma_kernel (Heads a)
       const int next = (j + 1) * KEYS, buffer = j % 2 * Sizes<D>::TILE_BYTES;
       const int other = Sizes<D>::TILE_BYTES - buffer;
       float scores[KEYS / 8][4];
+      RowsCopy<KEYS, D, THREADS> next_keys, next_values;
       cp_async_wait<1> (); /* the keys; the values may still travel */
       __syncthreads ();
       if (j + 1 < key_blocks)
-        copy_rows<KEYS, D, THREADS> (keys + other, k + next * pitch, pitch, a.m - next, a.d);
+        next_keys.start (keys + other, k + next * pitch, pitch, a.m - next, a.d);
       cp_async_commit ();
-      multiply_keys<D> (scores, q, keys + buffer);
+      multiply_keys<D, T> (scores, q, keys + buffer);
+      if (j + 1 < key_blocks)
+        next_keys.finish (keys + other);
       if (next > a.m || a.causal)
         mask_scores (scores, j * KEYS, own_row, a.m, a.causal);
 #pragma unroll
@@ -147,53 +152,63 @@ __launch_bounds__ (THREADS) attention_mma_kernel (Heads a)
       cp_async_wait<1> ();
       __syncthreads ();
       if (j + 1 < key_blocks)
-        copy_rows<KEYS, D, THREADS> (values + other, v + next * pitch, pitch, a.m - next, a.d);
+        next_values.start (values + other, v + next * pitch, pitch, a.m - next, a.d);
       cp_async_commit ();
-      multiply_values<D> (out, scores, values + buffer);
+      multiply_values<D, T> (out, scores, values + buffer);
+      if (j + 1 < key_blocks)
+        next_values.finish (values + other);
     }
 #pragma unroll
   for (int h = 0; h < 2; h++)
     {
       const float inverse = 1.0f / quad_sum (sum[h]);
       const int r = own_row + h * 8;
-      bf16 *target = a.out + ((size_t)r * a.n_q + head) * a.d;
+      T *target = a.out + ((size_t)r * a.n_q + head) * a.d;
 #pragma unroll
       for (int i = 0; i < D / 8; i++)
         if (r < a.m && i * 8 < a.d)
           *reinterpret_cast<uint32_t *> (target + i * 8 + lane % 4 * 2)
-              = pack2 (out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
+              = pack2<T> (out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
     }
 }
 
-template <int D>
+template <int D, typename T>
 static Status
-launch (Stream *s, const Heads &a)
+launch_heads (Stream *s, const Heads<T> &a)
 {
-  CUDA_CHECK (s, cudaFuncSetAttribute (attention_mma_kernel<D>,
+  CUDA_CHECK (s, cudaFuncSetAttribute (attention_mma_kernel<D, T>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        Sizes<D>::SHARED_BYTES));
   const dim3 grid (CEIL_DIV (a.m, ROWS), a.n_q);
-  launch_kernel (attention_mma_kernel<D>, grid, THREADS, Sizes<D>::SHARED_BYTES, s->compute, a);
+  launch_kernel (attention_mma_kernel<D, T>, grid, THREADS, Sizes<D>::SHARED_BYTES, s->compute, a);
   return LAUNCHED (s);
+}
+
+template <typename T>
+static Status
+launch (Stream *s, const Attention *a)
+{
+  const Heads<T> heads = {
+    (const T *)a->qkv, (T *)a->out, (int)a->m, a->n_q, a->n_kv, a->d, LOG2_E / sqrtf ((float)a->d),
+    a->causal
+  };
+  return a->d <= 64 ? launch_heads<64> (s, heads) : launch_heads<128> (s, heads);
 }
 
 Status
 attention_mma (Stream *s, const Attention *a)
 {
-  REQUIRE (s, s->caps.sm >= 80);
   REQUIRE (s, a->d >= 16 && a->d <= 128 && a->d % 16 == 0);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
   REQUIRE (s, a->n_kv >= 1 && a->n_q % a->n_kv == 0 && a->n_q <= 65535);
-  const Heads heads
-      = { (const bf16 *)a->qkv,         (bf16 *)a->out, (int)a->m, a->n_q, a->n_kv, a->d,
-          LOG2_E / sqrtf ((float)a->d), a->causal };
-  return a->d <= 64 ? launch<64> (s, heads) : launch<128> (s, heads);
+  return device_activation (&s->caps) == DTYPE_F16 ? launch<f16> (s, a) : launch<bf16> (s, a);
 }
 
 Status
 cuda_attention (Stream *s, const Tensor *qkv, int n_q, int n_kv, bool causal, Tensor *out)
 {
-  REQUIRE (s, qkv->rank == 3 && qkv->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  REQUIRE (s, qkv->rank == 3 && qkv->dtype == out->dtype
+                  && out->dtype == device_activation (&s->caps));
   REQUIRE (s, n_q >= 1 && n_kv >= 1 && n_q <= 65535 && n_kv <= 65535);
   REQUIRE (s, qkv->shape[1] == n_q + 2 * n_kv && qkv->shape[2] <= 512);
   REQUIRE (s, tensor_count (out) == qkv->shape[0] * n_q * qkv->shape[2]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention for head dims up to 512 (the VAE has one head of 512), sm_80 and up.
+ * Attention for head dims up to 512 (the VAE has one head of 512), by warp-level mma.
  *
  * One warp cannot hold 16 rows of 512 outputs, so 2 or 4 warps share 16 query rows. Each computes
  * the scores of its share of the keys over all of d; maxima and probabilities are exchanged through
@@ -16,10 +16,14 @@
   (KEYS * 2 + 16) /* bytes of a row of probabilities, padded against bank conflicts                \
                    */
 
-/* D: head dim, padded; TEAMS: groups of 16 query rows. */
-template <int D_, int TEAMS_> struct Sizes
+/* T: type of activations; D: head dim, padded; TEAMS: groups of 16 query rows. SHARING: keys and
+ * values take turns in one buffer, where memory is short; what comes next waits in registers, or
+ * half of it. */
+template <typename T, int D_, int TEAMS_, bool SHARING_ = false> struct Sizes
 {
+  typedef T Number;
   static constexpr int D = D_, TEAMS = TEAMS_;
+  static constexpr bool SHARING = SHARING_;
   static constexpr int TEAM_WARPS = D / WARP_COLUMNS, TEAM_THREADS = TEAM_WARPS * 32;
   static constexpr int THREADS = TEAMS * TEAM_THREADS;
   static constexpr int ROWS = TEAMS * 16;
@@ -28,13 +32,15 @@ template <int D_, int TEAMS_> struct Sizes
   static constexpr int Q_BYTES = ROWS * ROW_BYTES, TILE_BYTES = KEYS * ROW_BYTES;
   static constexpr int P_BYTES = ROWS * P_PITCH;
   static constexpr int STATS_BYTES = TEAM_WARPS * ROWS * 4;
-  static constexpr int SHARED_BYTES = Q_BYTES + 2 * TILE_BYTES + P_BYTES + STATS_BYTES;
+  static constexpr int HELD_ROWS = SHARING && D > 256 ? KEYS / 2 : KEYS; /* as registers allow */
+  static constexpr int BUFFERS_BYTES = (SHARING ? 1 : 2) * TILE_BYTES;
+  static constexpr int SHARED_BYTES = Q_BYTES + BUFFERS_BYTES + P_BYTES + STATS_BYTES;
 };
 
-struct WideHeads
+template <typename T> struct WideHeads
 {
-  const bf16 *qkv;
-  bf16 *out;
+  const T *qkv;
+  T *out;
   int m, n_q, n_kv, d;
   float scale; /* log2(e) / sqrt(d) */
   bool causal;
@@ -70,8 +76,8 @@ multiply_keys (float (&scores)[S::OWN_KEYS / 8][4], uint32_t q, uint32_t keys, i
           uint32_t b[4]; /* 8 keys by 32 of d */
           ldmatrix_x4 (
               b, keys + chunk_at (first_key + j * 8 + lane % 8, i * 4 + lane / 8, S::ROW_BYTES));
-          mma_bf16 (scores[j], a[0], b[0], b[1]);
-          mma_bf16 (scores[j], a[1], b[2], b[3]);
+          mma<typename S::Number> (scores[j], a[0], b[0], b[1]);
+          mma<typename S::Number> (scores[j], a[1], b[2], b[3]);
         }
     }
 }
@@ -95,8 +101,8 @@ multiply_values (float (&out)[WARP_COLUMNS / 8][4], uint32_t p, uint32_t values,
                                     + chunk_at (i * 16 + lane % 16,
                                                 first_column / CHUNK + j * 2 + lane / 16,
                                                 S::ROW_BYTES));
-          mma_bf16 (out[2 * j], a, b[0], b[1]);
-          mma_bf16 (out[2 * j + 1], a, b[2], b[3]);
+          mma<typename S::Number> (out[2 * j], a, b[0], b[1]);
+          mma<typename S::Number> (out[2 * j + 1], a, b[2], b[3]);
         }
     }
 }
@@ -120,20 +126,35 @@ exchange (float *stats, int team, int member, int q_row, const float (&own)[2],
       all[i][h] = stats[i * S::ROWS + q_row + lane / 4 + h * 8];
 }
 
+/* What is left of a copy of KEYS rows when those that were held have been written. */
+template <typename S, typename T>
+static __device__ __forceinline__ void
+copy_rest (uint32_t shared, const T *from, size_t pitch, int limit, int columns)
+{
+  constexpr int HELD = S::HELD_ROWS;
+  if constexpr (HELD < KEYS)
+    copy_rows<KEYS - HELD, S::D, S::THREADS> (shared + HELD * S::ROW_BYTES, from + HELD * pitch,
+                                              pitch, limit - HELD, columns);
+}
+
 template <typename S>
 static __global__ void
-__launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
+__launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads<typename S::Number> a)
 {
+  typedef typename S::Number T;
+  if (!Activation<T>::RUNS_HERE)
+    return;
   extern __shared__ __align__ (128) char shared[];
-  const uint32_t q = shared_address (shared), keys = q + S::Q_BYTES, values = keys + S::TILE_BYTES;
-  char *p = shared + S::Q_BYTES + 2 * S::TILE_BYTES;
+  const uint32_t q = shared_address (shared), keys = q + S::Q_BYTES;
+  const uint32_t values = S::SHARING ? keys : keys + S::TILE_BYTES;
+  char *p = shared + S::Q_BYTES + S::BUFFERS_BYTES;
   float *stats = reinterpret_cast<float *> (p + S::P_BYTES);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int team = warp / S::TEAM_WARPS, member = warp % S::TEAM_WARPS, q_row = team * 16;
   const int head = blockIdx.y, kv_head = head / (a.n_q / a.n_kv);
   const int row = (gridDim.x - 1 - blockIdx.x) * S::ROWS, own_row = row + q_row + lane / 4;
   const size_t pitch = (size_t)(a.n_q + 2 * a.n_kv) * a.d;
-  const bf16 *k = a.qkv + (size_t)(a.n_q + kv_head) * a.d, *v = k + (size_t)a.n_kv * a.d;
+  const T *k = a.qkv + (size_t)(a.n_q + kv_head) * a.d, *v = k + (size_t)a.n_kv * a.d;
   const int key_blocks = CEIL_DIV (a.causal ? min (a.m, row + S::ROWS) : a.m, KEYS);
 
   float out[WARP_COLUMNS / 8][4] = {};
@@ -142,14 +163,18 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
                                         a.m - row, a.d);
   copy_rows<KEYS, S::D, S::THREADS> (keys, k, pitch, a.m, a.d);
   cp_async_commit ();
-  copy_rows<KEYS, S::D, S::THREADS> (values, v, pitch, a.m, a.d);
+  if (!S::SHARING)
+    copy_rows<KEYS, S::D, S::THREADS> (values, v, pitch, a.m, a.d);
   cp_async_commit ();
   for (int j = 0; j < key_blocks; j++)
     {
       const int next = (j + 1) * KEYS, own_key = member * S::OWN_KEYS;
       float scores[S::OWN_KEYS / 8][4], own[2], all[S::TEAM_WARPS][2];
+      RowsCopy<S::HELD_ROWS, S::D, S::THREADS> copy;
       cp_async_wait<1> (); /* the keys; the values may still travel */
       __syncthreads ();
+      if (S::SHARING)
+        copy.start (values, v, pitch, a.m - j * KEYS, a.d);
       multiply_keys<S> (scores, q, keys, q_row, own_key);
       if (next > a.m || a.causal)
         mask_scores (scores, j * KEYS + own_key, own_row, a.m, a.causal);
@@ -172,18 +197,29 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
           for (int i = 0; i < S::OWN_KEYS / 8; i++)
             *reinterpret_cast<uint32_t *> (p + (q_row + lane / 4 + h * 8) * P_PITCH
                                            + (own_key + i * 8 + lane % 4 * 2) * 2)
-                = pack2 (scores[i][2 * h], scores[i][2 * h + 1]);
+                = pack2<T> (scores[i][2 * h], scores[i][2 * h + 1]);
         }
       cp_async_wait<0> (); /* the values */
       __syncthreads ();    /* and everyone's probabilities; the keys have been read */
+      if (S::SHARING)
+        {
+          copy.finish (values);
+          copy_rest<S> (values, v, pitch, a.m - j * KEYS, a.d);
+          __syncthreads ();
+        }
       k += KEYS * pitch;
       if (j + 1 < key_blocks)
-        copy_rows<KEYS, S::D, S::THREADS> (keys, k, pitch, a.m - next, a.d);
+        copy.start (keys, k, pitch, a.m - next, a.d);
       cp_async_commit ();
       multiply_values<S> (out, shared_address (p), values, q_row, member * WARP_COLUMNS);
       __syncthreads (); /* the values have been read */
       v += KEYS * pitch;
-      if (j + 1 < key_blocks)
+      if (j + 1 < key_blocks && S::SHARING)
+        {
+          copy.finish (keys);
+          copy_rest<S> (keys, k, pitch, a.m - next, a.d);
+        }
+      if (j + 1 < key_blocks && !S::SHARING)
         copy_rows<KEYS, S::D, S::THREADS> (values, v, pitch, a.m - next, a.d);
       cp_async_commit ();
     }
@@ -199,14 +235,14 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
         total += all[i][h];
       const float inverse = 1.0f / total;
       const int r = own_row + h * 8;
-      bf16 *target = a.out + ((size_t)r * a.n_q + head) * a.d;
+      T *target = a.out + ((size_t)r * a.n_q + head) * a.d;
 #pragma unroll
       for (int i = 0; i < WARP_COLUMNS / 8; i++)
         {
           const int column = member * WARP_COLUMNS + i * 8;
           if (r < a.m && column < a.d)
             *reinterpret_cast<uint32_t *> (target + column + lane % 4 * 2)
-                = pack2 (out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
+                = pack2<T> (out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
         }
     }
 }
@@ -216,33 +252,38 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads a)
 
 template <typename S>
 static Status
-launch (Stream *s, const WideHeads &a)
+launch (Stream *s, const Attention *a)
 {
+  typedef typename S::Number T;
+  const WideHeads<T> heads = {
+    (const T *)a->qkv, (T *)a->out, (int)a->m, a->n_q, a->n_kv, a->d, LOG2_E / sqrtf ((float)a->d),
+    a->causal
+  };
   CUDA_CHECK (s,
               cudaFuncSetAttribute (attention_wide_kernel<S>,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED_BYTES));
-  const dim3 grid (CEIL_DIV (a.m, S::ROWS), a.n_q);
-  launch_kernel (attention_wide_kernel<S>, grid, S::THREADS, S::SHARED_BYTES, s->compute, a);
+  const dim3 grid (CEIL_DIV (a->m, S::ROWS), a->n_q);
+  launch_kernel (attention_wide_kernel<S>, grid, S::THREADS, S::SHARED_BYTES, s->compute, heads);
   return LAUNCHED (s);
 }
 
 Status
 attention_wide (Stream *s, const Attention *a)
 {
-  REQUIRE (s, s->caps.sm >= 80);
   REQUIRE (s, a->d >= 16 && a->d <= 512 && a->d % 16 == 0);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
   REQUIRE (s, a->n_kv >= 1 && a->n_q % a->n_kv == 0 && a->n_q <= 65535);
-  const WideHeads heads
-      = { (const bf16 *)a->qkv,         (bf16 *)a->out, (int)a->m, a->n_q, a->n_kv, a->d,
-          LOG2_E / sqrtf ((float)a->d), a->causal };
+  /* sm_75 has 64 KiB for a block. */
+  if (device_activation (&s->caps) == DTYPE_F16)
+    return a->d <= 256 ? launch<Sizes<f16, 256, 2, true>> (s, a)
+                       : launch<Sizes<f16, 512, 1, true>> (s, a);
   int shared = 0;
   CUDA_CHECK (s,
               cudaDeviceGetAttribute (&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->device));
   if (a->d <= 256)
-    return launch<Sizes<256, 4>> (s, heads);
+    return launch<Sizes<bf16, 256, 4>> (s, a);
   /* 64 rows read keys and values half as often as 32, where they fit. */
-  if (shared >= Sizes<512, 4>::SHARED_BYTES)
-    return launch<Sizes<512, 4>> (s, heads);
-  return launch<Sizes<512, 2>> (s, heads);
+  if (shared >= Sizes<bf16, 512, 4>::SHARED_BYTES)
+    return launch<Sizes<bf16, 512, 4>> (s, a);
+  return launch<Sizes<bf16, 512, 2>> (s, a);
 }

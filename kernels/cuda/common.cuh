@@ -84,3 +84,14 @@ silu_of (float x)
 {
   return __fdividef (x, 1.0f + __expf (-x));
 }
+
+/* A product silu (gate) * up, as T stores it. */
+template <typename T>
+static __device__ __forceinline__ float
+swiglu_stored (float product)
+{
+  if constexpr (Activation<T>::SWIGLU_SCALE == 1.0f)
+    return product; /* times one would be another instruction */
+  else
+    return product * Activation<T>::SWIGLU_SCALE;
+}

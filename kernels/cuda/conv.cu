@@ -14,11 +14,14 @@
 #define THREADS 256
 
 /* raw [Cout, Cin, size, size] -> packed [phases, n, k], k = (tap, Cin). */
+template <typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    pack_kernel (const float *__restrict__ raw, bf16 *__restrict__ packed, int c_out, int c_in,
+    pack_kernel (const float *__restrict__ raw, T *__restrict__ packed, int c_out, int c_in,
                  int size, int side, int64_t n, int64_t k, int64_t total)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= total)
     return;
@@ -34,7 +37,7 @@ __launch_bounds__ (THREADS)
           if (ty == tap / side && tx == tap % side)
             sum += raw[((out * c_in + in) * size + ky) * size + kx];
         }
-  packed[i] = __float2bfloat16_rn (sum);
+  packed[i] = from_float<T> (sum);
 }
 
 /* raw [Cout, Cin, taps] -> plain [taps, Cin, Cout]. */
@@ -51,10 +54,13 @@ __launch_bounds__ (THREADS)
 }
 
 /* Eight channels of one pixel a thread. */
+template <typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    plain_kernel (const ConvLaunch c, const float *__restrict__ weight, int pad, int64_t total)
+    plain_kernel (const ConvLaunch<T> c, const float *__restrict__ weight, int pad, int64_t total)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= total)
     return;
@@ -67,11 +73,11 @@ __launch_bounds__ (THREADS)
       const int y = row * c.stride + t / c.side - pad, x = column * c.stride + t % c.side - pad;
       if (y < 0 || y >= c.height * up || x < 0 || x >= c.width * up)
         continue;
-      const bf16 *from = c.x + ((int64_t)(y / up) * c.width + x / up) * c.c_in;
+      const T *from = c.x + ((int64_t)(y / up) * c.width + x / up) * c.c_in;
       const float *w = weight + (int64_t)t * c.c_in * c.c_out + channel;
       for (int in = 0; in < c.c_in; in++)
         {
-          const float value = __bfloat162float (from[in]);
+          const float value = to_float (from[in]);
 #pragma unroll
           for (int j = 0; j < 8; j++)
             if (channel + j < c.c_out)
@@ -97,6 +103,18 @@ fill_bias (Stream *s, const Tensor *bias, Conv *conv)
   return STATUS_OK;
 }
 
+template <typename T>
+static Status
+pack_for_mma (Stream *s, const float *raw, Conv *conv)
+{
+  const int64_t total = conv->phases * conv->n * conv->k;
+  CHECK (stream_alloc (s, (size_t)total * sizeof (T), &conv->weight));
+  launch_kernel (pack_kernel<T>, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, raw,
+                 (T *)conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, conv->n,
+                 conv->k, total);
+  return LAUNCHED (s);
+}
+
 static Status
 pack (Stream *s, const float *raw, Conv *conv)
 {
@@ -111,13 +129,8 @@ pack (Stream *s, const float *raw, Conv *conv)
                      conv->plain, conv->c_out, conv->c_in, taps);
       return LAUNCHED (s);
     }
-  const int64_t total = conv->phases * conv->n * conv->k;
-  CHECK (stream_alloc (s, (size_t)total * sizeof (bf16), &memory));
-  conv->weight = (bf16 *)memory;
-  launch_kernel (pack_kernel, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, raw,
-                 conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, conv->n, conv->k,
-                 total);
-  return LAUNCHED (s);
+  return device_activation (&s->caps) == DTYPE_F16 ? pack_for_mma<f16> (s, raw, conv)
+                                                   : pack_for_mma<bf16> (s, raw, conv);
 }
 
 /* The sizes of a layer, from the shape of its weight. */
@@ -144,7 +157,7 @@ cuda_conv_bytes (const ConvSource *source)
   describe (source, &conv);
   const uint64_t weight = conv.c_in % 8 != 0
                               ? (uint64_t)tensor_count (&source->weight) * sizeof (float)
-                              : (uint64_t)(conv.phases * conv.n * conv.k) * sizeof (bf16);
+                              : (uint64_t)(conv.phases * conv.n * conv.k) * 2;
   return CEIL_DIV (weight, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
          + CEIL_DIV ((uint64_t)conv.n * sizeof (float), DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
 }
@@ -205,8 +218,9 @@ cuda_conv_release (Stream *s, Conv *conv)
  */
 
 /* The plain kernel walks the output as it is; the others walk one phase of it. */
+template <typename T>
 static Status
-conv_plain (Stream *s, const Conv *conv, ConvLaunch c)
+conv_plain (Stream *s, const Conv *conv, ConvLaunch<T> c)
 {
   c.side = conv->size;
   c.rows *= conv->upsample ? 2 : 1;
@@ -214,32 +228,37 @@ conv_plain (Stream *s, const Conv *conv, ConvLaunch c)
   const int64_t total = (int64_t)c.rows * c.columns * CEIL_DIV (conv->c_out, 8);
   const int pad = conv->size == 3 && conv->stride == 1 ? 1 : 0;
   REQUIRE (s, CEIL_DIV (total, THREADS) <= INT32_MAX);
-  launch_kernel (plain_kernel, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, c,
+  launch_kernel (plain_kernel<T>, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, c,
                  conv->plain, pad, total);
   return LAUNCHED (s);
 }
 
-Status
-cuda_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
+static Status
+conv_tensor (Stream *s, const Conv *conv, const ConvLaunch<bf16> *c)
 {
-  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16 && x->rank == 3);
-  REQUIRE (s, x->shape[2] == conv->c_in && x->shape[0] * x->shape[1] <= INT32_MAX / 16);
-  REQUIRE (s, residual == NULL || tensor_same_shape (residual, out));
-  const int64_t up = conv->upsample ? 2 : 1, height = x->shape[0] / conv->stride,
-                width = x->shape[1] / conv->stride;
-  REQUIRE (s, out->rank == 3 && out->shape[0] == up * height && out->shape[1] == up * width
-                  && out->shape[2] == conv->c_out && height > 0 && width > 0);
+  return conv_sm90_takes (s, conv, c) ? conv_sm90 (s, conv, c) : conv_mma (s, conv, c);
+}
 
-  ConvLaunch c = {};
-  c.x = (const bf16 *)x->data;
-  c.weight = conv->weight;
-  c.residual = residual ? (const bf16 *)residual->data : NULL;
+static Status
+conv_tensor (Stream *s, const Conv *conv, const ConvLaunch<f16> *c)
+{
+  return conv_mma (s, conv, c);
+}
+
+template <typename T>
+static Status
+launch (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
+{
+  ConvLaunch<T> c = {};
+  c.x = (const T *)x->data;
+  c.weight = (const T *)conv->weight;
+  c.residual = residual ? (const T *)residual->data : NULL;
   c.bias = conv->bias;
-  c.out = (bf16 *)out->data;
+  c.out = (T *)out->data;
   c.height = (int)x->shape[0];
   c.width = (int)x->shape[1];
-  c.rows = (int)height;
-  c.columns = (int)width;
+  c.rows = (int)x->shape[0] / conv->stride;
+  c.columns = (int)x->shape[1] / conv->stride;
   c.c_in = conv->c_in;
   c.c_out = conv->c_out;
   c.side = conv->side;
@@ -251,5 +270,20 @@ cuda_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residua
   c.upsample = conv->upsample;
   if (conv->plain)
     return conv_plain (s, conv, c);
-  return conv_sm90_takes (s, conv, &c) ? conv_sm90 (s, conv, &c) : conv_mma (s, conv, &c);
+  return conv_tensor (s, conv, &c);
+}
+
+Status
+cuda_conv2d (Stream *s, const Conv *conv, const Tensor *x, const Tensor *residual, Tensor *out)
+{
+  REQUIRE (s, x->dtype == device_activation (&s->caps) && out->dtype == x->dtype && x->rank == 3);
+  REQUIRE (s, x->shape[2] == conv->c_in && x->shape[0] * x->shape[1] <= INT32_MAX / 16);
+  REQUIRE (s, residual == NULL || tensor_same_shape (residual, out));
+  const int64_t up = conv->upsample ? 2 : 1, height = x->shape[0] / conv->stride,
+                width = x->shape[1] / conv->stride;
+  REQUIRE (s, out->rank == 3 && out->shape[0] == up * height && out->shape[1] == up * width
+                  && out->shape[2] == conv->c_out && height > 0 && width > 0);
+
+  return x->dtype == DTYPE_F16 ? launch<f16> (s, conv, x, residual, out)
+                               : launch<bf16> (s, conv, x, residual, out);
 }

@@ -2,8 +2,8 @@
  *
  * Convolution on warp-level matrix instructions: a block computes BM pixels x BN channels, its
  * operands pass through a ring of shared-memory stages filled by cp.async, which also writes the
- * zeros outside the picture. Rows in shared memory are swizzled so that neither the copies nor
- * ldmatrix meet bank conflicts.
+ * zeros outside the picture; on sm_75 by way of registers. Rows in shared memory are swizzled so
+ * that neither the copies nor ldmatrix meet bank conflicts.
  */
 #include "kernels/cuda/conv.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -14,9 +14,11 @@
 #define THREADS 128
 #define BM      128
 
-/* BN channels a block, BK of the sum a stage, WARPS_M of the four warps along the pixels. */
-template <int BN_, int BK_, int STAGES_, int WARPS_M_> struct Tile
+/* Of type T, BN channels a block, BK of the sum a stage, WARPS_M of the four warps along the
+ * pixels. */
+template <typename T, int BN_, int BK_, int STAGES_, int WARPS_M_> struct Tile
 {
+  typedef T Number;
   static constexpr int BN = BN_, BK = BK_, STAGES = STAGES_, WARPS_M = WARPS_M_;
   static constexpr int WARPS_N = THREADS / 32 / WARPS_M;
   static constexpr int WARP_M = BM / WARPS_M, WARP_N = BN / WARPS_N; /* a warp's share */
@@ -44,13 +46,16 @@ swizzled (int row, int chunk)
 /* What one thread copies: chunk `threadIdx.x % CHUNKS` of A_LOADS pixels and B_LOADS channels. */
 template <typename T> struct Loader
 {
+  typedef ConvLaunch<typename T::Number> Launch;
   int pixel[T::A_LOADS];     /* of the first tap; may lie outside */
   uint32_t taps[T::A_LOADS]; /* bit t: tap t lies inside the picture */
-  const bf16 *weight;
+  const typename T::Number *weight;
   int channel, tap_x, tap_y; /* where this thread's next chunk begins */
+  AsyncCopy<T::A_LOADS> pixels;
+  AsyncCopy<T::B_LOADS> weights;
 
   __device__ __forceinline__ void
-  init (const ConvLaunch &c, int first_pixel, int first_channel, int phase)
+  init (const Launch &c, int first_pixel, int first_channel, int phase)
   {
     const int row = threadIdx.x / T::CHUNKS, chunk = threadIdx.x % T::CHUNKS;
     const int down = c.upsample ? phase / 2 : 0, right = c.upsample ? phase % 2 : 0;
@@ -78,7 +83,7 @@ template <typename T> struct Loader
 
   /* Carries `channel` over into the next taps. */
   __device__ __forceinline__ void
-  settle (const ConvLaunch &c)
+  settle (const Launch &c)
   {
     while (channel >= c.c_in)
       {
@@ -91,8 +96,9 @@ template <typename T> struct Loader
       }
   }
 
+  /* Asks for the next BK of the sum; they are in `stage` when it is `finish`ed and waited for. */
   __device__ __forceinline__ void
-  load (const ConvLaunch &c, uint32_t stage)
+  load (const Launch &c, uint32_t stage)
   {
     const int row = threadIdx.x / T::CHUNKS, chunk = threadIdx.x % T::CHUNKS;
     const int tap = tap_y * c.side + tap_x, shift = tap_y * c.width + tap_x;
@@ -100,17 +106,29 @@ template <typename T> struct Loader
     for (int i = 0; i < T::A_LOADS; i++)
       {
         const bool inside = taps[i] >> tap & 1;
-        const bf16 *from = c.x + (int64_t)(pixel[i] + shift) * c.c_in + channel;
-        cp_async_16 (stage + swizzled<T> (row + i * T::ROW_STEP, chunk), inside ? from : c.x,
-                     inside);
+        const typename T::Number *from = c.x + (int64_t)(pixel[i] + shift) * c.c_in + channel;
+        pixels.start (i, stage + swizzled<T> (row + i * T::ROW_STEP, chunk), inside ? from : c.x,
+                      inside);
       }
 #pragma unroll
     for (int i = 0; i < T::B_LOADS; i++)
-      cp_async_16 (stage + T::A_BYTES + swizzled<T> (row + i * T::ROW_STEP, chunk),
-                   weight + (int64_t)i * T::ROW_STEP * c.k, true);
+      weights.start (i, stage + T::A_BYTES + swizzled<T> (row + i * T::ROW_STEP, chunk),
+                     weight + (int64_t)i * T::ROW_STEP * c.k, true);
     weight += T::BK;
     channel += T::BK;
     settle (c);
+  }
+
+  __device__ __forceinline__ void
+  finish (uint32_t stage)
+  {
+    const int row = threadIdx.x / T::CHUNKS, chunk = threadIdx.x % T::CHUNKS;
+#pragma unroll
+    for (int i = 0; i < T::A_LOADS; i++)
+      pixels.finish (i, stage + swizzled<T> (row + i * T::ROW_STEP, chunk));
+#pragma unroll
+    for (int i = 0; i < T::B_LOADS; i++)
+      weights.finish (i, stage + T::A_BYTES + swizzled<T> (row + i * T::ROW_STEP, chunk));
   }
 };
 
@@ -134,8 +152,10 @@ template <typename T> struct Fragments
 
 template <typename T>
 static __global__ void
-__launch_bounds__ (THREADS, 2) conv_mma_kernel (const ConvLaunch c)
+__launch_bounds__ (THREADS, 2) conv_mma_kernel (const ConvLaunch<typename T::Number> c)
 {
+  if (!Activation<typename T::Number>::RUNS_HERE)
+    return;
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, phase = blockIdx.z;
@@ -152,7 +172,10 @@ __launch_bounds__ (THREADS, 2) conv_mma_kernel (const ConvLaunch c)
   for (int i = 0; i < T::STAGES - 1; i++)
     {
       if (i < steps)
-        loader.load (c, ring + i * T::STAGE_BYTES);
+        {
+          loader.load (c, ring + i * T::STAGE_BYTES);
+          loader.finish (ring + i * T::STAGE_BYTES);
+        }
       cp_async_commit ();
     }
 
@@ -180,9 +203,11 @@ __launch_bounds__ (THREADS, 2) conv_mma_kernel (const ConvLaunch c)
           for (int i = 0; i < T::MI; i++)
 #pragma unroll
             for (int j = 0; j < T::NI; j++)
-              mma_bf16 (sums[i][j], f[k % 2].a[i], f[k % 2].b[j / 2][j % 2 * 2],
-                        f[k % 2].b[j / 2][j % 2 * 2 + 1]);
+              mma<typename T::Number> (sums[i][j], f[k % 2].a[i], f[k % 2].b[j / 2][j % 2 * 2],
+                                       f[k % 2].b[j / 2][j % 2 * 2 + 1]);
         }
+      if (ahead < steps)
+        loader.finish (ring + ahead % T::STAGES * T::STAGE_BYTES);
     }
   cp_async_wait<0> ();
   __syncthreads ();
@@ -229,7 +254,7 @@ __launch_bounds__ (THREADS, 2) conv_mma_kernel (const ConvLaunch c)
 
 template <typename T>
 static Status
-launch (Stream *s, const Conv *conv, const ConvLaunch *c)
+launch (Stream *s, const Conv *conv, const ConvLaunch<typename T::Number> *c)
 {
   const int64_t tiles = CEIL_DIV ((int64_t)c->rows * c->columns, BM) * (c->n / T::BN);
   REQUIRE (s, tiles <= INT32_MAX && c->k % T::BK == 0);
@@ -241,11 +266,11 @@ launch (Stream *s, const Conv *conv, const ConvLaunch *c)
 }
 
 Status
-conv_mma (Stream *s, const Conv *conv, const ConvLaunch *c)
+conv_mma (Stream *s, const Conv *conv, const ConvLaunch<bf16> *c)
 {
-  typedef Tile<128, 64, 3, 2> Deep;  /* two blocks an SM where it has 227 or 164 KiB */
-  typedef Tile<128, 32, 3, 2> Flat;  /* two blocks where it has 100 KiB */
-  typedef Tile<32, 32, 4, 4> Narrow; /* few channels: the last convolution has three */
+  typedef Tile<bf16, 128, 64, 3, 2> Deep;  /* two blocks an SM where it has 227 or 164 KiB */
+  typedef Tile<bf16, 128, 32, 3, 2> Flat;  /* two blocks where it has 100 KiB */
+  typedef Tile<bf16, 32, 32, 4, 4> Narrow; /* few channels: the last convolution has three */
 
   if (conv->n % Deep::BN != 0)
     return launch<Narrow> (s, conv, c);
@@ -255,4 +280,14 @@ conv_mma (Stream *s, const Conv *conv, const ConvLaunch *c)
   if (per_sm >= 2 * (Deep::BYTES + 1024))
     return launch<Deep> (s, conv, c);
   return launch<Flat> (s, conv, c);
+}
+
+/* sm_75: a second stage is enough, since a third would wait in registers as well. */
+Status
+conv_mma (Stream *s, const Conv *conv, const ConvLaunch<f16> *c)
+{
+  typedef Tile<f16, 128, 32, 2, 2> Wide; /* two blocks an SM, which has 64 KiB */
+  typedef Tile<f16, 32, 32, 2, 4> Narrow;
+
+  return conv->n % Wide::BN != 0 ? launch<Narrow> (s, conv, c) : launch<Wide> (s, conv, c);
 }

@@ -72,7 +72,7 @@ load_patch (uint32_t shared, const CUtensorMap *map, int channel, int x, int y, 
 
 /* One thread: fills the ring for every tile of this block. */
 static __device__ __forceinline__ void
-produce (const ConvLaunch &c, const Tiles &tiles, const CUtensorMap *picture,
+produce (const ConvLaunch<bf16> &c, const Tiles &tiles, const CUtensorMap *picture,
          const CUtensorMap *weight, uint32_t ring, uint32_t full, uint32_t empty)
 {
   int stage = 0, parity = 0;
@@ -100,7 +100,8 @@ produce (const ConvLaunch &c, const Tiles &tiles, const CUtensorMap *picture,
 /* Sixteen pixels, one row of the patch, by 128 channels, out through the warp's own piece of shared
  * memory so that they leave in whole sectors. `d`: as wgmma leaves them. */
 static __device__ __forceinline__ void
-store_row (const ConvLaunch &c, const float (&d)[64], float *piece, const Place &place, int row)
+store_row (const ConvLaunch<bf16> &c, const float (&d)[64], float *piece, const Place &place,
+           int row)
 {
   constexpr int PARTS = CHANNELS / COLUMNS;
   const int lane = threadIdx.x % 32, channel = place.channel + lane % 4 * 8;
@@ -145,8 +146,8 @@ store_row (const ConvLaunch &c, const float (&d)[64], float *piece, const Place 
 
 /* A warpgroup: its 8 rows of every patch of this block, as two products of 64 pixels. */
 static __device__ __forceinline__ void
-consume (const ConvLaunch &c, const Tiles &tiles, uint32_t ring, uint32_t full, uint32_t empty,
-         float *piece, int group)
+consume (const ConvLaunch<bf16> &c, const Tiles &tiles, uint32_t ring, uint32_t full,
+         uint32_t empty, float *piece, int group)
 {
   const int warp = threadIdx.x / 32 % 4, steps = (int)(c.k / STAGE_K);
   const bool leader = threadIdx.x % WARPGROUP == 0;
@@ -191,7 +192,7 @@ consume (const ConvLaunch &c, const Tiles &tiles, uint32_t ring, uint32_t full, 
 #endif
 
 static __global__ void
-__launch_bounds__ (THREADS, 1) conv_sm90_kernel (const ConvLaunch c, const Tiles tiles,
+__launch_bounds__ (THREADS, 1) conv_sm90_kernel (const ConvLaunch<bf16> c, const Tiles tiles,
                                                  const __grid_constant__ CUtensorMap picture,
                                                  const __grid_constant__ CUtensorMap weight)
 {
@@ -236,7 +237,7 @@ __launch_bounds__ (THREADS, 1) conv_sm90_kernel (const ConvLaunch c, const Tiles
 
 /* The picture as the copy engine sees it: boxes of 16 x 16 pixels by 64 channels. */
 static Status
-picture_map (Stream *s, TensorMapEncoder encode, const ConvLaunch *c, CUtensorMap *out)
+picture_map (Stream *s, TensorMapEncoder encode, const ConvLaunch<bf16> *c, CUtensorMap *out)
 {
   const cuuint64_t extent[3] = { (cuuint64_t)c->c_in, (cuuint64_t)c->width, (cuuint64_t)c->height };
   const cuuint64_t pitch[2]
@@ -251,7 +252,7 @@ picture_map (Stream *s, TensorMapEncoder encode, const ConvLaunch *c, CUtensorMa
 }
 
 bool
-conv_sm90_takes (const Stream *s, const Conv *conv, const ConvLaunch *c)
+conv_sm90_takes (const Stream *s, const Conv *conv, const ConvLaunch<bf16> *c)
 {
   /* Machine code of sm_90a, and not what the driver made of the PTX for older cards. */
   cudaFuncAttributes attributes;
@@ -264,7 +265,7 @@ conv_sm90_takes (const Stream *s, const Conv *conv, const ConvLaunch *c)
 }
 
 Status
-conv_sm90 (Stream *s, const Conv *conv, const ConvLaunch *c)
+conv_sm90 (Stream *s, const Conv *conv, const ConvLaunch<bf16> *c)
 {
   TensorMapEncoder encode = NULL;
   CUtensorMap picture, weight;

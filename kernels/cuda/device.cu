@@ -4,6 +4,7 @@
  * error means to the user.
  */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,7 +115,10 @@ cuda_query (int index, DeviceCaps *caps)
   caps->sm = prop.major * 10 + prop.minor;
   caps->multiprocessors = prop.multiProcessorCount;
   caps->threads_per_sm = prop.maxThreadsPerMultiProcessor;
-  caps->bf16 = prop.major >= 8;
+  /* A build for sm_75 alone runs on newer cards too, as what it is built for. */
+  if (caps->sm >= FIRST_F16_SM && caps->sm < FIRST_BF16_SM)
+    caps->sm = FIRST_F16_SM;
+  caps->bf16 = caps->sm >= 80;
   CUDA_CHECK (NULL, cudaDriverGetVersion (&caps->driver_version));
   CUDA_CHECK (NULL, cudaRuntimeGetVersion (&caps->runtime_version));
 
@@ -147,7 +151,7 @@ cuda_open (int index, const StreamOptions *options, Stream **out)
   *out = NULL;
   DeviceCaps caps;
   CHECK (cuda_query (index, &caps));
-  if (!caps.bf16)
+  if (caps.sm < (caps.bf16 ? FIRST_BF16_SM : FIRST_F16_SM))
     return STATUS_UNSUPPORTED;
 
   Stream *s = (Stream *)calloc (1, sizeof *s);

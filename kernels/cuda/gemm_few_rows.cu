@@ -16,16 +16,21 @@
 #define STEP_K  32 /* k that a warp reads at once: four threads a row */
 #define READS   8  /* of w that a thread has in flight */
 
-struct FewRows
+/* T: x and w; Y: what y is stored as. */
+template <typename T_, typename Y_ = T_> struct FewRows
 {
-  const bf16 *x, *w;
+  typedef T_ T;
+  typedef Y_ Y;
+  const T *x, *w;
   const float *bias;
-  bf16 *y;
+  Y *y;
   int m, n, k;
+  float factor; /* of the sums; FP16 alone */
 };
 
+template <typename T>
 static __device__ __forceinline__ uint4
-read_chunk (const bf16 *matrix, int row, int rows, int k0, int k)
+read_chunk (const T *matrix, int row, int rows, int k0, int k)
 {
   return row < rows && k0 < k
              ? __ldg (reinterpret_cast<const uint4 *> (matrix + (size_t)row * k + k0))
@@ -34,9 +39,9 @@ read_chunk (const bf16 *matrix, int row, int rows, int k0, int k)
 
 /* HALVES: groups of 8 rows of x. d[half] is the mma tile [16 rows of w, 8 rows of x]; with ROWS 8
  * its lower half is of no use. */
-template <int HALVES, int ROWS>
+template <int HALVES, int ROWS, typename P>
 static __device__ __forceinline__ void
-multiply (const FewRows &p, int first, float (&d)[HALVES][4])
+multiply (const P &p, int first, float (&d)[HALVES][4])
 {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int line = lane / 4, offset = lane % 4 * CHUNK;
@@ -61,31 +66,44 @@ multiply (const FewRows &p, int first, float (&d)[HALVES][4])
             {
               const uint4 b
                   = read_chunk (p.x, half * 8 + line, p.m, k0 + u * N_WARPS * STEP_K, p.k);
-              mma_bf16 (d[half], a0, b.x, b.y);
-              mma_bf16 (d[half], a1, b.z, b.w);
+              mma<typename P::T> (d[half], a0, b.x, b.y);
+              mma<typename P::T> (d[half], a1, b.z, b.w);
             }
         }
     }
 }
 
+/* A sum of column c, with what belongs to it. */
+template <typename P>
+static __device__ __forceinline__ float
+sum_at (const P &p, float sum, int c)
+{
+  if constexpr (Activation<typename P::T>::DTYPE == DTYPE_F16)
+    sum *= p.factor;
+  return sum + (p.bias ? p.bias[c] : 0.0f);
+}
+
 /* Output of the sums for rows c (and c + 8 of w with swiglu) of this block and row r of x. */
-template <bool SWIGLU, int HALVES, int ROWS>
+template <bool SWIGLU, int HALVES, int ROWS, typename P>
 static __device__ __forceinline__ void
-write_output (const FewRows &p, const float (&sums)[ROWS][HALVES * 8], int first, int c, int r)
+write_output (const P &p, const float (&sums)[ROWS][HALVES * 8], int first, int c, int r)
 {
   if (r >= p.m || first + c >= p.n)
     return;
-  float value = sums[c][r] + (p.bias ? p.bias[first + c] : 0.0f);
+  float value = sum_at (p, sums[c][r], first + c);
   if (SWIGLU)
-    value = silu_of (value) * (sums[(c + 8) % ROWS][r] + (p.bias ? p.bias[first + c + 8] : 0.0f));
+    value = swiglu_stored<typename P::T> (silu_of (value)
+                                          * sum_at (p, sums[(c + 8) % ROWS][r], first + c + 8));
   const size_t at = SWIGLU ? (size_t)r * (p.n / 2) + first / 2 + c : (size_t)r * p.n + first + c;
-  p.y[at] = __float2bfloat16_rn (value);
+  p.y[at] = from_float<typename P::Y> (value);
 }
 
-template <int HALVES, int ROWS, bool SWIGLU>
+template <int HALVES, int ROWS, bool SWIGLU, typename P>
 static __global__ void
-__launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (FewRows p)
+__launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (P p)
 {
+  if (!Activation<typename P::T>::RUNS_HERE)
+    return;
   static_assert (!SWIGLU || ROWS == 16, "both factors in one block");
   __shared__ float partial[N_WARPS][ROWS][HALVES * 8];
   __shared__ float sums[ROWS][HALVES * 8];
@@ -122,32 +140,40 @@ __launch_bounds__ (N_WARPS * 32) gemm_few_rows_kernel (FewRows p)
 
 #define FULL_BLOCKS 2 /* a multiprocessor: enough reads in flight to fill the bus */
 
-template <int HALVES>
-static void
-launch (Stream *s, const FewRows &p, bool swiglu)
+template <int HALVES, typename P>
+static Status
+launch (Stream *s, const P &p, bool swiglu)
 {
   const int threads = N_WARPS * 32, by16 = CEIL_DIV (p.n, 16), by8 = CEIL_DIV (p.n, 8);
   if (swiglu)
-    launch_kernel (gemm_few_rows_kernel<HALVES, 16, true>, by16, threads, 0, s->compute, p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 16, true, P>, by16, threads, 0, s->compute, p);
   else if (HALVES == 2
            || by16 >= FULL_BLOCKS * s->caps.multiprocessors) /* x is read twice as often */
-    launch_kernel (gemm_few_rows_kernel<HALVES, 16, false>, by16, threads, 0, s->compute, p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 16, false, P>, by16, threads, 0, s->compute, p);
   else
-    launch_kernel (gemm_few_rows_kernel<HALVES, 8, false>, by8, threads, 0, s->compute, p);
+    launch_kernel (gemm_few_rows_kernel<HALVES, 8, false, P>, by8, threads, 0, s->compute, p);
+  return LAUNCHED (s);
+}
+
+template <typename T, typename Y>
+static Status
+launch_as (Stream *s, const Gemm *g)
+{
+  const FewRows<T, Y> p = { (const T *)g->x, (const T *)g->w, g->bias,   (Y *)g->y,
+                            (int)g->m,       (int)g->n,       (int)g->k, gemm_factor (g) };
+  return g->m <= 8 ? launch<1> (s, p, g->swiglu) : launch<2> (s, p, g->swiglu);
 }
 
 Status
 gemm_few_rows (Stream *s, const Gemm *g)
 {
-  REQUIRE (s, s->caps.sm >= 80);
   REQUIRE (s, g->m >= 1 && g->m <= GEMM_FEW_ROWS);
   REQUIRE (s, g->n >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->n <= INT32_MAX / 2);
   REQUIRE (s, g->k >= 8 && g->k % 8 == 0 && g->k <= INT32_MAX / 2);
-  const FewRows p = { (const bf16 *)g->x, (const bf16 *)g->w, g->bias,  (bf16 *)g->y,
-                      (int)g->m,          (int)g->n,          (int)g->k };
-  if (g->m <= 8)
-    launch<1> (s, p, g->swiglu);
-  else
-    launch<2> (s, p, g->swiglu);
-  return LAUNCHED (s);
+  if (device_activation (&s->caps) != DTYPE_F16)
+    {
+      REQUIRE (s, !g->after_swiglu && !g->wide);
+      return launch_as<bf16, bf16> (s, g);
+    }
+  return g->wide ? launch_as<f16, float> (s, g) : launch_as<f16, f16> (s, g);
 }

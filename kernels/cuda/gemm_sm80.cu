@@ -158,6 +158,8 @@ template <typename T, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (T::THREADS) gemm_sm80_kernel (Product p)
 {
+  if (!Activation<bf16>::RUNS_HERE)
+    return;
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
   const int per_group = GROUP_TILES * p.column_tiles;

@@ -36,18 +36,21 @@ share_of (int channels)
 }
 
 /* partial [blocks, groups] = (sum, sum of squares) of x - x0. */
+template <typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    statistics_kernel (const bf16 *__restrict__ x, int64_t pixels, int channels, int groups,
+    statistics_kernel (const T *__restrict__ x, int64_t pixels, int channels, int groups,
                        float2 *__restrict__ partial)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   __shared__ float2 sums[THREADS][8];
   const Share me = share_of (channels);
   const int width = channels / groups;
   float first[8], sum[8] = {}, squares[8] = {};
 #pragma unroll
   for (int j = 0; j < 8; j++)
-    first[j] = __bfloat162float (x[(me.channel + j) / width * width]);
+    first[j] = to_float (x[(me.channel + j) / width * width]);
 
   for (int64_t p = me.active ? me.pixel : pixels; p < pixels; p += BATCH * me.stride)
     {
@@ -62,7 +65,7 @@ __launch_bounds__ (THREADS)
         if (p + i * me.stride < pixels)
           {
             float v[8];
-            unpack8 (bits[i], v);
+            unpack8<T> (bits[i], v);
 #pragma unroll
             for (int j = 0; j < 8; j++)
               {
@@ -100,11 +103,14 @@ __launch_bounds__ (THREADS)
 }
 
 /* One block a group: statistics [groups] = (mean, 1 / sqrt(variance + eps)). */
+template <typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    moments_kernel (const float2 *__restrict__ partial, int blocks, const bf16 *__restrict__ x,
+    moments_kernel (const float2 *__restrict__ partial, int blocks, const T *__restrict__ x,
                     int width, double count, float eps, float2 *__restrict__ statistics)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   __shared__ double sums[2][THREADS];
   double sum = 0, squares = 0;
   for (int i = threadIdx.x; i < blocks; i += THREADS)
@@ -126,20 +132,22 @@ __launch_bounds__ (THREADS)
     }
   if (threadIdx.x == 0)
     {
-      const double shift = __bfloat162float (x[blockIdx.x * width]);
+      const double shift = to_float (x[blockIdx.x * width]);
       const double mean = sums[0][0] / count;
       const double variance = fmax (sums[1][0] / count - mean * mean, 0.0);
       statistics[blockIdx.x] = make_float2 ((float)(shift + mean), rsqrtf ((float)variance + eps));
     }
 }
 
-template <bool SILU>
+template <bool SILU, typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    normalize_kernel (const bf16 *x, int64_t pixels, int channels, int width,
+    normalize_kernel (const T *x, int64_t pixels, int channels, int width,
                       const float2 *__restrict__ statistics, const float *__restrict__ weight,
-                      const float *__restrict__ bias, bf16 *out)
+                      const float *__restrict__ bias, T *out)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   const Share me = share_of (channels);
   if (!me.active)
     return;
@@ -164,7 +172,7 @@ __launch_bounds__ (THREADS)
         if (p + i * me.stride < pixels)
           {
             float v[8];
-            unpack8 (bits[i], v);
+            unpack8<T> (bits[i], v);
 #pragma unroll
             for (int j = 0; j < 8; j++)
               {
@@ -183,7 +191,7 @@ __launch_bounds__ (THREADS)
 /* How a picture of C channels is shared out. */
 typedef struct
 {
-  const bf16 *x;
+  const Tensor *x;
   int64_t pixels;
   int channels, blocks;
 } Picture;
@@ -191,14 +199,27 @@ typedef struct
 static Status
 picture_of (Stream *s, const Tensor *x, Picture *out)
 {
-  REQUIRE (s, x->dtype == DTYPE_BF16 && x->rank == 3);
+  REQUIRE (s, x->dtype == device_activation (&s->caps) && x->rank == 3);
   const int64_t pixels = x->shape[0] * x->shape[1], c = x->shape[2];
   REQUIRE (s, c % 8 == 0 && c <= MAX_CHANNELS && pixels > 0);
   const int rows = THREADS / ((int)c / 8);
   const int64_t wanted = CEIL_DIV (pixels, (int64_t)rows * BATCH);
-  *out = Picture{ (const bf16 *)x->data, pixels, (int)c,
-                  (int)(wanted < MAX_BLOCKS ? wanted : MAX_BLOCKS) };
+  *out = Picture{ x, pixels, (int)c, (int)(wanted < MAX_BLOCKS ? wanted : MAX_BLOCKS) };
   return STATUS_OK;
+}
+
+template <typename T>
+static Status
+launch_moments (Stream *s, const Picture *p, int groups, float eps, float2 *out)
+{
+  const int width = p->channels / groups;
+  const T *x = (const T *)p->x->data;
+  float2 *partial = (float2 *)s->scratch + MAX_CHANNELS;
+  launch_kernel (statistics_kernel<T>, p->blocks, THREADS, 0, s->compute, x, p->pixels, p->channels,
+                 groups, partial);
+  launch_kernel (moments_kernel<T>, groups, THREADS, 0, s->compute, partial, p->blocks, x, width,
+                 (double)p->pixels * width, eps, out);
+  return LAUNCHED (s);
 }
 
 static Status
@@ -206,12 +227,19 @@ moments (Stream *s, const Picture *p, int groups, float eps, float2 *out)
 {
   REQUIRE (s, groups > 0 && p->channels % groups == 0);
   REQUIRE (s, sizeof (float2) * (MAX_CHANNELS + (size_t)groups * p->blocks) <= SCRATCH_BYTES);
-  const int width = p->channels / groups;
-  float2 *partial = (float2 *)s->scratch + MAX_CHANNELS;
-  launch_kernel (statistics_kernel, p->blocks, THREADS, 0, s->compute, p->x, p->pixels, p->channels,
-                 groups, partial);
-  launch_kernel (moments_kernel, groups, THREADS, 0, s->compute, partial, p->blocks, p->x, width,
-                 (double)p->pixels * width, eps, out);
+  return p->x->dtype == DTYPE_F16 ? launch_moments<f16> (s, p, groups, eps, out)
+                                  : launch_moments<bf16> (s, p, groups, eps, out);
+}
+
+template <typename T>
+static Status
+launch_normalize (Stream *s, const Picture *p, int groups, const float2 *by, const Tensor *weight,
+                  const Tensor *bias, bool silu, Tensor *out)
+{
+  auto kernel = silu ? normalize_kernel<true, T> : normalize_kernel<false, T>;
+  launch_kernel (kernel, p->blocks, THREADS, 0, s->compute, (const T *)p->x->data, p->pixels,
+                 p->channels, p->channels / groups, by, (const float *)weight->data,
+                 (const float *)bias->data, (T *)out->data);
   return LAUNCHED (s);
 }
 
@@ -219,14 +247,11 @@ static Status
 normalize (Stream *s, const Picture *p, int groups, const float2 *by, const Tensor *weight,
            const Tensor *bias, bool silu, Tensor *out)
 {
-  REQUIRE (s, out->dtype == DTYPE_BF16 && tensor_count (out) == p->pixels * p->channels);
+  REQUIRE (s, out->dtype == p->x->dtype && tensor_count (out) == p->pixels * p->channels);
   REQUIRE (s, weight->dtype == DTYPE_F32 && tensor_count (weight) == p->channels);
   REQUIRE (s, bias->dtype == DTYPE_F32 && tensor_count (bias) == p->channels);
-  auto kernel = silu ? normalize_kernel<true> : normalize_kernel<false>;
-  launch_kernel (kernel, p->blocks, THREADS, 0, s->compute, p->x, p->pixels, p->channels,
-                 p->channels / groups, by, (const float *)weight->data, (const float *)bias->data,
-                 (bf16 *)out->data);
-  return LAUNCHED (s);
+  auto launch = out->dtype == DTYPE_F16 ? launch_normalize<f16> : launch_normalize<bf16>;
+  return launch (s, p, groups, by, weight, bias, silu, out);
 }
 
 Status

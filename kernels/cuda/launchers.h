@@ -3,7 +3,8 @@
  * launchers.h - the heavy kernels of the CUDA backend, as its other files call them
  *
  * Launchers: device pointers and sizes in, work queued on the stream's compute queue. All sums
- * are FP32, all results BF16. Pointers are aligned to 16 bytes and rows are dense.
+ * are FP32, all results BF16 or, on sm_75, FP16. Pointers are aligned to 16 bytes and rows are
+ * dense.
  */
 #pragma once
 
@@ -19,10 +20,24 @@ KERNELS_BEGIN_DECLS
 #define WGMMA_SM -1
 #endif
 
-/* y [m, n] = x [m, k] w^T + bias, w [n, k]; x, w, y BF16, bias [n] F32 or NULL. n and k are
- * multiples of 8, m >= 1.
+/* The first compute capabilities that the kernels of each type run on; no card's where the build
+ * has none of that type. */
+#ifdef HAVE_SM80
+#define FIRST_BF16_SM 80
+#else
+#define FIRST_BF16_SM INT32_MAX
+#endif
+#ifdef HAVE_SM75
+#define FIRST_F16_SM 75
+#else
+#define FIRST_F16_SM INT32_MAX
+#endif
+
+/* y [m, n] = x [m, k] w^T + bias, w [n, k]; x, w, y of the activations' type, bias [n] F32 or NULL.
+ * n and k are multiples of 8, m >= 1.
  * With swiglu, w is interleaved (gemm_interleave) and y [m, n / 2] = silu(x w1^T) * (x w3^T);
- * n is then a multiple of 16. */
+ * n is then a multiple of 16.
+ * FP16 alone: y may be F32 (`wide`), x comes and swiglu's y goes as kernels.h says. */
 typedef struct
 {
   const void *x, *w;
@@ -30,19 +45,28 @@ typedef struct
   void *y;
   int64_t m, n, k;
   bool swiglu;
+  bool wide, after_swiglu; /* FP16: y is F32; x is times SWIGLU_F16_SCALE */
 } Gemm;
+
+/* What FP16's sums are to be multiplied by. */
+static inline float
+gemm_factor (const Gemm *g)
+{
+  return g->after_swiglu ? 1.0f / SWIGLU_F16_SCALE : 1.0f;
+}
 
 /* The best product for the stream's device: all that a caller needs. */
 Status gemm (Stream *s, const Gemm *g);
 
 /* The products there are. sm90: wgmma; `variant` -1 picks a tile, others name one, for tests and
- * benchmark (gemm_sm90_variant_name gives NULL behind the last). sm80: mma.sync, sm_80 up.
- * few_rows: m up to GEMM_FEW_ROWS, at the speed of reading w. */
+ * benchmark (gemm_sm90_variant_name gives NULL behind the last). sm80: mma.sync, sm_80 up. sm75:
+ * the same in FP16. few_rows: either type, m up to GEMM_FEW_ROWS, at the speed of reading w. */
 #define GEMM_FEW_ROWS 16
 Status gemm_sm90 (Stream *s, const Gemm *g, int variant);
 const char *gemm_sm90_variant_name (int variant);
 bool gemm_sm90_variant_has_swiglu (int variant);
 Status gemm_sm80 (Stream *s, const Gemm *g);
+Status gemm_sm75 (Stream *s, const Gemm *g);
 Status gemm_few_rows (Stream *s, const Gemm *g);
 
 /* `product` with x and w in E4M3, times powers of two of its rows, plus a low-rank branch:
@@ -77,7 +101,7 @@ typedef struct
   bool causal;
 } Attention;
 
-/* sm90: wgmma, d 64 or 128; variants as above. mma: sm_80 up, d up to 128. wide: d up to 512. */
+/* sm90: wgmma, d 64 or 128; variants as above. mma: either type, d up to 128; wide: up to 512. */
 Status attention_sm90 (Stream *s, const Attention *a, int variant);
 const char *attention_sm90_variant_name (int variant);
 int attention_sm90_variant_dim (int variant);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Linear layers in BF16: weights row by row as the file has them, but BF16 whatever the file's
- * type, and with swiglu the rows of w1 and w3 interleaved by eight.
+ * Linear layers in BF16, on sm_75 in FP16: weights row by row as the file has them, but of the
+ * activations' type whatever the file's, and with swiglu the rows of w1 and w3 interleaved by
+ * eight.
  */
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/launchers.h"
@@ -9,12 +10,13 @@
 #include <stdlib.h>
 
 #define INTERLEAVE_ROWS 8 /* the columns of an mma tile */
+#define WEIGHT_BYTES    2 /* of a number, BF16 or FP16 */
 
 typedef struct
 {
   Linear base;  /* base.memory: the weight, and behind it the bias */
   bool biased;  /* there is one */
-  void *weight; /* BF16 [n, k], device */
+  void *weight; /* [n, k], of the activations' type; device */
   float *bias;  /* F32 [n], device; NULL = none */
 } DenseLinear;
 
@@ -27,7 +29,7 @@ aligned (size_t bytes)
 static size_t
 weight_bytes (int64_t n, int64_t k)
 {
-  return aligned ((size_t)n * k * sizeof (bf16));
+  return aligned ((size_t)n * k * WEIGHT_BYTES);
 }
 
 static void
@@ -130,11 +132,12 @@ check_source (Stream *s, const LinearSource *source)
 static Status
 upload_parts (Stream *s, const LinearSource *source, void *device)
 {
+  const DType type = device_activation (&s->caps);
   size_t offset = 0;
   for (int i = 0; i < source->n_parts; i++)
     {
-      CHECK (stream_upload_weights (s, &source->parts[i], DTYPE_BF16, (char *)device + offset));
-      offset += (size_t)tensor_count (&source->parts[i]) * sizeof (bf16);
+      CHECK (stream_upload_weights (s, &source->parts[i], type, (char *)device + offset));
+      offset += (size_t)tensor_count (&source->parts[i]) * WEIGHT_BYTES;
     }
   return STATUS_OK;
 }
@@ -145,7 +148,7 @@ upload_interleaved (Stream *s, const LinearSource *source, DenseLinear *l)
 {
   const int64_t f = source->n / 2;
   void *rows = NULL;
-  CHECK (stream_alloc (s, (size_t)source->n * source->k * sizeof (bf16), &rows));
+  CHECK (stream_alloc (s, (size_t)source->n * source->k * WEIGHT_BYTES, &rows));
   Status status = upload_parts (s, source, rows);
   if (status == STATUS_OK)
     status = gemm_interleave (s, rows, l->weight, f, source->k);
@@ -192,6 +195,7 @@ prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, Li
   l->base.k = source->k;
   l->base.swiglu = source->swiglu;
   l->base.turn = source->swiglu ? INTERLEAVE_ROWS : 0;
+  l->base.after_swiglu = source->after_swiglu;
   const Status status = fill (s, source, l);
   if (status != STATUS_OK)
     release (s, &l->base);
@@ -208,11 +212,21 @@ as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Ge
 {
   const DenseLinear *l = (const DenseLinear *)linear;
   const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  REQUIRE (s, x->dtype == device_activation (&s->caps));
+  REQUIRE (s, out->dtype == x->dtype || out->dtype == device_residual (&s->caps));
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
   const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
   REQUIRE (s, tensor_count (out) == m * (swiglu ? linear->n / 2 : linear->n));
-  const Gemm product = { x->data, l->weight, l->bias, out->data, m, linear->n, linear->k, swiglu };
+  const Gemm product = { x->data,
+                         l->weight,
+                         l->bias,
+                         out->data,
+                         m,
+                         linear->n,
+                         linear->k,
+                         swiglu,
+                         out->dtype != x->dtype,
+                         x->dtype == DTYPE_F16 && linear->after_swiglu };
   *g = product;
   return STATUS_OK;
 }
@@ -223,11 +237,13 @@ gemm (Stream *s, const Gemm *g)
 {
   if (s->caps.sm == WGMMA_SM)
     return gemm_sm90 (s, g, -1);
-  return g->m <= GEMM_FEW_ROWS ? gemm_few_rows (s, g) : gemm_sm80 (s, g);
+  if (g->m <= GEMM_FEW_ROWS)
+    return gemm_few_rows (s, g);
+  return s->caps.bf16 ? gemm_sm80 (s, g) : gemm_sm75 (s, g);
 }
 
 static Status
-apply_sm90 (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
+apply_best (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   Gemm g;
   CHECK (as_gemm (s, linear, x, out, &g));
@@ -251,7 +267,13 @@ supports_sm90 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *
 static bool
 supports_sm80 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return caps->kind == DEVICE_CUDA && caps->sm >= 80 && svdq == NULL;
+  return caps->kind == DEVICE_CUDA && caps->sm >= FIRST_BF16_SM && svdq == NULL;
+}
+
+static bool
+supports_sm75 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
+{
+  return caps->kind == DEVICE_CUDA && caps->sm >= FIRST_F16_SM && !caps->bf16 && svdq == NULL;
 }
 
 static Status
@@ -266,10 +288,20 @@ prepare_sm80 (Stream *s, const LinearSource *source, Linear **out)
   return prepare (s, source, &linear_cuda_bf16, out);
 }
 
+static Status
+prepare_sm75 (Stream *s, const LinearSource *source, Linear **out)
+{
+  return prepare (s, source, &linear_cuda_f16, out);
+}
+
 const LinearBackend linear_cuda_bf16_sm90 = {
-  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_sm90, release, NULL, move, measure,
+  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_best, release, NULL, move, measure,
 };
 
 const LinearBackend linear_cuda_bf16 = {
   "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release, NULL, move, measure,
+};
+
+const LinearBackend linear_cuda_f16 = {
+  "cuda-fp16-mma", false, supports_sm75, prepare_sm75, apply_best, release, NULL, move, measure,
 };

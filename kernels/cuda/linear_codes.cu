@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Linear layers whose weights stay on the card as codes of 8 or 4 bit (weight-codes.h). Before each
- * product they are expanded into the workspace, in BF16 and in the order of rows that the product
- * wants, so that the products are those of 16-bit weights. An expansion reads 1 or 1/2 byte a
- * weight and writes 2, which the product reads again: up to four times a 16-bit layer's traffic,
+ * product they are expanded into the workspace, in 16 bits and in the order of rows that the
+ * product wants, so that the products are those of 16-bit weights. An expansion reads 1 or 1/2 byte
+ * a weight and writes 2, which the product reads again: up to four times a 16-bit layer's traffic,
  * for layers that run once a prompt.
  */
 #include "kernels/cuda/common.cuh"
@@ -120,11 +120,13 @@ read_unit (const uint2 *codes, int64_t unit, float v[UNIT])
 
 /* Codes: uint4 for UNIT codes of 8 bit, uint2 of 4. f: 0, or rows r of w1 and w3 [f, k] each go to
  * 16 (r / 8) + r % 8 and 8 below. */
-template <typename Codes>
+template <typename T, typename Codes>
 static __global__ void __launch_bounds__ (256)
     expand_kernel (const Codes *__restrict__ codes, const bf16 *__restrict__ scales,
                    uint4 *__restrict__ out, unsigned count, unsigned units, unsigned f)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   const unsigned stride = gridDim.x * blockDim.x;
   for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride)
     {
@@ -141,12 +143,13 @@ static __global__ void __launch_bounds__ (256)
 #pragma unroll
       for (int j = 0; j < UNIT; j++)
         v[j] *= scale;
-      out[2 * (size_t)target] = pack8 (v);
-      out[2 * (size_t)target + 1] = pack8 (v + 8);
+      out[2 * (size_t)target] = pack8<T> (v);
+      out[2 * (size_t)target + 1] = pack8<T> (v + 8);
     }
 }
 
 /* All weights, to the workspace. */
+template <typename T>
 static Status
 expand (Stream *s, const CodesLinear *l)
 {
@@ -157,11 +160,11 @@ expand (Stream *s, const CodesLinear *l)
   const bf16 *scales = (const bf16 *)l->scales;
   uint4 *out = (uint4 *)s->workspace;
   if (l->bits == 8)
-    launch_kernel (expand_kernel<uint4>, grid, 256, 0, s->compute, (const uint4 *)l->codes, scales,
-                   out, (unsigned)count, (unsigned)units, f);
+    launch_kernel (expand_kernel<T, uint4>, grid, 256, 0, s->compute, (const uint4 *)l->codes,
+                   scales, out, (unsigned)count, (unsigned)units, f);
   else
-    launch_kernel (expand_kernel<uint2>, grid, 256, 0, s->compute, (const uint2 *)l->codes, scales,
-                   out, (unsigned)count, (unsigned)units, f);
+    launch_kernel (expand_kernel<T, uint2>, grid, 256, 0, s->compute, (const uint2 *)l->codes,
+                   scales, out, (unsigned)count, (unsigned)units, f);
   return LAUNCHED (s);
 }
 
@@ -241,6 +244,7 @@ prepare (Stream *s, const LinearSource *source, Linear **out)
   l->base.k = source->k;
   l->base.swiglu = source->swiglu;
   l->base.turn = source->swiglu ? INTERLEAVE_ROWS : 0;
+  l->base.after_swiglu = source->after_swiglu;
   l->bits = source->code_bits;
   const Status status = fill (s, source, l);
   if (status != STATUS_OK)
@@ -257,19 +261,32 @@ static Status
 apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  const bool half = x->dtype == DTYPE_F16;
+  REQUIRE (s, x->dtype == device_activation (&s->caps));
+  REQUIRE (s, out->dtype == x->dtype || out->dtype == device_residual (&s->caps));
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
   const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
   REQUIRE (s, tensor_count (out) == m * (swiglu ? linear->n / 2 : linear->n));
-  CHECK (expand (s, (const CodesLinear *)linear));
-  const Gemm g = { x->data, s->workspace, NULL, out->data, m, linear->n, linear->k, swiglu };
+  const CodesLinear *l = (const CodesLinear *)linear;
+  CHECK (half ? expand<f16> (s, l) : expand<bf16> (s, l));
+  const Gemm g = { x->data,
+                   s->workspace,
+                   NULL,
+                   out->data,
+                   m,
+                   linear->n,
+                   linear->k,
+                   swiglu,
+                   out->dtype != x->dtype,
+                   half && linear->after_swiglu };
   return gemm (s, &g);
 }
 
 static bool
 supports (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return caps->kind == DEVICE_CUDA && caps->sm >= 80 && svdq == NULL;
+  return caps->kind == DEVICE_CUDA && svdq == NULL
+         && caps->sm >= (caps->bf16 ? FIRST_BF16_SM : FIRST_F16_SM);
 }
 
 const LinearBackend linear_cuda_codes = {

@@ -7,7 +7,6 @@
  */
 #include "kernels/cuda/common.cuh"
 
-#include <cuda_fp16.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,49 +15,17 @@
 /* -- kernels ------------------------------------------------------------------------------------
  */
 
-static __device__ __forceinline__ float
-as_float (float v)
-{
-  return v;
-}
-
-static __device__ __forceinline__ float
-as_float (bf16 v)
-{
-  return __bfloat162float (v);
-}
-
-static __device__ __forceinline__ float
-as_float (__half v)
-{
-  return __half2float (v);
-}
-
-static __device__ __forceinline__ void
-from_float (float v, float *out)
-{
-  *out = v;
-}
-
-static __device__ __forceinline__ void
-from_float (float v, bf16 *out)
-{
-  *out = __float2bfloat16_rn (v);
-}
-
-static __device__ __forceinline__ void
-from_float (float v, __half *out)
-{
-  *out = __float2half_rn (v);
-}
-
+/* FP16 clamps; NaN stays what it is, since nothing good comes of a file that has one. */
 template <typename From, typename To>
 static __global__ void
 convert_kernel (const From *__restrict__ from, To *__restrict__ to, size_t n)
 {
   const size_t stride = (size_t)gridDim.x * blockDim.x;
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-    from_float (as_float (from[i]), &to[i]);
+    {
+      const float v = to_float (from[i]);
+      to[i] = v == v ? from_float<To> (v) : (To)v;
+    }
 }
 
 /* -- launchers ----------------------------------------------------------------------------------
@@ -80,8 +47,8 @@ convert_from (Stream *s, cudaStream_t queue, const void *from, DType to_type, vo
                      (bf16 *)to, n);
       break;
     case DTYPE_F16:
-      launch_kernel (convert_kernel<From, __half>, blocks, 256, 0, queue, (const From *)from,
-                     (__half *)to, n);
+      launch_kernel (convert_kernel<From, f16>, blocks, 256, 0, queue, (const From *)from,
+                     (f16 *)to, n);
       break;
     default:
       return stream_refuse (s, "conversion", "a floating-point type");
@@ -100,7 +67,7 @@ convert (Stream *s, cudaStream_t queue, DType from_type, const void *from, DType
     case DTYPE_BF16:
       return convert_from<bf16> (s, queue, from, to_type, to, n);
     case DTYPE_F16:
-      return convert_from<__half> (s, queue, from, to_type, to, n);
+      return convert_from<f16> (s, queue, from, to_type, to, n);
     default:
       return stream_refuse (s, "conversion", "a floating-point type");
     }

@@ -1,14 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mma.cuh - the instructions of sm_80 and up that C++ has no word for, one thin function each
+ * mma.cuh - the instructions that C++ has no word for, one thin function each
  *
  * Fragments are as in the PTX manual, "Matrix Fragments for mma.m16n8k16" and so on. Addresses into
  * shared memory are 32 bits, from shared_address (). The tests have the same functions in software
  * (tests/kernels/emulation): a kernel that keeps to them also runs without a card.
+ * sm_75 has ldmatrix and half of the matrix instruction, for FP16 alone, and no copies that travel
+ * by themselves: there a thread holds what it copies in registers while it multiplies (AsyncCopy),
+ * and waiting for a group means nothing.
  */
 #pragma once
 
-#include <stdint.h>
+#include "kernels/cuda/activation.cuh"
+
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+#define HAS_ASYNC_COPY 0
+#else
+#define HAS_ASYNC_COPY 1
+#endif
 
 static __device__ __forceinline__ uint32_t
 shared_address (const void *p)
@@ -33,20 +42,72 @@ shared_bf16 (uint32_t address)
   return __uint_as_float ((uint32_t)bits << 16);
 }
 
+static __device__ __forceinline__ uint4
+load_global_16 (const void *global, bool valid)
+{
+  return valid ? *reinterpret_cast<const uint4 *> (global) : make_uint4 (0, 0, 0, 0);
+}
+
+static __device__ __forceinline__ void
+store_shared_16 (uint32_t shared, uint4 v)
+{
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
 /* 16 bytes from global to shared memory, past L1; zeros when not `valid` (nothing is read). */
 static __device__ __forceinline__ void
 cp_async_16 (uint32_t shared, const void *global, bool valid)
 {
+#if HAS_ASYNC_COPY
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
                "r"(bytes)
                : "memory");
+#else
+  store_shared_16 (shared, load_global_16 (global, valid));
+#endif
 }
+
+/* N such copies of a thread. Where they cannot travel by themselves, `start` reads into registers
+ * and `finish` writes: between the two lies the work that hides the reading. */
+template <int N> struct AsyncCopy
+{
+#if HAS_ASYNC_COPY
+  __device__ __forceinline__ void
+  start (int, uint32_t shared, const void *global, bool valid)
+  {
+    cp_async_16 (shared, global, valid);
+  }
+
+  __device__ __forceinline__ void
+  finish (int, uint32_t)
+  {
+  }
+#else
+  uint4 held[N];
+
+  __device__ __forceinline__ void
+  start (int i, uint32_t, const void *global, bool valid)
+  {
+    held[i] = load_global_16 (global, valid);
+  }
+
+  __device__ __forceinline__ void
+  finish (int i, uint32_t shared)
+  {
+    store_shared_16 (shared, held[i]);
+  }
+#endif
+};
 
 static __device__ __forceinline__ void
 cp_async_commit ()
 {
+#if HAS_ASYNC_COPY
   asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
 }
 
 /* Waits until at most PENDING of this thread's groups are on their way. */
@@ -54,7 +115,9 @@ template <int PENDING>
 static __device__ __forceinline__ void
 cp_async_wait ()
 {
+#if HAS_ASYNC_COPY
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
 }
 
 /* Four 8x8 matrices of 16-bit numbers; thread t gives the address of row t % 8 of matrix t / 8. */
@@ -80,41 +143,79 @@ ldmatrix_x4_trans (uint32_t r[4], uint32_t shared)
 static __device__ __forceinline__ void
 mma_bf16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+  __trap (); /* kernels that need it have returned: Activation::RUNS_HERE */
+#else
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }
 
-/* The same for FP16 operands. */
+/* c [16, 8] += a [16, 8] b [8, 8]: FP16 operands, FP32 sums. */
+static __device__ __forceinline__ void
+mma_f16_half (float c[4], uint32_t a0, uint32_t a1, uint32_t b)
+{
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
+/* As mma_bf16 for FP16 operands; their fragments are those of two halves of k, word by word. */
 static __device__ __forceinline__ void
 mma_f16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+  mma_f16_half (c, a[0], a[1], b0);
+  mma_f16_half (c, a[2], a[3], b1);
+#else
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+/* The one for the activations' type. */
+template <typename T>
+static __device__ __forceinline__ void
+mma (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+  if constexpr (Activation<T>::DTYPE == DTYPE_F16)
+    mma_f16 (c, a, b0, b1);
+  else
+    mma_bf16 (c, a, b0, b1);
 }
 
 /* c [16, 8] += a [16, 32] b [32, 8]: bytes with sign, 32-bit sums. */
 static __device__ __forceinline__ void
 mma_s8 (int c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+  __trap ();
+#else
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }
 
 /* d = a b + c, a [16, 64], b [64, 8] 4-bit integers. */
 static __device__ __forceinline__ void
 mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint32_t c[4])
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+  __trap ();
+#else
   asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
                  "r"(c[2]), "r"(c[3]));
+#endif
 }
 
 /* A barrier of `threads` threads of the block, one of the hardware's sixteen (0 is

@@ -11,37 +11,37 @@
 
 /* Eight numbers of a row of d, from number 8 p. ODD: d is no multiple of 8, so rows begin at any
  * address and end inside a pack; what lies behind the end reads as zero and is not written. */
-template <bool ODD>
-static __device__ __forceinline__ uint4
-load_pack (const bf16 *row, int p, int d)
+template <bool ODD, typename X>
+static __device__ __forceinline__ Pack<X>
+load_pack (const X *row, int p, int d)
 {
   if constexpr (!ODD)
-    return 8 * p < d ? reinterpret_cast<const uint4 *> (row)[p] : make_uint4 (0, 0, 0, 0);
+    return 8 * p < d ? reinterpret_cast<const Pack<X> *> (row)[p] : Pack<X>{};
   else
     {
       float v[8];
 #pragma unroll
       for (int j = 0; j < 8; j++)
-        v[j] = 8 * p + j < d ? __bfloat162float (row[8 * p + j]) : 0.0f;
-      return pack8 (v);
+        v[j] = 8 * p + j < d ? to_float (row[8 * p + j]) : 0.0f;
+      return pack8<X> (v);
     }
 }
 
-template <bool ODD>
+template <bool ODD, typename X>
 static __device__ __forceinline__ void
-store_pack (bf16 *row, int p, int d, uint4 bits)
+store_pack (X *row, int p, int d, Pack<X> bits)
 {
   if (!ODD)
     {
-      reinterpret_cast<uint4 *> (row)[p] = bits;
+      reinterpret_cast<Pack<X> *> (row)[p] = bits;
       return;
     }
   float v[8];
-  unpack8 (bits, v);
+  unpack8<X> (bits, v);
 #pragma unroll
   for (int j = 0; j < 8; j++)
     if (8 * p + j < d)
-      row[8 * p + j] = __float2bfloat16_rn (v[j]);
+      row[8 * p + j] = from_float<X> (v[j]);
 }
 
 template <bool ODD>
@@ -91,17 +91,17 @@ template <int THREADS, int PACKS, bool ODD> struct Factors
   }
 };
 
-/* A row of d numbers in the registers of a block. */
-template <int THREADS, int PACKS, bool ODD> struct Row
+/* A row of d numbers of type X in the registers of a block. */
+template <int THREADS, int PACKS, bool ODD, typename X> struct Row
 {
-  uint4 bits[PACKS];
+  Pack<X> bits[PACKS];
 
   __device__ __forceinline__ void
-  load (const bf16 *row, int d)
+  load (const X *row, int d)
   {
 #pragma unroll
     for (int i = 0; i < PACKS; i++)
-      bits[i] = load_pack<ODD> (row, pack_of<THREADS> (i), d);
+      bits[i] = load_pack<ODD, X> (row, pack_of<THREADS> (i), d);
   }
 
   __device__ __forceinline__ float
@@ -112,7 +112,7 @@ template <int THREADS, int PACKS, bool ODD> struct Row
     for (int i = 0; i < PACKS; i++)
       {
         float v[8];
-        unpack8 (bits[i], v);
+        unpack8<X> (bits[i], v);
 #pragma unroll
         for (int j = 0; j < 8; j++)
           total += v[j];
@@ -130,7 +130,7 @@ template <int THREADS, int PACKS, bool ODD> struct Row
       {
         const int p = pack_of<THREADS> (i);
         float v[8];
-        unpack8 (bits[i], v);
+        unpack8<X> (bits[i], v);
 #pragma unroll
         for (int j = 0; j < 8; j++)
           if (ODD ? 8 * p + j < d : 8 * p < d)
@@ -140,8 +140,9 @@ template <int THREADS, int PACKS, bool ODD> struct Row
   }
 
   /* out = (row - shift) * factor * factors. */
+  template <typename T>
   __device__ __forceinline__ void
-  store (float shift, float factor, const Factors<THREADS, PACKS, ODD> &factors, bf16 *out,
+  store (float shift, float factor, const Factors<THREADS, PACKS, ODD> &factors, T *out,
          int d) const
   {
 #pragma unroll
@@ -149,12 +150,12 @@ template <int THREADS, int PACKS, bool ODD> struct Row
       {
         const int p = pack_of<THREADS> (i);
         float v[8];
-        unpack8 (bits[i], v);
+        unpack8<X> (bits[i], v);
 #pragma unroll
         for (int j = 0; j < 8; j++)
           v[j] = (v[j] - shift) * factor * factors.f[i][j];
         if (8 * p < d)
-          store_pack<ODD> (out, p, d, pack8 (v));
+          store_pack<ODD, T> (out, p, d, pack8<T> (v));
       }
   }
 
@@ -166,42 +167,45 @@ template <int THREADS, int PACKS, bool ODD> struct Row
     for (int i = 0; i < PACKS; i++)
       {
         float v[8], sum[8];
-        unpack8 (added.bits[i], v);
-        unpack8 (bits[i], sum);
+        unpack8<X> (added.bits[i], v);
+        unpack8<X> (bits[i], sum);
 #pragma unroll
         for (int j = 0; j < 8; j++)
           sum[j] += factor * v[j] * factors.f[i][j];
-        bits[i] = pack8 (sum);
+        bits[i] = pack8<X> (sum);
       }
   }
 
   __device__ __forceinline__ void
-  store_plain (bf16 *out, int d) const
+  store_plain (X *out, int d) const
   {
 #pragma unroll
     for (int i = 0; i < PACKS; i++)
       if (8 * pack_of<THREADS> (i) < d)
-        store_pack<ODD> (out, pack_of<THREADS> (i), d, bits[i]);
+        store_pack<ODD, X> (out, pack_of<THREADS> (i), d, bits[i]);
   }
 };
 
 /* Blocks of an SM that the registers are shared out for; the grid has as many. */
 #define BLOCKS_LIGHT(threads) (1024 / (threads))
 #define BLOCKS_HEAVY(threads) (512 / (threads))
+/* Rows of F32 take twice the registers. */
+#define BLOCKS_OF(X, threads) (sizeof (X) == 4 ? BLOCKS_HEAVY (threads) : BLOCKS_LIGHT (threads))
 
 /* Every kernel: a block takes rows blockIdx.x, blockIdx.x + gridDim.x, ... and asks for the next
  * row before it works on this one. Sums alternate between two places in shared memory, so that one
  * barrier a sum is enough. */
 
 /* MEAN: subtract the mean first (layer norm). */
-template <int THREADS, int PACKS, bool ODD, bool MEAN>
+template <int THREADS, int PACKS, bool ODD, bool MEAN, typename X, typename T>
 static __device__ __forceinline__ void
-norm_rows (const bf16 *x, const float *weight, const float *scale, float eps, bf16 *out, int m,
-           int d)
+norm_rows (const X *x, const float *weight, const float *scale, float eps, T *out, int m, int d)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   __shared__ float shared[2][2][THREADS / 32];
   Factors<THREADS, PACKS, ODD> factors;
-  Row<THREADS, PACKS, ODD> row, next;
+  Row<THREADS, PACKS, ODD, X> row, next;
   row.load (x + (size_t)blockIdx.x * d, d);
   factors.load (weight, scale, d);
   int turn = 0;
@@ -216,34 +220,36 @@ norm_rows (const bf16 *x, const float *weight, const float *scale, float eps, bf
     }
 }
 
-template <int THREADS, int PACKS, bool ODD>
+template <int THREADS, int PACKS, bool ODD, typename X, typename T>
 static __global__ void
-__launch_bounds__ (THREADS, BLOCKS_LIGHT (THREADS))
-    rms_norm_kernel (const bf16 *x, const float *weight, const float *scale, float eps, bf16 *out,
-                     int m, int d)
+__launch_bounds__ (THREADS, BLOCKS_OF (X, THREADS))
+    rms_norm_kernel (const X *x, const float *weight, const float *scale, float eps, T *out, int m,
+                     int d)
 {
   norm_rows<THREADS, PACKS, ODD, false> (x, weight, scale, eps, out, m, d);
 }
 
-template <int THREADS, int PACKS, bool ODD>
+template <int THREADS, int PACKS, bool ODD, typename X, typename T>
 static __global__ void
-__launch_bounds__ (THREADS, BLOCKS_LIGHT (THREADS))
-    layer_norm_kernel (const bf16 *x, const float *scale, float eps, bf16 *out, int m, int d)
+__launch_bounds__ (THREADS, BLOCKS_OF (X, THREADS))
+    layer_norm_kernel (const X *x, const float *scale, float eps, T *out, int m, int d)
 {
   norm_rows<THREADS, PACKS, ODD, true> (x, NULL, scale, eps, out, m, d);
 }
 
 /* x += gate * RMS(y) * post; out = RMS(x) * next * scale. The second norm reads the x that was
  * stored, rounding included: whoever reads x later must see the same numbers. */
-template <int THREADS, int PACKS, bool ODD>
+template <int THREADS, int PACKS, bool ODD, typename X, typename T>
 static __global__ void
 __launch_bounds__ (THREADS, BLOCKS_HEAVY (THREADS))
-    residual_norm_kernel (bf16 *x, const bf16 *y, const float *post, const float *gate,
-                          const float *next, const float *scale, float eps, bf16 *out, int m, int d)
+    residual_norm_kernel (X *x, const X *y, const float *post, const float *gate, const float *next,
+                          const float *scale, float eps, T *out, int m, int d)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   __shared__ float shared[2][2][THREADS / 32];
   Factors<THREADS, PACKS, ODD> y_factors, x_factors;
-  Row<THREADS, PACKS, ODD> row, added, next_row, next_added;
+  Row<THREADS, PACKS, ODD, X> row, added, next_row, next_added;
   added.load (y + (size_t)blockIdx.x * d, d);
   row.load (x + (size_t)blockIdx.x * d, d);
   y_factors.load (post, gate, d);
@@ -290,14 +296,17 @@ is_vector (const Tensor *t, int64_t d)
   return t == NULL || (t->dtype == DTYPE_F32 && tensor_count (t) == d);
 }
 
+/* `out` has the activations' type; x that or the residual stream's. */
 static Status
 check_rows (Stream *s, const Tensor *x, const Tensor *out)
 {
   const int64_t d = x->shape[1];
-  REQUIRE (s, x->dtype == DTYPE_BF16 && x->rank == 2);
+  const DType activation = device_activation (&s->caps);
+  REQUIRE (s, x->dtype == activation || x->dtype == device_residual (&s->caps));
+  REQUIRE (s, x->rank == 2);
   REQUIRE (s, d > 0 && d <= MAX_ROW);
   REQUIRE (s, x->shape[0] > 0 && x->shape[0] <= INT32_MAX);
-  REQUIRE (s, out == NULL || (out->dtype == DTYPE_BF16 && tensor_same_shape (x, out)));
+  REQUIRE (s, out == NULL || (out->dtype == activation && tensor_same_shape (x, out)));
   return STATUS_OK;
 }
 
@@ -312,8 +321,8 @@ blocks_for (const Stream *s, int64_t m, int per_sm)
 
 /* Threads and packs a thread, so that a row fits the registers of one block. */
 #define LAUNCH(kernel, BLOCKS, THREADS, PACKS, ODD, s, m, ...)                                     \
-  launch_kernel (kernel<THREADS, PACKS, ODD>, blocks_for (s, m, BLOCKS (THREADS)), THREADS, 0,     \
-                 (s)->compute, __VA_ARGS__, (int)(m), d)
+  launch_kernel (kernel<THREADS, PACKS, ODD, X, T>, blocks_for (s, m, BLOCKS (THREADS)), THREADS,  \
+                 0, (s)->compute, __VA_ARGS__, (int)(m), d)
 
 #define LAUNCH_ROWS(kernel, BLOCKS, s, x, ...)                                                     \
   do                                                                                               \
@@ -333,14 +342,39 @@ blocks_for (const Stream *s, int64_t m, int per_sm)
     }                                                                                              \
   while (0)
 
+/* Calls FUNCTION<X, T> for the types of x and of what a norm of it writes. */
+#define BY_TYPE(FUNCTION, x, ...)                                                                  \
+  ((x)->dtype == DTYPE_BF16  ? FUNCTION<bf16, bf16> (__VA_ARGS__)                                  \
+   : (x)->dtype == DTYPE_F16 ? FUNCTION<f16, f16> (__VA_ARGS__)                                    \
+                             : FUNCTION<float, f16> (__VA_ARGS__))
+
+template <typename X, typename T>
+static Status
+rms_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale, float eps,
+          Tensor *out)
+{
+  LAUNCH_ROWS (rms_norm_kernel, BLOCKS_LIGHT, s, x, (const X *)x->data, floats (weight),
+               floats (scale), eps, (T *)out->data);
+  return LAUNCHED (s);
+}
+
 Status
 cuda_rms_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale, float eps,
                Tensor *out)
 {
   CHECK (check_rows (s, x, out));
   REQUIRE (s, is_vector (weight, x->shape[1]) && is_vector (scale, x->shape[1]));
-  LAUNCH_ROWS (rms_norm_kernel, BLOCKS_LIGHT, s, x, (const bf16 *)x->data, floats (weight),
-               floats (scale), eps, (bf16 *)out->data);
+  return BY_TYPE (rms_norm, x, s, x, weight, scale, eps, out);
+}
+
+template <typename X, typename T>
+static Status
+residual_norm (Stream *s, Tensor *x, const Tensor *y, const Tensor *post, const Tensor *gate,
+               const Tensor *next, const Tensor *scale, float eps, Tensor *out)
+{
+  LAUNCH_ROWS (residual_norm_kernel, BLOCKS_HEAVY, s, x, (X *)x->data, (const X *)y->data,
+               floats (post), floats (gate), floats (next), floats (scale), eps,
+               out ? (T *)out->data : NULL);
   return LAUNCHED (s);
 }
 
@@ -349,13 +383,19 @@ cuda_residual_norm (Stream *s, Tensor *x, const Tensor *y, const Tensor *post, c
                     const Tensor *next, const Tensor *scale, float eps, Tensor *out)
 {
   CHECK (check_rows (s, x, out));
-  CHECK (check_rows (s, y, x));
+  REQUIRE (s, y->dtype == x->dtype && tensor_same_shape (x, y));
   const int64_t d = x->shape[1];
   REQUIRE (s, is_vector (post, d) && is_vector (gate, d));
   REQUIRE (s, is_vector (next, d) && is_vector (scale, d));
-  LAUNCH_ROWS (residual_norm_kernel, BLOCKS_HEAVY, s, x, (bf16 *)x->data, (const bf16 *)y->data,
-               floats (post), floats (gate), floats (next), floats (scale), eps,
-               out ? (bf16 *)out->data : NULL);
+  return BY_TYPE (residual_norm, x, s, x, y, post, gate, next, scale, eps, out);
+}
+
+template <typename X, typename T>
+static Status
+layer_norm (Stream *s, const Tensor *x, const Tensor *scale, float eps, Tensor *out)
+{
+  LAUNCH_ROWS (layer_norm_kernel, BLOCKS_LIGHT, s, x, (const X *)x->data, floats (scale), eps,
+               (T *)out->data);
   return LAUNCHED (s);
 }
 
@@ -364,7 +404,5 @@ cuda_layer_norm (Stream *s, const Tensor *x, const Tensor *scale, float eps, Ten
 {
   CHECK (check_rows (s, x, out));
   REQUIRE (s, is_vector (scale, x->shape[1]));
-  LAUNCH_ROWS (layer_norm_kernel, BLOCKS_LIGHT, s, x, (const bf16 *)x->data, floats (scale), eps,
-               (bf16 *)out->data);
-  return LAUNCHED (s);
+  return BY_TYPE (layer_norm, x, s, x, scale, eps, out);
 }

@@ -12,7 +12,6 @@ make_ops ()
 {
   Ops ops = {};
   ops.name = "cuda";
-  ops.activation = DTYPE_BF16;
 
   ops.query = cuda_query;
   ops.open = cuda_open;

@@ -49,15 +49,17 @@ rotate8 (float v[8], const float *turn, int lane)
     }
 }
 
-template <int LANES, bool INTERLEAVED>
+template <int LANES, bool INTERLEAVED, typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
-    qk_norm_rope_kernel (bf16 *qkv, int n_q, int n_kv, const float *q_weight, const float *k_weight,
+    qk_norm_rope_kernel (T *qkv, int n_q, int n_kv, const float *q_weight, const float *k_weight,
                          float eps, const float *table)
 {
+  if (!Activation<T>::RUNS_HERE)
+    return;
   constexpr int D = 8 * LANES, TURNS = INTERLEAVED ? 8 : 16, STEP = THREADS / LANES;
   const int lane = threadIdx.x % LANES, heads = n_q + n_kv;
-  bf16 *row = qkv + (size_t)blockIdx.x * (n_q + 2 * n_kv) * D + 8 * lane;
+  T *row = qkv + (size_t)blockIdx.x * (n_q + 2 * n_kv) * D + 8 * lane;
   const float *turns = table + (size_t)blockIdx.x * D;
 
   float turn[TURNS], wq[8], wk[8];
@@ -84,7 +86,7 @@ __launch_bounds__ (THREADS)
         {
           const int head = first + i * STEP;
           float v[8], squares = 0;
-          unpack8 (bits[i], v);
+          unpack8<T> (bits[i], v);
 #pragma unroll
           for (int j = 0; j < 8; j++)
             squares += v[j] * v[j];
@@ -102,18 +104,27 @@ __launch_bounds__ (THREADS)
 /* -- launchers ----------------------------------------------------------------------------------
  */
 
+template <int LANES, typename T>
+static Status
+launch_as (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight,
+           const Tensor *k_weight, float eps, const Tensor *table, RopePairing pairing)
+{
+  const unsigned blocks = (unsigned)qkv->shape[0];
+  auto kernel = pairing == ROPE_INTERLEAVED ? qk_norm_rope_kernel<LANES, true, T>
+                                            : qk_norm_rope_kernel<LANES, false, T>;
+  launch_kernel (kernel, blocks, THREADS, 0, s->compute, (T *)qkv->data, n_q, n_kv,
+                 (const float *)q_weight->data, (const float *)k_weight->data, eps,
+                 (const float *)table->data);
+  return LAUNCHED (s);
+}
+
 template <int LANES>
 static Status
 launch (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_weight, const Tensor *k_weight,
         float eps, const Tensor *table, RopePairing pairing)
 {
-  const unsigned blocks = (unsigned)qkv->shape[0];
-  auto kernel = pairing == ROPE_INTERLEAVED ? qk_norm_rope_kernel<LANES, true>
-                                            : qk_norm_rope_kernel<LANES, false>;
-  launch_kernel (kernel, blocks, THREADS, 0, s->compute, (bf16 *)qkv->data, n_q, n_kv,
-                 (const float *)q_weight->data, (const float *)k_weight->data, eps,
-                 (const float *)table->data);
-  return LAUNCHED (s);
+  auto as = qkv->dtype == DTYPE_F16 ? launch_as<LANES, f16> : launch_as<LANES, bf16>;
+  return as (s, qkv, n_q, n_kv, q_weight, k_weight, eps, table, pairing);
 }
 
 Status
@@ -124,7 +135,7 @@ cuda_qk_norm_rope (Stream *s, Tensor *qkv, int n_q, int n_kv, const Tensor *q_we
   REQUIRE (s, n_q > 0 && n_kv > 0 && n_q <= 4096 && n_kv <= 4096);
   REQUIRE (s, m > 0 && m <= INT32_MAX && tensor_count (qkv) % (m * (n_q + 2 * n_kv)) == 0);
   const int64_t d = tensor_count (qkv) / (m * (n_q + 2 * n_kv));
-  REQUIRE (s, qkv->dtype == DTYPE_BF16 && table->dtype == DTYPE_F32);
+  REQUIRE (s, qkv->dtype == device_activation (&s->caps) && table->dtype == DTYPE_F32);
   REQUIRE (s, q_weight->dtype == DTYPE_F32 && k_weight->dtype == DTYPE_F32);
   REQUIRE (s, tensor_count (q_weight) == d && tensor_count (k_weight) == d);
   REQUIRE (s, tensor_count (table) == m * d);

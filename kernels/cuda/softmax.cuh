@@ -23,20 +23,58 @@ chunk_at (int row, int chunk, int row_bytes)
 }
 
 /* ROWS rows of WIDTH numbers to shared memory; zeros below `limit` and right of `columns`. `from`
- * is the first row, `pitch` numbers lie between rows. */
-template <int ROWS, int WIDTH, int THREADS>
-static __device__ __forceinline__ void
-copy_rows (uint32_t shared, const bf16 *from, size_t pitch, int limit, int columns)
+ * is the first row, `pitch` numbers lie between rows. They are there when `finish` has been called
+ * and all threads have waited for their copies. */
+template <int ROWS, int WIDTH, int THREADS> struct RowsCopy
 {
-  constexpr int CHUNKS = WIDTH / CHUNK;
+  static constexpr int CHUNKS = WIDTH / CHUNK, COUNT = ROWS * CHUNKS / THREADS;
+  static_assert (COUNT * THREADS == ROWS * CHUNKS, "as many copies a thread");
+  AsyncCopy<COUNT> copies;
+
+  template <typename T>
+  __device__ __forceinline__ void
+  start (uint32_t shared, const T *from, size_t pitch, int limit, int columns)
+  {
+#if HAS_ASYNC_COPY
 #pragma unroll
-  for (int at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS)
-    {
-      const int row = at / CHUNKS, chunk = at % CHUNKS;
-      const bool inside = row < limit && chunk * CHUNK < columns;
-      cp_async_16 (shared + chunk_at (row, chunk, WIDTH * 2),
-                   inside ? from + row * pitch + chunk * CHUNK : from, inside);
-    }
+    for (int at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS)
+      {
+        const int row = at / CHUNKS, chunk = at % CHUNKS;
+        const bool inside = row < limit && chunk * CHUNK < columns;
+        cp_async_16 (shared + chunk_at (row, chunk, WIDTH * 2),
+                     inside ? from + row * pitch + chunk * CHUNK : from, inside);
+      }
+#else
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) /* counted, so that registers have constant numbers */
+      {
+        const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
+        const bool inside = row < limit && chunk * CHUNK < columns;
+        copies.start (i, shared, inside ? from + row * pitch + chunk * CHUNK : from, inside);
+      }
+#endif
+  }
+
+  __device__ __forceinline__ void
+  finish (uint32_t shared)
+  {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      {
+        const int at = i * THREADS + threadIdx.x;
+        copies.finish (i, shared + chunk_at (at / CHUNKS, at % CHUNKS, WIDTH * 2));
+      }
+  }
+};
+
+/* Both at once. */
+template <int ROWS, int WIDTH, int THREADS, typename T>
+static __device__ __forceinline__ void
+copy_rows (uint32_t shared, const T *from, size_t pitch, int limit, int columns)
+{
+  RowsCopy<ROWS, WIDTH, THREADS> copy;
+  copy.start (shared, from, pitch, limit, columns);
+  copy.finish (shared);
 }
 
 static __device__ __forceinline__ float

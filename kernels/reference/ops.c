@@ -276,7 +276,6 @@ reference_fill_rows (Stream *s, const Tensor *row, Tensor *out)
 
 const Ops ops_reference = {
   .name = "reference",
-  .activation = DTYPE_F32,
   .query = reference_query,
   .open = reference_open,
   .close = reference_close,

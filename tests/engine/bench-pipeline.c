@@ -155,7 +155,8 @@ main (int argc, char **argv)
   timed.attention = timed_attention;
   timed.conv2d = timed_conv2d;
   ctx.stream = device.stream;
-  ctx.activation = timed.activation;
+  ctx.activation = device_activation (&device.caps);
+  ctx.residual = device_residual (&device.caps);
   ctx.caps = &device.caps;
   ctx.options = &device.options;
   pipeline_tokenize (&models, &run);

@@ -87,7 +87,8 @@ fixture_open (Fixture *self, const Case *c, LinearObserver *observer)
                    STATUS_OK);
   self->ctx = (Context){ .ops = self->device.ops,
                          .stream = self->device.stream,
-                         .activation = self->device.ops->activation,
+                         .activation = device_activation (&self->device.caps),
+                         .residual = device_residual (&self->device.caps),
                          .arena = &self->arena,
                          .caps = &self->device.caps,
                          .options = &self->device.options,

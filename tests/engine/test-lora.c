@@ -194,7 +194,8 @@ probe_init (Probe *self, const Device *device, int64_t m, int64_t n, int64_t k)
   *self = (Probe){ .m = m, .n = n, .k = k };
   self->ctx = (Context){ .ops = device->ops,
                          .stream = device->stream,
-                         .activation = device->ops->activation,
+                         .activation = device_activation (&device->caps),
+                         .residual = device_residual (&device->caps),
                          .arena = &self->arena,
                          .caps = &device->caps,
                          .options = &device->options };

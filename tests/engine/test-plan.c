@@ -95,7 +95,8 @@ load (const Device *device, Checkpoint *checkpoint, gboolean quantised, gboolean
 {
   Context ctx = { .ops = dry ? &ops_dry : device->ops,
                   .stream = device->stream,
-                  .activation = device->ops->activation,
+                  .activation = device_activation (&device->caps),
+                  .residual = device_residual (&device->caps),
                   .caps = &device->caps,
                   .options = &device->options };
   Loader loader = { .ctx = &ctx, .resident = resident, .target = device->ops };

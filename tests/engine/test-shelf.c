@@ -80,7 +80,8 @@ fixture_open (Fixture *self)
                    STATUS_OK);
   self->ctx = (Context){ .ops = &self->ops,
                          .stream = self->device.stream,
-                         .activation = self->device.ops->activation,
+                         .activation = device_activation (&self->device.caps),
+                         .residual = device_residual (&self->device.caps),
                          .arena = &self->arena,
                          .caps = &self->device.caps,
                          .options = &self->device.options };

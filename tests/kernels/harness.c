@@ -11,11 +11,16 @@
 bool
 harness_open (Harness *self, const Ops *ops, const StreamOptions *options)
 {
+  DeviceCaps caps;
+
   self->ops = ops;
   self->stream = self->reference = NULL;
-  if (ops->open (0, options, &self->stream) == STATUS_OK
+  if (ops->query (0, &caps) == STATUS_OK && ops->open (0, options, &self->stream) == STATUS_OK
       && ops_reference.open (0, NULL, &self->reference) == STATUS_OK)
-    return true;
+    {
+      self->activation = device_activation (&caps);
+      return true;
+    }
   harness_close (self);
   printf ("Bail out! cannot open %s and the reference\n", ops->name);
   return false;
@@ -73,7 +78,7 @@ add_pair (Harness *self, Tensor shape, DType dtype)
   if (self->n_pairs == HARNESS_MAX_PAIRS)
     abort ();
   self->n_pairs++;
-  *pair = (Pair){ shape, shape, false };
+  *pair = (Pair){ shape, shape, 1.0f, false };
   pair->reference.dtype = DTYPE_F32;
   pair->device.dtype = dtype;
   pair->reference.data = malloc (tensor_bytes (&pair->reference) + 1);
@@ -103,6 +108,8 @@ input (Harness *self, Tensor shape, DType dtype, float offset, float size)
 
       if (dtype == DTYPE_BF16)
         value = bf16_to_float (bf16_from_float (value));
+      else if (dtype == DTYPE_F16)
+        value = f16_to_float (f16_from_float (value));
       values[i] = value;
     }
   upload (self, pair);
@@ -112,7 +119,7 @@ input (Harness *self, Tensor shape, DType dtype, float offset, float size)
 Pair *
 harness_input (Harness *self, Tensor like, float offset, float size)
 {
-  return input (self, like, self->ops->activation, offset, size);
+  return input (self, like, self->activation, offset, size);
 }
 
 Pair *
@@ -151,9 +158,19 @@ poison (Harness *self, Pair *pair, bool whole)
 Pair *
 harness_output (Harness *self, Tensor like)
 {
-  Pair *pair = add_pair (self, like, self->ops->activation);
+  Pair *pair = add_pair (self, like, self->activation);
 
   poison (self, pair, true);
+  return pair;
+}
+
+Pair *
+harness_swiglu_output (Harness *self, Tensor like)
+{
+  Pair *pair = harness_output (self, like);
+
+  if (self->activation == DTYPE_F16)
+    pair->scale = SWIGLU_F16_SCALE;
   return pair;
 }
 
@@ -215,7 +232,7 @@ harness_check (Harness *self, const Pair *output, double limit)
     {
       for (int64_t i = 0; i < count; i++)
         {
-          double difference = fabs ((double)got[i] - expected[i]);
+          double difference = fabs ((double)got[i] / output->scale - expected[i]);
 
           error += difference * difference;
           norm += (double)expected[i] * expected[i];

@@ -16,12 +16,14 @@ typedef struct
 {
   Tensor reference; /* F32, host memory */
   Tensor device;
+  float scale; /* of the device's numbers */
   bool output;
 } Pair;
 
 typedef struct
 {
   const Ops *ops;
+  DType activation;
   Stream *stream;
   Stream *reference;
   uint64_t seed;
@@ -49,6 +51,8 @@ Pair *harness_parameter (Harness *self, Tensor like, float offset, float size);
 /* A new output. */
 Pair *harness_output (Harness *self, Tensor like);
 Pair *harness_f32_output (Harness *self, Tensor like);
+/* One for silu (a) * b, which FP16 has times SWIGLU_F16_SCALE. */
+Pair *harness_swiglu_output (Harness *self, Tensor like);
 
 /* An output that starts as a copy of `pair`: for work in place. */
 Pair *harness_in_place (Harness *self, const Pair *pair);

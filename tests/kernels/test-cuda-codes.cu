@@ -283,7 +283,7 @@ main (void)
 
   run.state = 2026;
 
-  if (ops->query (0, &run.caps) != STATUS_OK || !linear_cuda_codes.supports (&run.caps, NULL, NULL))
+  if (ops->query (0, &run.caps) != STATUS_OK || !run.caps.bf16)
     {
       printf ("1..0 # SKIP no CUDA device of compute capability 8.0 or more\n");
       return 77;

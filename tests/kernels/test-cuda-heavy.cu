@@ -336,9 +336,10 @@ main (int argc, char **argv)
 {
   Test t = {};
   Status status = cuda_open (0, NULL, &t.s);
-  if (status != STATUS_OK)
+  if (status != STATUS_OK || !t.s->caps.bf16)
     {
-      printf ("no usable device: %s\n", status_name (status));
+      printf ("no usable device for BF16: %s\n", status_name (status));
+      cuda_close (t.s);
       return SKIPPED;
     }
   t.seed = (uint64_t)time (NULL) * 1000;

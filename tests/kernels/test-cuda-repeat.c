@@ -196,9 +196,9 @@ main (void)
   DeviceCaps caps;
   Status found = ops_cuda.query (0, &caps);
 
-  if (found != STATUS_OK)
+  if (found != STATUS_OK || !caps.bf16)
     {
-      printf ("1..0 # SKIP no CUDA device: %s\n", status_name (found));
+      printf ("1..0 # SKIP no CUDA device for BF16: %s\n", status_name (found));
       return 77;
     }
   require (&run, ops->open (0, NULL, &run.stream), "open");

@@ -21,6 +21,7 @@ static const Ops *const ops = &ops_cuda;
 typedef struct
 {
   Stream *stream;
+  DType activation, residual;
   uint64_t state; /* of the random numbers */
   int n_tests, n_failed;
 } Run;
@@ -60,6 +61,8 @@ make (Run *run, DType type, float center, int64_t a, int64_t b, int64_t c)
       values[i] = center + uniform (run);
       if (type == DTYPE_BF16)
         values[i] = bf16_to_float (bf16_from_float (values[i]));
+      else if (type == DTYPE_F16)
+        values[i] = f16_to_float (f16_from_float (values[i]));
     }
   pair.host.data = values;
   pair.device = tensor_3d (type, NULL, a, b, c);
@@ -159,13 +162,14 @@ rms_factor (const double *row, int64_t d, double eps)
 }
 
 static void
-test_norms (Run *run, int64_t m, int64_t d)
+test_norms (Run *run, DType type, int64_t m, int64_t d)
 {
-  Pair x = make (run, DTYPE_BF16, 0.3f, 1, m, d), out = make_output (run, DTYPE_BF16, 1, m, d);
+  Pair x = make (run, type, 0.3f, 1, m, d), out = make_output (run, run->activation, 1, m, d);
   Pair weight = make (run, DTYPE_F32, 1.0f, 1, 1, d), scale = make (run, DTYPE_F32, 1.0f, 1, 1, d);
   Tensor x_rows = rows_of (x.device), out_rows = rows_of (out.device);
   Tensor w = vector_of (weight.device), s = vector_of (scale.device);
   const float *ws = weight.host.data, *ss = scale.host.data;
+  const bool in_place = type == run->activation;
   char name[96];
   double *e;
 
@@ -199,18 +203,20 @@ test_norms (Run *run, int64_t m, int64_t d)
       for (int64_t i = 0; i < d; i++)
         e[r * d + i] = (e[r * d + i] - mean) / sqrt (variance + 1e-6) * ss[i];
     }
-  require (run, ops->layer_norm (run->stream, &x_rows, &s, 1e-6f, &x_rows), "layer_norm");
-  snprintf (name, sizeof name, "layer_norm [%d, %d] in place", (int)m, (int)d);
-  compare (run, &x, e, ROUNDED, name);
+  require (run, ops->layer_norm (run->stream, &x_rows, &s, 1e-6f, in_place ? &x_rows : &out_rows),
+           "layer_norm");
+  snprintf (name, sizeof name, "layer_norm [%d, %d]%s", (int)m, (int)d,
+            in_place ? " in place" : "");
+  compare (run, in_place ? &x : &out, e, ROUNDED, name);
   drop (run, &x), drop (run, &out), drop (run, &weight), drop (run, &scale);
 }
 
 /* `kind`: bits choose post, gate, scale and out. */
 static void
-test_residual_norm (Run *run, int64_t m, int64_t d, int kind)
+test_residual_norm (Run *run, DType type, int64_t m, int64_t d, int kind)
 {
-  Pair x = make (run, DTYPE_BF16, 0.0f, 1, m, d), y = make (run, DTYPE_BF16, 0.0f, 1, m, d);
-  Pair out = make_output (run, DTYPE_BF16, 1, m, d), v[4];
+  Pair x = make (run, type, 0.0f, 1, m, d), y = make (run, type, 0.0f, 1, m, d);
+  Pair out = make_output (run, run->activation, 1, m, d), v[4];
   Tensor xt = rows_of (x.device), yt = rows_of (y.device), ot = rows_of (out.device), vt[4];
   double *ex = doubles (&x.host), *ey = doubles (&y.host), *eo = doubles (&x.host);
   const bool post = kind & 1, gate = kind & 2, scale = kind & 4, with_out = kind & 8;
@@ -255,7 +261,7 @@ static void
 test_rope (Run *run, int64_t m, int n_q, int n_kv, int64_t d, RopePairing pairing)
 {
   const int64_t heads = n_q + 2 * n_kv;
-  Pair qkv = make (run, DTYPE_BF16, 0.1f, m, heads, d),
+  Pair qkv = make (run, run->activation, 0.1f, m, heads, d),
        table = make (run, DTYPE_F32, 0, m, d / 2, 2);
   Pair wq = make (run, DTYPE_F32, 1.0f, 1, 1, d), wk = make (run, DTYPE_F32, 1.0f, 1, 1, d);
   Tensor q_weight = vector_of (wq.device), k_weight = vector_of (wk.device);
@@ -297,18 +303,20 @@ test_rope (Run *run, int64_t m, int n_q, int n_kv, int64_t d, RopePairing pairin
 static void
 test_elements (Run *run, int64_t m, int64_t f)
 {
-  Pair x = make (run, DTYPE_BF16, 0.0f, 1, m, 2 * f), out = make_output (run, DTYPE_BF16, 1, m, f);
-  Pair row = make (run, DTYPE_BF16, 0.0f, 1, 1, f - 3);
-  Pair filled = make_output (run, DTYPE_BF16, 1, m, f - 3);
+  Pair x = make (run, run->activation, 0.0f, 1, m, 2 * f),
+       out = make_output (run, run->activation, 1, m, f);
+  Pair row = make (run, run->activation, 0.0f, 1, 1, f - 3);
+  Pair filled = make_output (run, run->activation, 1, m, f - 3);
   Tensor x_rows = rows_of (x.device), out_rows = rows_of (out.device);
   Tensor row_t = vector_of (row.device), filled_t = rows_of (filled.device);
   double *e = doubles (&out.host);
   const float *v = x.host.data;
+  const double scale = run->activation == DTYPE_F16 ? (double)SWIGLU_F16_SCALE : 1.0;
   char name[96];
 
   for (int64_t r = 0; r < m; r++)
     for (int64_t i = 0; i < f; i++)
-      e[r * f + i] = silu (v[r * 2 * f + i]) * v[r * 2 * f + f + i];
+      e[r * f + i] = scale * silu (v[r * 2 * f + i]) * v[r * 2 * f + f + i];
   require (run, ops->silu_mul (run->stream, &x_rows, 0, &out_rows), "silu_mul");
   snprintf (name, sizeof name, "silu_mul [%d, %d]", (int)m, (int)(2 * f));
   compare (run, &out, e, ROUNDED, name);
@@ -336,7 +344,8 @@ static void
 test_group_norm (Run *run, int64_t h, int64_t w, int64_t c, int groups, bool with_silu,
                  float center)
 {
-  Pair x = make (run, DTYPE_BF16, center, h, w, c), out = make_output (run, DTYPE_BF16, h, w, c);
+  Pair x = make (run, run->activation, center, h, w, c),
+       out = make_output (run, run->activation, h, w, c);
   Pair weight = make (run, DTYPE_F32, 1.0f, 1, 1, c), bias = make (run, DTYPE_F32, 0.0f, 1, 1, c);
   Tensor wt = vector_of (weight.device), bt = vector_of (bias.device);
   double *e = doubles (&x.host);
@@ -404,11 +413,11 @@ test_conv (Run *run, const ConvCase *t)
 {
   const int rows = t->upsample ? 2 * t->h : t->h / t->stride;
   const int columns = t->upsample ? 2 * t->w : t->w / t->stride, area = t->size * t->size;
-  Pair x = make (run, DTYPE_BF16, 0.1f, t->h, t->w, t->c_in);
-  Pair out = t->residual ? make (run, DTYPE_BF16, 0.0f, rows, columns, t->c_out)
-                         : make_output (run, DTYPE_BF16, rows, columns, t->c_out);
-  Pair weight = make (run, DTYPE_BF16, 0.0f, t->c_out, t->c_in, area);
-  Pair bias = make (run, DTYPE_BF16, 0.0f, 1, 1, t->c_out);
+  Pair x = make (run, run->activation, 0.1f, t->h, t->w, t->c_in);
+  Pair out = t->residual ? make (run, run->activation, 0.0f, rows, columns, t->c_out)
+                         : make_output (run, run->activation, rows, columns, t->c_out);
+  Pair weight = make (run, run->activation, 0.0f, t->c_out, t->c_in, area);
+  Pair bias = make (run, run->activation, 0.0f, 1, 1, t->c_out);
   ConvSource source = { .stride = t->stride, .upsample = t->upsample };
   double *e = doubles (&out.host);
   /* Of large pictures a part is enough, spread over all rows, columns and channels. */
@@ -457,7 +466,8 @@ test_device (Run *run)
 {
   const uint64_t before = ops->allocated (run->stream);
   StreamOptions options = { .memory_budget = 17 << 20 }; /* scratch takes 16 of it */
-  Pair a = make (run, DTYPE_BF16, 0.0f, 3, 5, 7), b = make_output (run, DTYPE_BF16, 3, 5, 7);
+  Pair a = make (run, run->activation, 0.0f, 3, 5, 7),
+       b = make_output (run, run->activation, 3, 5, 7);
   Stream *small = NULL;
   void *memory = NULL;
   DeviceCaps caps;
@@ -487,7 +497,8 @@ test_device (Run *run)
 static void
 test_recording (Run *run)
 {
-  Pair x = make (run, DTYPE_BF16, 0.0f, 1, 3, 64), row = make (run, DTYPE_BF16, 0.0f, 1, 1, 64);
+  Pair x = make (run, run->activation, 0.0f, 1, 3, 64),
+       row = make (run, run->activation, 0.0f, 1, 1, 64);
   Tensor x_rows = rows_of (x.device), row_t = vector_of (row.device);
   double *e = doubles (&x.host);
   Recording *recording = NULL;
@@ -516,11 +527,19 @@ test_rows_and_elements (Run *run)
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
     {
       /* Odd numbers of rows, some of them more than run at once. */
-      test_norms (run, i % 2 == 0 ? 1 + (int64_t)i * 3 : 2501, widths[i]);
+      const int64_t rows = i % 2 == 0 ? 1 + (int64_t)i * 3 : 2501;
+
+      test_norms (run, run->residual, rows, widths[i]);
+      if (run->activation != run->residual)
+        test_norms (run, run->activation, rows, widths[i]);
       test_elements (run, 1 + (int64_t)i * 3, widths[i]);
     }
   for (int kind = 0; kind < 16; kind++)
-    test_residual_norm (run, kind < 8 ? 5 : 1333, kind % 2 ? 3840 : 200, kind);
+    test_residual_norm (run, kind < 8 ? run->residual : run->activation, kind < 8 ? 5 : 1333,
+                        kind % 2 ? 3840 : 200, kind);
+  if (run->activation != run->residual)
+    for (int kind = 0; kind < 16; kind++)
+      test_residual_norm (run, run->residual, 1333, kind % 2 ? 3840 : 2040, kind);
   for (int pairing = 0; pairing < 2; pairing++)
     {
       test_rope (run, 7, 30, 30, 128, (RopePairing)pairing);
@@ -578,6 +597,8 @@ main (void)
       return 77;
     }
   printf ("# %s, random numbers from %llu\n", caps.name, (unsigned long long)run.state);
+  run.activation = device_activation (&caps);
+  run.residual = device_residual (&caps);
   require (&run, ops->open (0, NULL, &run.stream), "open");
   test_device (&run);
   test_recording (&run);

@@ -50,6 +50,9 @@ int lane ();
 uint32_t shared_offset (const void *p);
 char *shared_at (uint32_t address, size_t bytes);
 
+/* Whether the device is sm_80 or newer, and has what came with it. */
+bool is_sm80 ();
+
 /* cp.async: `bytes` from `from` to shared memory, zeros behind them up to `size`. */
 void copy_later (uint32_t shared, const void *from, int size, int bytes);
 void copy_commit ();

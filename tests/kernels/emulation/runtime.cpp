@@ -54,6 +54,12 @@ set_device (int sm, int multiprocessors)
   device.multiprocessors = multiprocessors;
 }
 
+bool
+is_sm80 ()
+{
+  return device.sm >= 80;
+}
+
 void
 set_once (bool once)
 {

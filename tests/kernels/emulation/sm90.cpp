@@ -52,13 +52,13 @@ attention_wide_sm90 (Stream *s, const Attention *)
 }
 
 bool
-conv_sm90_takes (const Stream *, const Conv *, const ConvLaunch *)
+conv_sm90_takes (const Stream *, const Conv *, const ConvLaunch<bf16> *)
 {
   return false;
 }
 
 Status
-conv_sm90 (Stream *s, const Conv *, const ConvLaunch *)
+conv_sm90 (Stream *s, const Conv *, const ConvLaunch<bf16> *)
 {
   return REFUSED (s);
 }

@@ -4,7 +4,12 @@
  */
 #pragma once
 
+#include "kernels/cuda/activation.cuh"
+
 #include <cuda_runtime.h>
+
+/* Which way copies go is asked of the device as they run: see AsyncCopy. */
+#define HAS_ASYNC_COPY 0
 
 static inline uint32_t
 shared_address (const void *p)
@@ -27,11 +32,47 @@ shared_bf16 (uint32_t address)
 
 /* -- asynchronous copies ---------------------------------------------------------------------- */
 
+static inline uint4
+load_global_16 (const void *global, bool valid)
+{
+  return valid ? *reinterpret_cast<const uint4 *> (global) : make_uint4 (0, 0, 0, 0);
+}
+
+static inline void
+store_shared_16 (uint32_t shared, uint4 v)
+{
+  *reinterpret_cast<uint4 *> (emulation::shared_at (shared, 16)) = v;
+}
+
 static inline void
 cp_async_16 (uint32_t shared, const void *global, bool valid)
 {
-  emulation::copy_later (shared, global, 16, valid ? 16 : 0);
+  if (emulation::is_sm80 ())
+    emulation::copy_later (shared, global, 16, valid ? 16 : 0);
+  else
+    store_shared_16 (shared, load_global_16 (global, valid));
 }
+
+template <int N> struct AsyncCopy
+{
+  uint4 held[N];
+
+  void
+  start (int i, uint32_t shared, const void *global, bool valid)
+  {
+    if (emulation::is_sm80 ())
+      cp_async_16 (shared, global, valid);
+    else
+      held[i] = load_global_16 (global, valid);
+  }
+
+  void
+  finish (int i, uint32_t shared)
+  {
+    if (!emulation::is_sm80 ())
+      store_shared_16 (shared, held[i]);
+  }
+};
 
 static inline void
 cp_async_commit ()
@@ -97,10 +138,34 @@ mma_bf16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 }
 
 static inline void
+mma_f16_half (float c[4], uint32_t a0, uint32_t a1, uint32_t b)
+{
+  const uint32_t a[4] = { a0, a1, 0, 0 };
+  emulation::MmaOperands o = { c, a, { b, 0 }, c };
+  emulation::meet (emulation::multiply_f16, &o, emulation::ALL_LANES, "mma of FP16, k 8");
+}
+
+static inline void
 mma_f16 (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
+  if (!emulation::is_sm80 ())
+    {
+      mma_f16_half (c, a[0], a[1], b0);
+      mma_f16_half (c, a[2], a[3], b1);
+      return;
+    }
   emulation::MmaOperands o = { c, a, { b0, b1 }, c };
   emulation::meet (emulation::multiply_f16, &o, emulation::ALL_LANES, "mma of FP16");
+}
+
+template <typename T>
+static inline void
+mma (float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+  if constexpr (Activation<T>::DTYPE == DTYPE_F16)
+    mma_f16 (c, a, b0, b1);
+  else
+    mma_bf16 (c, a, b0, b1);
 }
 
 static inline void

@@ -86,8 +86,11 @@ open_model (TesseraApplication *self)
   g_autofree char *device = g_settings_get_string (self->settings, "device");
   g_autofree char *dir = models_choose (self->settings);
   g_autofree char *calibration = engine_find_calibration_file ();
+  const int bits = g_settings_get_enum (self->settings, "text-encoder");
+  g_autofree char *encoder = dir != NULL && bits < 16 ? models_find_text_encoder (dir, bits) : NULL;
   EngineOptions options = {
     .device = device,
+    .text_encoder_file = encoder,
     .memory_budget = (guint64)g_settings_get_uint (self->settings, "memory-limit") << 30,
     .offload = g_settings_get_enum (self->settings, "offload"),
     .exact = g_settings_get_enum (self->settings, "arithmetic") == ARITHMETIC_EXACT,
@@ -324,6 +327,8 @@ application_startup (GApplication *application)
                            G_CONNECT_SWAPPED);
   self->idle_trim = idle_trim_new (self->queue, self->worker, self->settings, 60 * 1000);
   g_signal_connect_object (self->settings, "changed::offload", G_CALLBACK (open_model), self,
+                           G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->settings, "changed::text-encoder", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->settings, "changed::arithmetic", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);

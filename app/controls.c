@@ -13,7 +13,7 @@ struct _TesseraControls
   GtkWidget *scroller, *prompt_hint, *guidance_group, *width_row, *height_row;
   GtkToggleButton *run_bf16, *run_svdquant, *run_both;
   GtkLabel *precision_reason;
-  AdwComboRow *size, *noise, *device, *offload, *arithmetic;
+  AdwComboRow *size, *noise, *device, *offload, *arithmetic, *encoder;
   GtkEditable *negative, *seed;
   GtkSwitch *new_seed;
   TesseraLoraList *loras;
@@ -24,6 +24,7 @@ struct _TesseraControls
   GPtrArray *device_ids; /* of char *, in the order of the rows */
   char *prompt_text;     /* what controls_get_request lends out */
 
+  int encoder_bits[3]; /* in the order of the rows */
   gboolean uses_guidance, settled;
 };
 
@@ -231,6 +232,36 @@ allow_precision (GtkToggleButton *button, gboolean allowed, const char *reason)
   gtk_widget_set_tooltip_text (GTK_WIDGET (button), allowed ? NULL : reason);
 }
 
+/* What there is to choose from; why not, or why not what was chosen, is said in the row. */
+static void
+show_encoders (TesseraControls *self, const ModelInfo *model)
+{
+  g_autoptr (GtkStringList) names = gtk_string_list_new (NULL);
+  const gboolean settled = self->settled;
+  const char *reason = _ ("Of fewer bits it needs less memory");
+  guint n = 0, selected = 0;
+
+  gtk_string_list_append (names, _ ("As published"));
+  self->encoder_bits[n++] = 16;
+  for (guint i = 0; model != NULL && i < G_N_ELEMENTS (model->encoders); i++)
+    if (model->encoders[i])
+      {
+        gtk_string_list_append (names, i == 0 ? _ ("8 bit") : _ ("4 bit"));
+        selected = model->encoder_bits == (i == 0 ? 8 : 4) ? n : selected;
+        self->encoder_bits[n++] = i == 0 ? 8 : 4;
+      }
+  if (n == 1)
+    reason = _ ("This model’s folder “text_encoders” has none of fewer bits");
+  else if (model->encoder_reason != NULL)
+    reason = model->encoder_reason;
+  self->settled = FALSE;
+  adw_combo_row_set_model (self->encoder, G_LIST_MODEL (names));
+  adw_combo_row_set_selected (self->encoder, selected);
+  adw_action_row_set_subtitle (ADW_ACTION_ROW (self->encoder), reason);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->encoder), n > 1);
+  self->settled = settled;
+}
+
 void
 controls_set_model (TesseraControls *self, const ModelInfo *model)
 {
@@ -258,6 +289,7 @@ controls_set_model (TesseraControls *self, const ModelInfo *model)
   /* A processor computes where the weights are. */
   gtk_widget_set_visible (GTK_WIDGET (self->offload), model != NULL && model->device.gpu);
   gtk_widget_set_visible (GTK_WIDGET (self->arithmetic), model != NULL && model->arithmetics);
+  show_encoders (self, model);
   lora_list_set_model (self->loras, model != NULL ? model->path : NULL);
   self->uses_guidance = model != NULL && model->guidance;
   gtk_widget_set_visible (self->guidance_group, self->uses_guidance);
@@ -440,6 +472,15 @@ on_arithmetic_selected (TesseraControls *self)
                          adw_combo_row_get_selected (self->arithmetic));
 }
 
+static void
+on_encoder_selected (TesseraControls *self)
+{
+  const guint row = adw_combo_row_get_selected (self->encoder);
+
+  if (self->settled && self->settings != NULL && row < G_N_ELEMENTS (self->encoder_bits))
+    g_settings_set_enum (self->settings, "text-encoder", self->encoder_bits[row]);
+}
+
 /* -- Type ---------------------------------------------------------------------------------------
  */
 
@@ -483,7 +524,7 @@ controls_class_init (TesseraControlsClass *klass)
     CHILD (new_seed),         CHILD (steps),        CHILD (width),
     CHILD (height),           CHILD (batch),        CHILD (guidance),
     CHILD (memory_limit),     CHILD (offload),      CHILD (idle_minutes),
-    CHILD (arithmetic),       CHILD (loras),
+    CHILD (arithmetic),       CHILD (loras),        CHILD (encoder),
 #undef CHILD
   };
 
@@ -526,6 +567,8 @@ controls_init (TesseraControls *self)
   g_signal_connect_object (self->noise, "notify::selected", G_CALLBACK (on_noise_selected), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->offload, "notify::selected", G_CALLBACK (on_offload_selected),
+                           self, G_CONNECT_SWAPPED);
+  g_signal_connect_object (self->encoder, "notify::selected", G_CALLBACK (on_encoder_selected),
                            self, G_CONNECT_SWAPPED);
   g_signal_connect_object (self->arithmetic, "notify::selected",
                            G_CALLBACK (on_arithmetic_selected), self, G_CONNECT_SWAPPED);

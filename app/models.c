@@ -3,6 +3,8 @@
 
 #include "engine/engine.h"
 
+#include <string.h>
+
 gboolean
 models_is_model (const char *dir)
 {
@@ -26,6 +28,29 @@ models_find_builtin (void)
   if (models_is_model (BUILTIN_MODEL))
     return g_strdup (BUILTIN_MODEL);
   return engine_find_builtin_model (); /* for a program that is not installed */
+}
+
+char *
+models_find_text_encoder (const char *dir, int bits)
+{
+  g_autofree char *folder = g_build_filename (dir, "text_encoders", NULL);
+  g_autoptr (GDir) names = g_dir_open (folder, 0, NULL);
+  g_autofree char *found = NULL;
+  const char *name;
+
+  /* Of several the first by name: an order that does not depend on the disk. */
+  while (names != NULL && (name = g_dir_read_name (names)) != NULL)
+    {
+      g_autofree char *path = g_build_filename (folder, name, NULL);
+
+      if (!g_str_has_suffix (name, ".safetensors") || name[0] == '.'
+          || (found != NULL && strcmp (path, found) > 0)
+          || engine_find_text_encoder_bits (path, NULL) != bits)
+        continue;
+      g_free (found);
+      found = g_steal_pointer (&path);
+    }
+  return g_steal_pointer (&found);
 }
 
 /* It lies beside the built-in model. */

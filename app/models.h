@@ -18,6 +18,10 @@ char *models_find_catalogue (void);
 /* The folder to open: what `settings` names, else the built-in one, else NULL (transfer full). */
 char *models_choose (GSettings *settings);
 
+/* A text encoder of `bits` (8 or 4) in the model's folder text_encoders, or NULL (transfer full).
+ * Reads the headers that are there; from any thread. */
+char *models_find_text_encoder (const char *dir, int bits);
+
 /* TRUE if `dir` looks like a model folder: a check of names only, from any thread. */
 gboolean models_is_model (const char *dir);
 

@@ -45,6 +45,7 @@ picture_new (Image *image, const EngineRequest *request, const PictureFacts *fac
       self->kernels = g_strdup (facts->kernels);
       self->pair = g_strdup (facts->pair);
       self->facts.seconds = facts->seconds;
+      self->facts.encoder_bits = facts->encoder_bits;
     }
   self->facts.device = self->device;
   self->facts.model = self->model;
@@ -75,6 +76,9 @@ picture_load (const char *path, GError **error)
     {
       const cJSON *seconds = cJSON_GetObjectItemCaseSensitive (json, "seconds");
 
+      const cJSON *bits = cJSON_GetObjectItemCaseSensitive (json, "text_encoder_bits");
+
+      facts.encoder_bits = cJSON_IsNumber (bits) ? (int)CLAMP (bits->valuedouble, 0, 16) : 0;
       facts.seconds = cJSON_IsNumber (seconds) ? CLAMP (seconds->valuedouble, 0, 1e6) : 0;
       facts.device = string_in (json, "device");
       facts.model = string_in (json, "model");
@@ -105,6 +109,8 @@ details (TesseraPicture *self)
     cJSON_AddStringToObject (json, "model", self->model);
   if (self->kernels != NULL)
     cJSON_AddStringToObject (json, "kernels", self->kernels);
+  if (self->facts.encoder_bits > 0)
+    cJSON_AddNumberToObject (json, "text_encoder_bits", self->facts.encoder_bits);
   if (self->pair != NULL)
     cJSON_AddStringToObject (json, "pair", self->pair);
   text = cJSON_PrintUnformatted (json);
@@ -198,6 +204,8 @@ picture_describe (TesseraPicture *self)
   if (self->kernels != NULL)
     /* Translators: %s names the way in which layers are computed, like "cuda-bf16-wgmma" */
     add_line (text, g_strdup_printf (_ ("Computed by: %s"), self->kernels));
+  if (self->facts.encoder_bits > 0)
+    add_line (text, g_strdup_printf (_ ("Text encoder: %d bit"), self->facts.encoder_bits));
   return g_string_free (text, FALSE);
 }
 

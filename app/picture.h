@@ -22,6 +22,7 @@ typedef struct
   const char *device;  /* "cpu", "NVIDIA GeForce RTX 4090" */
   const char *model;   /* name of the model */
   const char *kernels; /* what computed the transformer's layers: "cuda-bf16-wgmma" */
+  int encoder_bits;    /* of a text encoder of fewer than its own; 0 = unknown, or its own */
   const char *pair;    /* id shared with the other half of a comparison */
 } PictureFacts;
 

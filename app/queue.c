@@ -16,6 +16,7 @@ struct _TesseraQueue
   TesseraJob *running;
   char *model, *device;   /* names, for the pictures' facts; NULL while none is open */
   const char *kernels[2]; /* by precision, likewise; static */
+  int encoder_bits;       /* likewise; 0 for the model's own text encoder */
 
   JobTimings last[2]; /* by precision */
   gboolean paused;
@@ -142,6 +143,7 @@ on_generated (GObject *source, GAsyncResult *result, gpointer data)
         .device = self->device,
         .kernels = self->kernels[request->precision],
         .model = self->model,
+        .encoder_bits = self->encoder_bits,
         .pair = job_get_pair (job),
       };
 
@@ -246,6 +248,7 @@ queue_set_model (TesseraQueue *self, const ModelInfo *model)
     return;
   self->model = g_strdup (model->name);
   self->device = g_strdup (model->device.name);
+  self->encoder_bits = model->encoder_bits < 16 ? model->encoder_bits : 0;
   memcpy (self->kernels, model->kernels, sizeof self->kernels);
   start_next (self);
 }

@@ -239,7 +239,8 @@ notify_when_away (TesseraWindow *self, TesseraJob *job)
   GApplication *app = G_APPLICATION (gtk_window_get_application (GTK_WINDOW (self)));
   g_autoptr (GNotification) notification = NULL;
 
-  if (app == NULL || gtk_window_is_active (GTK_WINDOW (self)) || job_get_seconds (job) <= self->long_job)
+  if (app == NULL || gtk_window_is_active (GTK_WINDOW (self))
+      || job_get_seconds (job) <= self->long_job)
     return;
   notification = g_notification_new (_ ("Image Ready"));
   g_notification_set_body (notification, job_get_request (job)->prompt);

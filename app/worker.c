@@ -2,6 +2,7 @@
 #include "app/worker.h"
 
 #include "app/advice.h"
+#include "app/models.h"
 
 /* What both threads know. It has its own count so that neither must outlive the other. */
 typedef struct
@@ -18,7 +19,7 @@ struct _Order
   void (*carry_out) (Shared *shared, GTask *task, Order *order);
   TesseraJob *job;
   EngineRequest *request;
-  char *dir, *file, *device, *transformer_file, *calibration_file;
+  char *dir, *file, *device, *transformer_file, *text_encoder_file, *calibration_file;
   EngineOptions options;
   WorkerFunc work;
   gpointer work_data;
@@ -57,6 +58,7 @@ order_free (Order *order)
   g_free (order->file);
   g_free (order->device);
   g_free (order->transformer_file);
+  g_free (order->text_encoder_file);
   g_free (order->calibration_file);
   if (order->free_work_data != NULL)
     order->free_work_data (order->work_data);
@@ -72,6 +74,7 @@ model_info_free (ModelInfo *info)
   g_free (info->name);
   g_free (info->reason[0]);
   g_free (info->reason[1]);
+  g_free (info->encoder_reason);
   g_free (info);
 }
 
@@ -88,10 +91,44 @@ replace_engine (Shared *shared, Engine *engine)
   engine_free (old);
 }
 
+/* The model's own text encoder serves where another cannot: *reason (transfer full) says why. */
+static Engine *
+open_engine (const Order *order, char **reason, GError **error)
+{
+  EngineOptions options = order->options;
+  g_autoptr (GError) refused = NULL;
+  Engine *engine = engine_new (order->dir, &options, &refused);
+
+  if (engine != NULL || options.text_encoder_file == NULL)
+    {
+      if (refused != NULL)
+        g_propagate_error (error, g_steal_pointer (&refused));
+      return engine;
+    }
+  options.text_encoder_file = NULL;
+  engine = engine_new (order->dir, &options, error);
+  if (engine != NULL)
+    *reason = g_strdup (refused->message);
+  return engine;
+}
+
+static void
+describe_encoders (ModelInfo *info, Engine *engine)
+{
+  info->encoder_bits = engine_get_text_encoder_bits (engine);
+  for (guint i = 0; i < G_N_ELEMENTS (info->encoders); i++)
+    {
+      g_autofree char *path = models_find_text_encoder (info->path, i == 0 ? 8 : 4);
+
+      info->encoders[i] = path != NULL;
+    }
+}
+
 static void
 carry_out_open (Shared *shared, GTask *task, Order *order)
 {
   GError *error = NULL;
+  char *encoder_reason = NULL;
   ModelInfo *info;
   Engine *engine;
 
@@ -99,7 +136,7 @@ carry_out_open (Shared *shared, GTask *task, Order *order)
     return;
   /* The old model goes first: two do not fit. */
   replace_engine (shared, NULL);
-  engine = engine_new (order->dir, &order->options, &error);
+  engine = open_engine (order, &encoder_reason, &error);
   if (engine == NULL)
     {
       g_task_return_error (task, error);
@@ -108,8 +145,10 @@ carry_out_open (Shared *shared, GTask *task, Order *order)
   replace_engine (shared, engine);
 
   info = g_new0 (ModelInfo, 1);
+  info->encoder_reason = encoder_reason;
   info->path = g_strdup (order->dir);
   info->name = g_path_get_basename (order->dir);
+  describe_encoders (info, engine);
   info->arithmetics = engine_has_both_arithmetics (engine);
   info->guidance = engine_uses_guidance (engine);
   info->native_size = engine_get_native_size (engine);
@@ -317,6 +356,8 @@ worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *op
       order->options.device = order->device;
       order->transformer_file = g_strdup (options->transformer_file);
       order->options.transformer_file = order->transformer_file;
+      order->text_encoder_file = g_strdup (options->text_encoder_file);
+      order->options.text_encoder_file = order->text_encoder_file;
       order->calibration_file = g_strdup (options->calibration_file);
       order->options.calibration_file = order->calibration_file;
     }

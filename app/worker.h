@@ -22,6 +22,9 @@ typedef struct
   gboolean arithmetics;   /* the device has a fast and an exact one for SVDQuant */
   gboolean guidance;      /* takes guidance and a negative prompt */
   int native_size;        /* pixels a side that it draws best */
+  gboolean encoders[2];   /* text encoders of 8 and of 4 bit lie in its folder */
+  int encoder_bits;       /* of the one in use, 16 for the model's own */
+  char *encoder_reason;   /* the engine's words when the one asked for cannot be used, else NULL */
   EngineDevice device;    /* what computes */
 } ModelInfo;
 
@@ -32,7 +35,8 @@ G_DECLARE_FINAL_TYPE (TesseraWorker, worker, TESSERA, WORKER, GObject)
 
 TesseraWorker *worker_new (void);
 
-/* Opens a model in place of the one that is open. `options` may be NULL; strings are copied. */
+/* Opens a model in place of the one that is open. `options` may be NULL; strings are copied. Where
+ * its text_encoder_file cannot be used, the model's own is. */
 void worker_open_async (TesseraWorker *self, const char *dir, const EngineOptions *options,
                         GCancellable *cancellable, GAsyncReadyCallback callback, gpointer data);
 ModelInfo *worker_open_finish (TesseraWorker *self, GAsyncResult *result, GError **error);

@@ -359,26 +359,6 @@ test_added (Fixture *f, gconstpointer data)
 /* -- How it looks -------------------------------------------------------------------------------
  */
 
-static GObject *
-child_of (gpointer widget, GType type, const char *name)
-{
-  return gtk_widget_get_template_child (GTK_WIDGET (widget), type, name);
-}
-
-/* The window, but for the memory, which is this machine's. */
-static void
-check_window (Fixture *f, const char *name)
-{
-  GtkScrolledWindow *scroller = GTK_SCROLLED_WINDOW (
-      child_of (window_get_controls (f->window), TESSERA_TYPE_CONTROLS, "scroller"));
-  GtkAdjustment *adjustment = gtk_scrolled_window_get_vadjustment (scroller);
-
-  gtk_widget_set_visible (GTK_WIDGET (child_of (f->window, TESSERA_TYPE_WINDOW, "gauge")), FALSE);
-  settle (GTK_WIDGET (f->window));
-  gtk_adjustment_set_value (adjustment, gtk_adjustment_get_upper (adjustment));
-  check_shot (GTK_WIDGET (f->window), name);
-}
-
 static void
 test_shot (Fixture *f, gconstpointer data)
 {
@@ -396,9 +376,9 @@ test_shot (Fixture *f, gconstpointer data)
   adw_expander_row_set_expanded (ADW_EXPANDER_ROW (list_of (f)), TRUE);
   WAIT_FOR (says (f, "watercolour.safetensors", "Applied"));
   WAIT_FOR (says (f, "lineart of an old master.safetensors", "left out"));
-  check_window (f, "window-loras");
+  fixture_check_controls (f, "window-loras");
   adw_style_manager_set_color_scheme (style, ADW_COLOR_SCHEME_FORCE_DARK);
-  check_window (f, "window-loras-dark");
+  fixture_check_controls (f, "window-loras-dark");
   adw_style_manager_set_color_scheme (style, ADW_COLOR_SCHEME_DEFAULT);
 }
 

@@ -108,3 +108,22 @@ fixture_shown (Fixture *f)
 {
   return window_get_shown (f->window);
 }
+
+static GtkWidget *
+child_of (gpointer widget, GType type, const char *name)
+{
+  return GTK_WIDGET (gtk_widget_get_template_child (GTK_WIDGET (widget), type, name));
+}
+
+void
+fixture_check_controls (Fixture *f, const char *name)
+{
+  GtkWidget *scroller
+      = child_of (window_get_controls (f->window), TESSERA_TYPE_CONTROLS, "scroller");
+  GtkAdjustment *adjustment = gtk_scrolled_window_get_vadjustment (GTK_SCROLLED_WINDOW (scroller));
+
+  gtk_widget_set_visible (child_of (f->window, TESSERA_TYPE_WINDOW, "gauge"), FALSE);
+  settle (GTK_WIDGET (f->window));
+  gtk_adjustment_set_value (adjustment, gtk_adjustment_get_upper (adjustment));
+  check_shot (GTK_WIDGET (f->window), name);
+}

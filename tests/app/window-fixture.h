@@ -34,4 +34,8 @@ gboolean fixture_enabled (Fixture *f, const char *action);
 void fixture_activate (Fixture *f, const char *action); /* which must be enabled */
 const char *fixture_shown (Fixture *f);
 
+/* A golden shot of the window with the end of its left pane in view, but without the memory, which
+ * is this machine's. */
+void fixture_check_controls (Fixture *f, const char *name);
+
 G_END_DECLS

@@ -50,7 +50,8 @@ template <int ROWS, int WIDTH, int THREADS> struct RowsCopy
       {
         const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
         const bool inside = row < limit && chunk * CHUNK < columns;
-        copies.start (i, shared, inside ? from + row * pitch + chunk * CHUNK : from, inside);
+        copies.start (i, shared + chunk_at (row, chunk, WIDTH * 2),
+                      inside ? from + row * pitch + chunk * CHUNK : from, inside);
       }
 #endif
   }

@@ -37,6 +37,7 @@ quality_run_clear (QualityRun *self)
       g_free (configuration->folder);
       g_free (configuration->model);
       g_free (configuration->transformer);
+      g_free (configuration->text_encoder);
       g_free (configuration);
     }
   g_clear_pointer (&self->configurations, g_ptr_array_unref);
@@ -193,6 +194,8 @@ describe_run (const QualityRun *self)
       cJSON_AddStringToObject (item, "model", c->model);
       if (c->transformer != NULL)
         cJSON_AddStringToObject (item, "transformer", c->transformer);
+      if (c->text_encoder != NULL)
+        cJSON_AddStringToObject (item, "text_encoder", c->text_encoder);
       cJSON_AddItemToArray (configurations, item);
     }
   prompts = cJSON_AddArrayToObject (root, "prompts");

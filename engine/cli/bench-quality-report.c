@@ -147,6 +147,8 @@ configuration_to_json (const QualityRun *run, const QualityConfiguration *c)
   cJSON_AddStringToObject (object, "model", c->model);
   if (c->transformer != NULL)
     cJSON_AddStringToObject (object, "transformer", c->transformer);
+  if (c->text_encoder != NULL)
+    cJSON_AddStringToObject (object, "text_encoder", c->text_encoder);
   cJSON_AddItemToObject (object, "summary", summary_to_json (&summary));
   rows = cJSON_AddArrayToObject (object, "prompts");
   for (guint p = 0; p < run->prompts->len; p++)

@@ -165,7 +165,9 @@ quality_banner (const QualityRun *run)
       const QualityConfiguration *c = g_ptr_array_index (run->configurations, i);
 
       g_string_append_printf (text, "%s: %s, %s\n", i == 0 ? "Baseline" : "Compared", c->label,
-                              c->transformer != NULL ? c->transformer : c->model);
+                              c->text_encoder != NULL  ? c->text_encoder
+                              : c->transformer != NULL ? c->transformer
+                                                       : c->model);
     }
   if (run->lpips != NULL)
     g_string_append_printf (text, "LPIPS: %s, %s\n", run->lpips,

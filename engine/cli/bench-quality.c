@@ -12,7 +12,7 @@ typedef struct
 {
   char *model, *baseline, *prompts, *size, *seed, *precision, *device, *memory_budget, *lpips;
   char *output;
-  char **transformers;
+  char **transformers, **text_encoders;
   int steps;
 } Options;
 
@@ -25,6 +25,7 @@ options_clear (Options *o)
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
   g_strfreev (o->transformers);
+  g_strfreev (o->text_encoders);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
@@ -75,6 +76,25 @@ add_configuration (QualityRun *run, const char *model, const char *transformer, 
   return TRUE;
 }
 
+/* Adds the model with another text encoder. */
+static gboolean
+add_text_encoder (QualityRun *run, const char *model, const char *text_encoder, const char *told,
+                  GError **error)
+{
+  const int bits = engine_find_text_encoder_bits (text_encoder, error);
+  QualityConfiguration *c;
+  char *label;
+
+  if (bits == 0 || !add_configuration (run, model, NULL, told, error))
+    return FALSE;
+  c = g_ptr_array_index (run->configurations, run->configurations->len - 1);
+  c->text_encoder = g_strdup (text_encoder);
+  label = g_strdup_printf ("%s, text encoder in %d bit", c->label, bits);
+  g_free (c->label);
+  c->label = label;
+  return TRUE;
+}
+
 static QualityConfiguration *
 configuration_at (const QualityRun *run, guint index)
 {
@@ -85,7 +105,9 @@ configuration_at (const QualityRun *run, guint index)
 static char *
 long_label (const QualityConfiguration *c)
 {
-  g_autofree char *base = g_path_get_basename (c->transformer != NULL ? c->transformer : c->model);
+  g_autofree char *base = g_path_get_basename (c->text_encoder != NULL  ? c->text_encoder
+                                               : c->transformer != NULL ? c->transformer
+                                                                        : c->model);
 
   if (g_str_has_suffix (base, ".safetensors"))
     base[strlen (base) - strlen (".safetensors")] = '\0';
@@ -121,18 +143,25 @@ static gboolean
 add_configurations (QualityRun *run, const char *model, const Options *o, GError **error)
 {
   const char *baseline = o->baseline != NULL ? o->baseline : model;
+  const guint n_transformers = o->transformers != NULL ? g_strv_length (o->transformers) : 0;
+  const guint n_encoders = o->text_encoders != NULL ? g_strv_length (o->text_encoders) : 0;
 
   if (!add_configuration (run, baseline, NULL, NULL, error))
     return FALSE;
-  if (o->transformers == NULL && o->baseline == NULL && o->precision == NULL)
-    return cli_usage_error (error, "there is nothing to compare with the baseline: give "
-                                   "--transformer, --baseline-model or --precision");
-  if (o->transformers == NULL)
+  if (n_transformers + n_encoders == 0 && o->baseline == NULL && o->precision == NULL)
+    return cli_usage_error (error,
+                            "there is nothing to compare with the baseline: give --transformer, "
+                            "--text-encoder, --baseline-model or --precision");
+  if (n_transformers + n_encoders == 0)
     return add_configuration (run, model, NULL, o->precision, error);
-  if (g_strv_length (o->transformers) >= QUALITY_MAX_CONFIGURATIONS)
-    return cli_usage_error (error, "more than %d transformers", QUALITY_MAX_CONFIGURATIONS - 1);
-  for (guint i = 0; o->transformers[i] != NULL; i++)
+  if (n_transformers + n_encoders >= QUALITY_MAX_CONFIGURATIONS)
+    return cli_usage_error (error, "more than %d transformers and text encoders",
+                            QUALITY_MAX_CONFIGURATIONS - 1);
+  for (guint i = 0; i < n_transformers; i++)
     if (!add_configuration (run, model, o->transformers[i], o->precision, error))
+      return FALSE;
+  for (guint i = 0; i < n_encoders; i++)
+    if (!add_text_encoder (run, model, o->text_encoders[i], o->precision, error))
       return FALSE;
   return TRUE;
 }
@@ -325,6 +354,7 @@ draw_all (const QualityRun *run, const QualityConfiguration *c, gboolean progres
 {
   const EngineOptions options = { .device = run->device,
                                   .transformer_file = c->transformer,
+                                  .text_encoder_file = c->text_encoder,
                                   .memory_budget = run->memory_budget };
   g_autoptr (Engine) engine = NULL;
   guint64 free_before = 0;
@@ -408,6 +438,9 @@ parse (int argc, char **argv, Options *o, GError **error)
       "Model folder of the baseline (default: the same)", "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o->transformers,
       "Transformer file to compare; may be given again", "FILE" },
+    { "text-encoder", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o->text_encoders,
+      "Text encoder file to compare, with the model's own transformer; may be given again",
+      "FILE" },
     { "prompts", 0, 0, G_OPTION_ARG_FILENAME, &o->prompts,
       "Prompts, one a line: \"[name] text\" or \"text\"", "FILE" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,

@@ -46,10 +46,11 @@ typedef struct
 
 typedef struct
 {
-  char *label;       /* owned; "BF16", "SVDQuant INT4 (file)": what really runs */
-  char *folder;      /* owned; inside the run's folder */
-  char *model;       /* owned */
-  char *transformer; /* owned; NULL = the model's own */
+  char *label;        /* owned; "BF16", "SVDQuant INT4 (file)": what really runs */
+  char *folder;       /* owned; inside the run's folder */
+  char *model;        /* owned */
+  char *transformer;  /* owned; NULL = the model's own */
+  char *text_encoder; /* owned; NULL = the model's own */
   EnginePrecision precision;
   QualityRow *rows; /* (owned) one for each prompt */
 } QualityConfiguration;

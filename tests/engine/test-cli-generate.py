@@ -32,6 +32,31 @@ def draw(folder):
     path.unlink()
 
 
+def quantised_encoder(folder):
+    path, picture = folder / "encoder.safetensors", folder / "cat.png"
+    expect("a text encoder in 5 bit", 2, "quantize", "--part", "text-encoder", "--bits", 5,
+           "--model", TINY, "--output", path, error="--bits is 5")
+    expect("an unknown part", 2, "quantize", "--part", "vae", "--model", TINY, "--output", path,
+           error="--part")
+    expect("a text encoder in 4 bit", 0, "quantize", "--part", "text-encoder", "--bits", 4,
+           "--model", TINY, "--output", path, output=str(path))
+    report = json.loads((folder / "encoder.safetensors.json").read_text())
+    check("has a report", report["bits"] == 4 and report["prompts"] and report["calibrated"])
+    expect("is named", 0, "inspect", path, output="Qwen3 text encoder, 4 bit")
+    expect("it draws", 0, *arguments(TINY, "--json", "--text-encoder", path, "--output", picture),
+           output='"text_encoder_bits":4')
+    plan = expect("it is planned", 0, "plan", "--json", "--model", TINY, "--text-encoder", path,
+                  "--size", "64x64", "--device", "cpu")
+    check("as what it is", json.loads(plan.stdout)["text_encoder_bits"] == 4, plan.stdout)
+    expect("a transformer is none", 1,
+           *arguments(TINY, "--text-encoder", TINY / TRANSFORMER, "--output", picture),
+           error="not a text encoder of")
+    expect("nor can it be quantised again", 1, "quantize", "--part", "text-encoder", "--bits", 8,
+           "--model", copy_model(folder / "again", **{
+               "text_encoder/model.safetensors": path}), "--output", folder / "twice.safetensors",
+           error="quantised already")
+
+
 def wrong_usage(folder):
     cases = [
         ("--size", "65x64", "width"),
@@ -118,6 +143,8 @@ with tempfile.TemporaryDirectory() as name:
     pictures = base / "pictures"
     pictures.mkdir()
     draw(pictures)
+    (base / "encoder").mkdir()
+    quantised_encoder(base / "encoder")
     wrong_usage(pictures)
     damaged(base / "models", pictures)
     unwritable(pictures)

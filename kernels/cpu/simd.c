@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Compiled once for each instruction set, with SIMD_TABLE the name of the table to define. The
- * loops are plain C that the compiler turns into vectors; `omp simd` allows it to reorder the sums
- * that are marked, and nothing else.
+ * loops are plain C, but for one, that the compiler turns into vectors; `omp simd` allows it to
+ * reorder the sums that are marked, and nothing else.
  */
 #include "kernels/cpu/simd.h"
 
@@ -10,6 +10,10 @@
 
 #include <math.h>
 #include <string.h>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 /* exp, good to 2 units in the last place; saturates beyond the range of normal numbers.
  * 2^(x log2 e) = 2^n 2^r with |r| <= 1/2, the second factor by its Taylor series around 0. */
@@ -119,6 +123,39 @@ expand_codes8 (const void *codes, const void *scales, float *out, int64_t n)
     }
 }
 
+#ifdef __AVX2__
+/* out = 8 of the signed bytes in `values`, from its lowest on, times scale. */
+static inline void
+store8 (__m128i values, __m256 scale, float *out)
+{
+  _mm256_storeu_ps (out, _mm256_mul_ps (_mm256_cvtepi32_ps (_mm256_cvtepi8_epi32 (values)), scale));
+}
+
+/* The table is one register, and a shuffle looks up sixteen codes in it; compilers make one look-up
+ * a code of the loop below, which takes three times as long. */
+static void
+expand_codes4 (const void *codes, const void *scales, float *out, int64_t n)
+{
+  static const int8_t values[16] = CODES_TABLE;
+  const __m128i table = _mm_loadu_si128 ((const __m128i *)(const void *)values);
+  const __m128i low = _mm_set1_epi8 (15);
+
+  for (int64_t at = 0; at < n; at += 32)
+    {
+      __m256 scale = _mm256_set1_ps (scale_of_group (scales, at / CODES_GROUP));
+      __m128i pairs
+          = _mm_loadu_si128 ((const __m128i *)(const void *)((const char *)codes + at / 2));
+      __m128i even = _mm_shuffle_epi8 (table, _mm_and_si128 (pairs, low));
+      __m128i odd = _mm_shuffle_epi8 (table, _mm_and_si128 (_mm_srli_epi16 (pairs, 4), low));
+      __m128i first = _mm_unpacklo_epi8 (even, odd), second = _mm_unpackhi_epi8 (even, odd);
+
+      store8 (first, scale, out + at);
+      store8 (_mm_srli_si128 (first, 8), scale, out + at + 8);
+      store8 (second, scale, out + at + 16);
+      store8 (_mm_srli_si128 (second, 8), scale, out + at + 24);
+    }
+}
+#else
 static void
 expand_codes4 (const void *codes, const void *scales, float *out, int64_t n)
 {
@@ -139,6 +176,7 @@ expand_codes4 (const void *codes, const void *scales, float *out, int64_t n)
         out[first + i] = values[i] * scale;
     }
 }
+#endif
 
 /* -- norms -------------------------------------------------------------------------------- */
 

@@ -3,6 +3,8 @@
 
 #include "engine/plan.h"
 
+#include <math.h>
+
 /* What one linear was fed. */
 typedef struct
 {
@@ -146,10 +148,16 @@ encoder_run (Encoder *self, const char *prompt, gboolean watch, int *features, G
   return embeds;
 }
 
-const float *
-encoder_get_energy (Encoder *self, const char *name, gint64 k)
+float *
+encoder_weigh_inputs (Encoder *self, const char *name, gint64 k)
 {
   const Seen *seen = g_hash_table_lookup (self->seen, name);
+  float *out;
 
-  return seen != NULL && seen->k == k ? seen->energy : NULL;
+  if (seen == NULL || seen->k != k)
+    return NULL;
+  out = g_new (float, (gsize)k);
+  for (gint64 i = 0; i < k; i++)
+    out[i] = sqrtf (seen->energy[i]);
+  return out;
 }

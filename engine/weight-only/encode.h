@@ -19,15 +19,16 @@ encoder_new (const char *model, const char *file, GCancellable *cancellable, GEr
 void encoder_free (Encoder *self); /* NULL is a no-op */
 
 /* Embeddings of a prompt, [tokens, features] (transfer full), or NULL with an error; element
- * float. Sets *features. watch: its linears' inputs count for encoder_get_energy. */
+ * float. Sets *features. watch: its linears' inputs count for encoder_weigh_inputs. */
 GArray *
 encoder_run (Encoder *self, const char *prompt, gboolean watch, int *features, GError **error);
 
-/* The energy of the inputs of the linear `name` ("model.layers.0.self_attn.qkv_proj") in all runs
- * that were watched, [k], borrowed until the next; NULL if it was not seen. Each token counts the
- * same: the first one of a prompt, whose numbers are a thousand times the others' in some layers,
- * would have all weights rounded for itself alone. */
-const float *encoder_get_energy (Encoder *self, const char *name, gint64 k);
+/* How much an error of each k of the linear `name` ("model.layers.0.self_attn.qkv_proj") matters,
+ * [k] (transfer full: g_free): the square root of its inputs' energy in all runs that were watched;
+ * NULL if it was not seen. The root, because a few prompts are not all prompts (README.md has
+ * figures). Each token counts the same: the first one of a prompt, whose numbers are a thousand
+ * times the others' in some layers, would have all weights rounded for itself alone. */
+float *encoder_weigh_inputs (Encoder *self, const char *name, gint64 k);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Encoder, encoder_free)
 

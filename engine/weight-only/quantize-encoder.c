@@ -200,8 +200,8 @@ run_dense (Quantizer *self, GError **error)
 }
 
 /* The engine runs q, k and v as one linear, and gate and up. */
-static const float *
-find_energy (Quantizer *self, const Item *item)
+static float *
+weigh_inputs (Quantizer *self, const Item *item)
 {
   static const struct
   {
@@ -219,9 +219,9 @@ find_energy (Quantizer *self, const Item *item)
       {
         g_autofree char *name = g_strdup_printf ("%.*s%s", (int)before, item->base, fused[i].whole);
 
-        return encoder_get_energy (self->encoder, name, item->data.shape[1]);
+        return encoder_weigh_inputs (self->encoder, name, item->data.shape[1]);
       }
-  return encoder_get_energy (self->encoder, item->base, item->data.shape[1]);
+  return encoder_weigh_inputs (self->encoder, item->base, item->data.shape[1]);
 }
 
 /* -- one linear ------------------------------------------------------------------------------- */
@@ -256,7 +256,8 @@ is_finite (const float *row, gint64 k)
 
 /* Row by row, by all threads; the sums are of whole rows in their order, whoever did which. */
 static gboolean
-choose_scales (const Quantizer *self, const Item *item, const float *energy, RoundingError *sums)
+choose_scales (const Quantizer *self, const Item *item, const float *importance,
+               RoundingError *sums)
 {
   gint64 n = item->data.shape[0], k = item->data.shape[1];
   g_autofree RoundingError *rows = g_new0 (RoundingError, (gsize)n);
@@ -271,7 +272,7 @@ choose_scales (const Quantizer *self, const Item *item, const float *energy, Rou
       {
         read_row (&item->data, i, row);
         finite &= is_finite (row, k);
-        rounding_choose_scales (row, energy, k, self->job->bits,
+        rounding_choose_scales (row, importance, k, self->job->bits,
                                 item->scales + i * (k / CODES_GROUP), &rows[i]);
       }
     g_free (row);
@@ -296,12 +297,13 @@ static gboolean
 quantize_item (Quantizer *self, Item *item, GError **error)
 {
   gint64 n = item->data.shape[0], k = item->data.shape[1];
+  g_autofree float *importance = weigh_inputs (self, item);
   RoundingError sums = { 0 };
   EncoderLine line;
 
   if (!report (self, item->base, error))
     return FALSE;
-  if (!choose_scales (self, item, find_energy (self, item), &sums))
+  if (!choose_scales (self, item, importance, &sums))
     {
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
                    "%s: tensor %s has numbers that are not finite", weights_path (self->weights),

@@ -34,7 +34,8 @@ gboolean quantize_encoder (const QuantizeEncoderJob *job, QuantizeEncoderProgres
 
 /* -- the report, for the tests too ------------------------------------------------------------ */
 
-/* A linear: relative RMS error of its weights, and with each k weighted by its inputs' energy. */
+/* A linear: relative RMS error of its weights, and with each k weighted by its importance
+ * (encode.h). */
 typedef struct
 {
   char *base; /* owned */

@@ -46,7 +46,7 @@ round_group (const float *w, float scale, int bits, float *values)
 }
 
 static float
-error_of (const float *w, const float *energy, const float *values, float scale)
+error_of (const float *w, const float *importance, const float *values, float scale)
 {
   float sum = 0.0f;
 
@@ -55,22 +55,22 @@ error_of (const float *w, const float *energy, const float *values, float scale)
     {
       float error = w[i] - values[i] * scale;
 
-      sum += energy[i] * error * error;
+      sum += importance[i] * error * error;
     }
   return sum;
 }
 
 /* What makes the error of these values least. */
 static float
-best_scale (const float *w, const float *energy, const float *values)
+best_scale (const float *w, const float *importance, const float *values)
 {
   float product = 0.0f, square = 0.0f;
 
 #pragma omp simd reduction(+ : product, square)
   for (int i = 0; i < CODES_GROUP; i++)
     {
-      product += energy[i] * values[i] * w[i];
-      square += energy[i] * values[i] * values[i];
+      product += importance[i] * values[i] * w[i];
+      square += importance[i] * values[i] * values[i];
     }
   return square > 0.0f ? product / square : 0.0f;
 }
@@ -81,18 +81,18 @@ typedef struct
 } Choice;
 
 static void
-try_scale (const float *w, const float *energy, int bits, float scale, Choice *best)
+try_scale (const float *w, const float *importance, int bits, float scale, Choice *best)
 {
   float stored = bf16_to_float (bf16_from_float (scale)), values[CODES_GROUP], error;
 
   round_group (w, stored, bits, values);
-  error = error_of (w, energy, values, stored);
+  error = error_of (w, importance, values, stored);
   if (error < best->error)
     *best = (Choice){ stored, error };
 }
 
 static float
-choose_scale (const float *w, const float *energy, int bits)
+choose_scale (const float *w, const float *importance, int bits)
 {
   const float *parts = bits == 8 ? parts8 : parts4;
   guint n = bits == 8 ? G_N_ELEMENTS (parts8) : G_N_ELEMENTS (parts4);
@@ -105,17 +105,17 @@ choose_scale (const float *w, const float *energy, int bits)
     return 0.0f;
   for (guint i = 0; i < n; i++)
     {
-      try_scale (w, energy, bits, greatest / LARGEST * parts[i], &best);
+      try_scale (w, importance, bits, greatest / LARGEST * parts[i], &best);
       if (bits == 4)
-        try_scale (w, energy, bits, -greatest / LARGEST * parts[i], &best);
+        try_scale (w, importance, bits, -greatest / LARGEST * parts[i], &best);
     }
   round_group (w, best.scale, bits, values);
-  try_scale (w, energy, bits, best_scale (w, energy, values), &best);
+  try_scale (w, importance, bits, best_scale (w, importance, values), &best);
   return best.scale;
 }
 
 void
-rounding_choose_scales (const float *row, const float *energy, int64_t k, int bits,
+rounding_choose_scales (const float *row, const float *importance, int64_t k, int bits,
                         uint16_t *scales, RoundingError *sums)
 {
   float ones[CODES_GROUP];
@@ -124,7 +124,7 @@ rounding_choose_scales (const float *row, const float *energy, int64_t k, int bi
     ones[i] = 1.0f;
   for (int64_t first = 0; first < k; first += CODES_GROUP)
     {
-      const float *w = row + first, *h = energy != NULL ? energy + first : ones;
+      const float *w = row + first, *h = importance != NULL ? importance + first : ones;
       float scale = choose_scale (w, h, bits), values[CODES_GROUP];
 
       scales[first / CODES_GROUP] = bf16_from_float (scale);

@@ -13,7 +13,7 @@
 G_BEGIN_DECLS
 
 /* Sums of squares: of what rounding has changed, and of the weights; and both with every k weighted
- * by the energy of its inputs. */
+ * by its importance. */
 typedef struct
 {
   double error, size;
@@ -21,9 +21,9 @@ typedef struct
 } RoundingError;
 
 /* The scales of a row of k weights, BF16 [k / CODES_GROUP]: of some about the plain one, and the
- * one of least squares, that with the least error. energy [k]: how much an error of each k matters;
- * NULL: all the same. Adds to *sums. */
-void rounding_choose_scales (const float *row, const float *energy, int64_t k, int bits,
+ * one of least squares, that with the least error. importance [k]: how much an error of each k
+ * matters; NULL: all the same. Adds to *sums. */
+void rounding_choose_scales (const float *row, const float *importance, int64_t k, int bits,
                              uint16_t *scales, RoundingError *sums);
 
 /* The nearest codes, I8 [k] or U8 [k / 2]. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/kernels/cases.h"
+#include "tests/kernels/patience.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -428,6 +429,8 @@ cases_run (Harness *harness, const char *prefix, const char *label)
       bool passed;
 
       if (strncmp (c->name, prefix, strlen (prefix)) != 0)
+        continue;
+      if (IS_EMULATED && c->b >= 4096) /* rows that long are there for the CPU's bands */
         continue;
       passed = c->run (harness, c);
 

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/launchers.h"
+#include "tests/kernels/patience.h"
 
 #include <math.h>
 
@@ -99,7 +100,8 @@ static __global__ void
 reference_attention_kernel (const bf16 *qkv, float *out, int m, int n_q, int n_kv, int d,
                             bool causal)
 {
-  extern __shared__ float scores[];
+  extern __shared__ __align__ (16) char shared[];
+  float *scores = reinterpret_cast<float *> (shared);
   __shared__ float partial[32];
   const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warps = blockDim.x / 32, keys = causal ? row + 1 : m;
@@ -193,7 +195,8 @@ compare (Stream *s, const bf16 *got, const float *want, size_t n, Difference *sc
     {
       const float rms = (float)sqrt (host.reference / n);
       CUDA_CHECK (s, cudaMemsetAsync (scratch, 0, sizeof *scratch, s->compute));
-      launch_kernel (difference_kernel, 1024, 256, 0, s->compute, got, want, n, rms, scratch);
+      LAUNCH_ONCE (
+          launch_kernel (difference_kernel, 1024, 256, 0, s->compute, got, want, n, rms, scratch));
       CHECK (LAUNCHED (s));
       CUDA_CHECK (
           s, cudaMemcpyAsync (&host, scratch, sizeof host, cudaMemcpyDeviceToHost, s->compute));
@@ -211,14 +214,14 @@ compare (Stream *s, const bf16 *got, const float *want, size_t n, Difference *sc
 static inline Status
 random_bf16 (Stream *s, bf16 *out, size_t n, uint64_t seed, float scale)
 {
-  launch_kernel (random_kernel<bf16>, 1024, 256, 0, s->compute, out, n, seed, scale);
+  LAUNCH_ONCE (launch_kernel (random_kernel<bf16>, 1024, 256, 0, s->compute, out, n, seed, scale));
   return LAUNCHED (s);
 }
 
 static inline Status
 random_f32 (Stream *s, float *out, size_t n, uint64_t seed, float scale)
 {
-  launch_kernel (random_kernel<float>, 1024, 256, 0, s->compute, out, n, seed, scale);
+  LAUNCH_ONCE (launch_kernel (random_kernel<float>, 1024, 256, 0, s->compute, out, n, seed, scale));
   return LAUNCHED (s);
 }
 
@@ -228,11 +231,11 @@ reference_gemm (Stream *s, const Gemm *g, float *full, float *out)
 {
   const dim3 grid (CEIL_DIV (g->n, REF_TILE), CEIL_DIV (g->m, REF_TILE));
   float *y = g->swiglu ? full : out;
-  launch_kernel (reference_gemm_kernel, grid, 256, 0, s->compute, (const bf16 *)g->x,
-                 (const bf16 *)g->w, g->bias, y, (int)g->m, (int)g->n, (int)g->k);
+  LAUNCH_ONCE (launch_kernel (reference_gemm_kernel, grid, 256, 0, s->compute, (const bf16 *)g->x,
+                              (const bf16 *)g->w, g->bias, y, (int)g->m, (int)g->n, (int)g->k));
   if (g->swiglu)
-    launch_kernel (reference_swiglu_kernel, 1024, 256, 0, s->compute, full, out, (int)g->m,
-                   (int)g->n);
+    LAUNCH_ONCE (launch_kernel (reference_swiglu_kernel, 1024, 256, 0, s->compute, full, out,
+                                (int)g->m, (int)g->n));
   return LAUNCHED (s);
 }
 
@@ -244,7 +247,8 @@ reference_attention (Stream *s, const Attention *a, float *out)
   CUDA_CHECK (s, cudaFuncSetAttribute (reference_attention_kernel,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   const dim3 grid ((unsigned)a->m, a->n_q);
-  launch_kernel (reference_attention_kernel, grid, 128, shared, s->compute, (const bf16 *)a->qkv,
-                 out, (int)a->m, a->n_q, a->n_kv, a->d, a->causal);
+  LAUNCH_ONCE (launch_kernel (reference_attention_kernel, grid, 128, shared, s->compute,
+                              (const bf16 *)a->qkv, out, (int)a->m, a->n_q, a->n_kv, a->d,
+                              a->causal));
   return LAUNCHED (s);
 }

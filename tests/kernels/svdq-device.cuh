@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/svdq.h"
+#include "tests/kernels/patience.h"
 #include "tests/kernels/svdq-host.h"
 
 #include <stdio.h>
@@ -15,17 +16,24 @@
 #define POISON  0xff /* every byte of an output before a run: a NaN in BF16 */
 #define SPARE   8    /* numbers behind each row of y, which must stay as they are */
 
+/* Beyond what is run here (patience.h). */
+static inline bool
+too_large (const HostSize &size)
+{
+  return (int64_t)size.m * size.n * (size.k + size.rank) > MOST_PRODUCTS;
+}
+
 struct DeviceTest
 {
   Stream *s;
-  int failures;
+  int tests, failures;
 };
 
 static inline void
 report (DeviceTest *t, bool ok, const char *name, const char *what, const char *text)
 {
   t->failures += !ok;
-  printf ("%-6s %-24s %-44s %s\n", ok ? "ok" : "FAILED", name, what, text);
+  printf ("%sok %d - %s, %s: %s\n", ok ? "" : "not ", ++t->tests, name, what, text);
   fflush (stdout);
 }
 
@@ -170,14 +178,15 @@ run_device_test (Status (*test_all) (DeviceTest *t, uint32_t seed))
   Status status = cuda_open (0, NULL, &t.s);
   if (status != STATUS_OK)
     {
-      printf ("no usable device: %s\n", status_name (status));
+      printf ("1..0 # SKIP no usable device: %s\n", status_name (status));
       return SKIPPED;
     }
-  const uint32_t seed = (uint32_t)time (NULL);
-  printf ("seed %u\n", seed);
+  const uint32_t seed = IS_EMULATED ? 1 : (uint32_t)time (NULL);
+  printf ("# seed %u\n", seed);
   status = test_all (&t, seed);
-  printf ("%s: %d failures; %s %s\n", t.failures || status ? "FAILED" : "passed", t.failures,
-          status_name (status), cuda_detail (t.s));
+  if (status != STATUS_OK)
+    printf ("Bail out! %s %s\n", status_name (status), cuda_detail (t.s));
+  printf ("1..%d\n", t.tests);
   cuda_close (t.s);
   return t.failures || status ? 1 : 0;
 }

@@ -29,16 +29,16 @@ static const struct
 {
   const char *name;
   SvdqProduct product;
-  bool instruction;
+  bool instruction, in_software;
 } paths[] = {
-  { "software, large", always<Fp4LargeTile, Software>, false },
-  { "software, small", always<Fp4SmallTile, Software>, false },
-  { "FP16, large", always<Fp4LargeTile, Fp4Expanded>, false },
-  { "FP16, small", always<Fp4SmallTile, Fp4Expanded>, false },
-  { "FP16, chosen", svdq_gemm_fp4_expanded, false },
-  { "instruction, large", always<Fp4LargeTile, Instruction>, true },
-  { "instruction, small", always<Fp4SmallTile, Instruction>, true },
-  { "instruction, chosen", svdq_gemm_fp4, true },
+  { "software, large", always<Fp4LargeTile, Software>, false, true },
+  { "software, small", always<Fp4SmallTile, Software>, false, true },
+  { "FP16, large", always<Fp4LargeTile, Fp4Expanded>, false, false },
+  { "FP16, small", always<Fp4SmallTile, Fp4Expanded>, false, false },
+  { "FP16, chosen", svdq_gemm_fp4_expanded, false, false },
+  { "instruction, large", always<Fp4LargeTile, Instruction>, true, false },
+  { "instruction, small", always<Fp4SmallTile, Instruction>, true, false },
+  { "instruction, chosen", svdq_gemm_fp4, true, false },
 };
 #define N_PATHS (sizeof paths / sizeof paths[0])
 
@@ -61,6 +61,9 @@ on_all_paths (DeviceTest *t, const HostLinear &host, const char *what, Check che
   for (size_t i = 0; i < N_PATHS; i++)
     {
       if (paths[i].instruction && !(t->s->caps.sm >= FP4_FIRST_SM && t->s->caps.sm <= FP4_LAST_SM))
+        continue;
+      /* In software, lanes fetch what they need by a hundred shuffles an mma. */
+      if (IS_EMULATED && paths[i].in_software && (int64_t)d.activations.m * d.weights.n > 20000)
         continue;
       text[0] = '\0';
       CHECK (run_product (t->s, paths[i].product, &d, &y));
@@ -102,15 +105,18 @@ test_size (DeviceTest *t, const HostSize &size, uint32_t seed)
 static Status
 test_single_products (DeviceTest *t, const HostLinear &host, const char *what)
 {
+  std::vector<uint16_t> want;
+  double terms;
+  for (int row = 0; row < host.size.m; row++)
+    for (int n = 0; n < host.size.n; n++)
+      want.push_back (bf16_from_float ((float)host.evaluate (row, n, &terms)));
   return on_all_paths (
       t, host, what,
       [&] (const std::vector<uint16_t> &y, SvdqProduct, const DeviceLinear *d, char *text) {
         size_t wrong = 0;
-        double terms;
         for (int row = 0; row < host.size.m; row++)
           for (int n = 0; n < host.size.n; n++)
-            wrong += y[row * d->stride + n]
-                     != bf16_from_float ((float)host.evaluate (row, n, &terms));
+            wrong += y[row * d->stride + n] != want[row * host.size.n + n];
         sprintf (text, "%zu wrong", wrong);
         return wrong == 0;
       });
@@ -124,7 +130,7 @@ one_hot ()
   for (size_t i = 0; i < host.qweight.size (); i++)
     {
       const int n = (int)(i / 128), k = (int)(i % 128) * 2;
-      host.qweight[i] = (uint8_t)(1 + (n + k) % 7 | (1 + (n + k + 1) % 7) << 4);
+      host.qweight[i] = (uint8_t)((1 + (n + k) % 7) | (1 + (n + k + 1) % 7) << 4);
     }
   memset (host.wscales.data (), 0x38, host.wscales.size ()); /* 1.0 */
   memset (host.scales.data (), 0x38, host.scales.size ());
@@ -291,9 +297,10 @@ test_all (DeviceTest *t, uint32_t seed)
   CHECK (test_outer_scale (t));
   CHECK (test_special_scales (t));
   for (const HostSize &size : sizes)
-    CHECK (test_size (t, size, seed++));
+    if (!too_large (size))
+      CHECK (test_size (t, size, seed++));
   CHECK (test_padding (t, seed));
-  return test_repeats (t, seed);
+  return IS_EMULATED ? STATUS_OK : test_repeats (t, seed); /* there each launch is repeated */
 }
 
 int

@@ -76,7 +76,7 @@ test_equal (DeviceTest *t, const HostLinear &host, const char *what)
   bool repeats = true;
   CHECK (put_on_device (t->s, host, &d));
   CHECK (run_product (t->s, svdq_gemm_int8, &d, &y));
-  for (int i = 0; i < 20; i++)
+  for (int i = 0; i < (IS_EMULATED ? 0 : 20); i++)
     {
       CHECK (run_product (t->s, svdq_gemm_int8, &d, &again));
       repeats = repeats && again == y;
@@ -130,7 +130,8 @@ test_all (DeviceTest *t, uint32_t seed)
 {
   CHECK (test_codes (t, seed));
   for (const HostSize &size : sizes)
-    CHECK (test_size (t, size, seed++));
+    if (!too_large (size))
+      CHECK (test_size (t, size, seed++));
   return STATUS_OK;
 }
 

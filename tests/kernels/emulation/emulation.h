@@ -27,7 +27,7 @@ enum Order
 void set_once (bool once);
 
 /* What the device says that it is: compute capability times ten, and multiprocessors, of which
- * launchers make choices. At first 80 and 4. */
+ * launchers make choices. At first what EMULATED_SM in the environment says, or else 80, and 4. */
 void set_device (int sm, int multiprocessors);
 
 /* Since the program began: switches from one thread to another, and blocks. */

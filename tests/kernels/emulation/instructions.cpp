@@ -8,8 +8,11 @@
  *     a[0], a[2]: words t and 4 + t of row g; a[1], a[3]: of row g + 8
  *     b[0], b[1]: words t and 4 + t of column g
  *     c[0], c[1]: row g, columns 2t and 2t + 1; c[2], c[3]: row g + 8
+ *   m16n8k64 of E2M1: the same words. Four scales of 16 k are a word; the word of row g is that of
+ *   lane 4g + 2 TILE_A, of row g + 8 that of the next, of column g that of lane 4g + TILE_B.
  */
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/mma_fp4.cuh"
 
 #include <cuda_fp16.h>
 
@@ -88,12 +91,13 @@ struct Words
   uint32_t a[ROWS][WORDS], b[COLUMNS][WORDS];
 };
 
+template <typename Operands = MmaOperands>
 static void
 gather (void *const operands[WARP], Words *w)
 {
   for (int i = 0; i < WARP; i++)
     {
-      const MmaOperands *o = (const MmaOperands *)operands[i];
+      const Operands *o = (const Operands *)operands[i];
       const int g = i / 4, t = i % 4;
       w->a[g][t] = o->a[0];
       w->a[g + 8][t] = o->a[1];
@@ -210,6 +214,51 @@ multiply_integers (void *const operands[WARP])
         sums[row][column] = summand<uint32_t> (operands, row, column) + (uint32_t)sum;
       }
   scatter (operands, sums);
+}
+
+/* Eight products in quarters. */
+static int
+dot_e2m1 (uint32_t a, uint32_t b)
+{
+  static const int doubled[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
+  int sum = 0;
+  for (int i = 0; i < 32; i += 4)
+    sum += doubled[a >> i & 15] * doubled[b >> i & 15];
+  return sum;
+}
+
+/* Without sign; 0x7f is NaN. */
+static double
+e4m3_of (uint32_t word, int i)
+{
+  const uint32_t byte = word >> i * 8 & 0x7f;
+  return byte == 0x7f ? NAN : emulation_f16_value ((uint16_t)(byte << 7)) * 256.0f;
+}
+
+void
+multiply_fp4 (void *const operands[WARP], uint32_t)
+{
+  const auto of = [&] (int lane) { return (const Fp4Operands *)operands[lane]; };
+  float sums[ROWS][COLUMNS];
+  Words w;
+  gather<Fp4Operands> (operands, &w);
+  for (int row = 0; row < ROWS; row++)
+    for (int column = 0; column < COLUMNS; column++)
+      {
+        const uint32_t a = of (row % 8 * 4 + 2 * of (0)->tile_a + row / 8)->scale_a;
+        const uint32_t b = of (column * 4 + of (0)->tile_b)->scale_b;
+        double sum = of (row % 8 * 4 + column / 2)->c[row / 8 * 2 + column % 2];
+        for (int i = 0; i < 4; i++)
+          {
+            const int products = dot_e2m1 (w.a[row][2 * i], w.b[column][2 * i])
+                                 + dot_e2m1 (w.a[row][2 * i + 1], w.b[column][2 * i + 1]);
+            sum += products * 0.25 * (e4m3_of (a, i) * e4m3_of (b, i));
+          }
+        sums[row][column] = (float)sum;
+      }
+  for (int i = 0; i < WARP; i++)
+    for (int j = 0; j < 4; j++)
+      of (i)->c[j] = sums[i / 4 + j / 2 * 8][i % 4 * 2 + j % 2];
 }
 
 void

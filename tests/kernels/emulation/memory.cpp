@@ -7,6 +7,7 @@
 #include "tests/kernels/emulation/memory.h"
 #include "tests/kernels/emulation/device.h"
 
+#include <algorithm>
 #include <link.h>
 #include <map>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -118,6 +120,15 @@ struct Allocation
   size_t mapped, bytes;
 };
 
+/* Pages that may be written to without being noted. All others of device memory cannot be written,
+ * which stays so from one grid to the next: there are many pages, of which few change. */
+struct Range
+{
+  char *first;
+  size_t bytes;
+};
+
+static std::vector<Range> writable;
 static std::map<void *, Allocation> allocations;
 static size_t taken;
 
@@ -147,6 +158,7 @@ device_alloc (size_t bytes)
   ASAN_POISON_MEMORY_REGION (pages + PAGE, mapped - inner);
   ASAN_POISON_MEMORY_REGION (memory + bytes, inner - bytes);
   allocations[memory] = { pages, mapped, bytes };
+  writable.push_back ({ pages + PAGE, mapped });
   taken += bytes;
   return memory;
 }
@@ -165,6 +177,10 @@ device_free (void *memory)
     if ((unsigned char)*p != POISON)
       fault ("a kernel wrote behind %zu bytes of device memory", a.bytes);
   munmap (a.pages, a.mapped + 2 * PAGE);
+  const auto inside = [&] (const Range &r) {
+    return r.first >= a.pages && r.first < a.pages + a.mapped + 2 * PAGE;
+  };
+  writable.erase (std::remove_if (writable.begin (), writable.end (), inside), writable.end ());
   return true;
 }
 
@@ -204,13 +220,6 @@ same_page (const void *a, const void *b)
   return true;
 }
 
-static void
-protect_all (int protection)
-{
-  for (const auto &entry : allocations)
-    mprotect (entry.second.pages + PAGE, entry.second.mapped, protection);
-}
-
 /* The first write to a page of device memory, or anything else that is not allowed. */
 static void
 on_fault (int, siginfo_t *info, void *)
@@ -229,6 +238,7 @@ on_fault (int, siginfo_t *info, void *)
   copy_page (noted->before, page);
   copy_page (noted->after, page); /* what an earlier run left, if there was one */
   mprotect (page, PAGE, PROT_READ | PROT_WRITE);
+  writable.push_back ({ page, PAGE });
 }
 
 void
@@ -244,7 +254,9 @@ watch_begin ()
     }
   watch.pages.clear ();
   watch.runs = 0;
-  protect_all (PROT_READ);
+  for (const Range &range : writable)
+    mprotect (range.first, range.bytes, PROT_READ);
+  writable.clear ();
 }
 
 /* The run that has ended, beside the first. */
@@ -274,7 +286,21 @@ void
 watch_end ()
 {
   compare_run ();
-  protect_all (PROT_READ | PROT_WRITE);
+}
+
+void
+device_touch (void *memory, size_t bytes)
+{
+  char *first = (char *)((uintptr_t)memory / PAGE * PAGE);
+  const auto next = allocations.upper_bound (memory);
+  if (bytes == 0 || next == allocations.begin ())
+    return;
+  const Allocation &a = std::prev (next)->second;
+  if (first > a.pages + a.mapped)
+    return;
+  const size_t whole = rounded ((char *)memory + bytes - first, PAGE);
+  mprotect (first, whole, PROT_READ | PROT_WRITE);
+  writable.push_back ({ first, whole });
 }
 
 /* -- how much -----------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ void watch_begin ();
 void watch_again ();
 void watch_end ();
 
+/* The host is about to write there, if it is device memory. */
+void device_touch (void *memory, size_t bytes);
+
 /* The total, and what is left of it. */
 size_t device_total ();
 size_t device_left ();

@@ -40,7 +40,7 @@ namespace emulation
 
 static struct
 {
-  int sm = 80, multiprocessors = 4;
+  int sm = getenv ("EMULATED_SM") ? atoi (getenv ("EMULATED_SM")) : 80, multiprocessors = 4;
   bool once = false;
   uint32_t launches = 0;
   cudaError_t last = cudaSuccess;
@@ -275,7 +275,10 @@ cudaError_t
 cudaMemcpyAsync (void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
 {
   if (bytes > 0)
-    queue_work (stream, [=] { memmove (to, from, bytes); });
+    queue_work (stream, [=] {
+      device_touch (to, bytes);
+      memmove (to, from, bytes);
+    });
   return cudaSuccess;
 }
 
@@ -283,7 +286,10 @@ cudaError_t
 cudaMemsetAsync (void *to, int byte, size_t bytes, cudaStream_t stream)
 {
   if (bytes > 0)
-    queue_work (stream, [=] { memset (to, byte, bytes); });
+    queue_work (stream, [=] {
+      device_touch (to, bytes);
+      memset (to, byte, bytes);
+    });
   return cudaSuccess;
 }
 

@@ -73,12 +73,12 @@ choose_for (const Context *ctx, const LinearSource *source)
 
 #ifdef HAVE_CUDA
 /* Bytes run four times as fast as 16 bit on the Blackwell of the desktop, and expanding codes costs
- * little beside 16-bit products there and on Ampere and Ada. On data-centre cards 16-bit products
+ * little beside 16-bit products there and on Turing, Ampere and Ada. On data-centre cards 16-bit products
  * are too fast for either (measured on sm_90). */
 static const char *
 fall_back_speed (const LinearBackend *backend, int sm)
 {
-  gboolean desktop = sm > 80 && sm / 10 != 9 && sm / 10 != 10;
+  gboolean desktop = sm != 80 && sm / 10 != 9 && sm / 10 != 10;
 
   if (!desktop)
     return "slower";

@@ -339,9 +339,9 @@ extern const LinearBackend linear_cuda_codes;
 extern const LinearBackend linear_cuda_svdq_sm90_fast;
 extern const LinearBackend linear_cuda_svdq_sm90_exact;
 /* SVDQuant, all W4A4: 4-bit weights by 4-bit activations (spec svdquant 5.8). */
-extern const LinearBackend linear_cuda_svdq_int4;       /* 4-bit MMA: sm_80 to 89 */
+extern const LinearBackend linear_cuda_svdq_int4;       /* 4-bit MMA: sm_75 to 89 */
 extern const LinearBackend linear_cuda_svdq_int8;       /* INT4 in bytes: sm_80 up; equal results */
 extern const LinearBackend linear_cuda_svdq_nvfp4;      /* block-scaled MMA: sm_120 */
-extern const LinearBackend linear_cuda_svdq_nvfp4_fp16; /* exact products in FP16: sm_80 up */
+extern const LinearBackend linear_cuda_svdq_nvfp4_fp16; /* exact products in FP16: sm_75 up */
 
 KERNELS_END_DECLS

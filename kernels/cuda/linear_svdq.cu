@@ -3,6 +3,7 @@
  * SVDQuant linears: what every path has in common. A path brings its product.
  */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
 #include "kernels/cuda/svdq.h"
 
 #include <stdlib.h>
@@ -78,8 +79,11 @@ slab_rows (int64_t m)
 }
 
 static Status
-run (Stream *s, const SvdqLinear *l, bool swiglu, const bf16 *x, int64_t m, bf16 *y, int64_t stride)
+run (Stream *s, const SvdqLinear *l, bool swiglu, const Tensor *x, int64_t first, Tensor *out)
 {
+  const int64_t m = tensor_count (x) / l->base.k, stride = tensor_count (out) / m;
+  const size_t item = dtype_size (out->dtype), row_bytes = l->base.k * dtype_size (x->dtype);
+  const bool wide = out->dtype != x->dtype;
   const int64_t most = slab_rows (m);
   SvdqWeights w = l->weights;
   w.swiglu = swiglu;
@@ -87,8 +91,9 @@ run (Stream *s, const SvdqLinear *l, bool swiglu, const bf16 *x, int64_t m, bf16
     {
       const int64_t rows = m - row < most ? m - row : most;
       const SvdqActivations a = svdq_activations_in (&l->weights, rows, s->workspace);
-      const SvdqGemm g = { &w, &a, y + row * stride, stride };
-      CHECK (svdq_quantise (s, &l->weights, x + row * l->base.k, &a));
+      char *y = (char *)out->data + (row * stride + first) * item;
+      const SvdqGemm g = { &w, &a, y, stride, wide };
+      CHECK (svdq_quantise (s, &l->weights, (const char *)x->data + row * row_bytes, &a));
       CHECK (l->product (s, &g));
     }
   return STATUS_OK;
@@ -101,13 +106,13 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
   const int64_t m = tensor_count (x) / linear->k;
   const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
   const int64_t columns = swiglu ? linear->n / 2 : linear->n;
-  REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
+  REQUIRE (s, x->dtype == device_activation (&s->caps));
+  REQUIRE (s, out->dtype == x->dtype || (out->dtype == device_residual (&s->caps) && !swiglu));
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
   REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
   const int64_t stride = tensor_count (out) / m;
   REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
-  return run (s, (const SvdqLinear *)linear, swiglu, (const bf16 *)x->data, m,
-              (bf16 *)out->data + first, stride);
+  return run (s, (const SvdqLinear *)linear, swiglu, x, first, out);
 }
 
 Status
@@ -122,36 +127,45 @@ svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out
 /* -- paths --------------------------------------------------------------------------------------
  */
 
+/* Of these capabilities, activations of that type, and code for it in this build. */
 static bool
-is_cuda (const DeviceCaps *caps, int first_sm, int last_sm, const SvdqFormat *svdq,
-         SvdqFormat format)
+is_cuda (const DeviceCaps *caps, DType activation, int first_sm, int last_sm)
 {
-  return caps->kind == DEVICE_CUDA && caps->sm >= first_sm && caps->sm <= last_sm && svdq != NULL
-         && *svdq == format;
+  return caps->kind == DEVICE_CUDA && caps->sm >= first_sm && caps->sm <= last_sm
+         && device_activation (caps) == activation
+         && caps->sm >= (activation == DTYPE_F16 ? FIRST_F16_SM : FIRST_BF16_SM);
+}
+
+static bool
+is_format (const SvdqFormat *svdq, SvdqFormat format)
+{
+  return svdq != NULL && *svdq == format;
 }
 
 static bool
 supports_int4 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return is_cuda (caps, 80, 89, svdq, SVDQ_INT4);
+  return is_format (svdq, SVDQ_INT4)
+         && (is_cuda (caps, DTYPE_BF16, 80, 89) || is_cuda (caps, DTYPE_F16, 75, INT32_MAX));
 }
 
 static bool
 supports_int8 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return is_cuda (caps, 80, INT32_MAX, svdq, SVDQ_INT4);
+  return is_format (svdq, SVDQ_INT4) && is_cuda (caps, DTYPE_BF16, 80, INT32_MAX);
 }
 
 static bool
 supports_nvfp4 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return is_cuda (caps, FP4_FIRST_SM, FP4_LAST_SM, svdq, SVDQ_NVFP4);
+  return is_format (svdq, SVDQ_NVFP4) && is_cuda (caps, DTYPE_BF16, FP4_FIRST_SM, FP4_LAST_SM);
 }
 
 static bool
 supports_nvfp4_fp16 (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 {
-  return is_cuda (caps, 80, INT32_MAX, svdq, SVDQ_NVFP4);
+  return is_format (svdq, SVDQ_NVFP4)
+         && (is_cuda (caps, DTYPE_BF16, 80, INT32_MAX) || is_cuda (caps, DTYPE_F16, 75, INT32_MAX));
 }
 
 static Status

@@ -218,6 +218,16 @@ mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint
 #endif
 }
 
+/* c [8, 8] += a [8, 32] b [32, 8], 4-bit integers; sm_75 up. Fragments of four of them are one of
+ * mma_s4's, word by word ("Matrix Fragments for mma.m8n8k32"). */
+static __device__ __forceinline__ void
+mma_s4_8x8x32 (uint32_t c[2], uint32_t a, uint32_t b)
+{
+  asm volatile("mma.sync.aligned.m8n8k32.row.col.s32.s4.s4.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+               : "+r"(c[0]), "+r"(c[1])
+               : "r"(a), "r"(b));
+}
+
 /* A barrier of `threads` threads of the block, one of the hardware's sixteen (0 is
  * __syncthreads). */
 static __device__ __forceinline__ void

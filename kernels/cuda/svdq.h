@@ -8,6 +8,7 @@
  * turns x into codes, scales and the low-rank input, then a product (SvdqProduct) of the path at
  * hand makes y of them. N and K are multiples of 64, the rank one of 16 (0 = no low-rank branch).
  * All pointers are device memory, aligned to 256 bytes; numbers of 16 bits are BF16 bits.
+ * "half" is BF16, or FP16 where that is what activations are stored in (svdquant.md, sm_75).
  */
 #pragma once
 
@@ -35,10 +36,11 @@ typedef struct
   void *wscales;       /* INT4: BF16 [K/64, N]; NVFP4: E4M3 [K/64, N, 4] */
   uint16_t *smooth;    /* [K] BF16 */
   float *inverse;      /* [K] 1 / smooth, see svdq_quantise.cu */
-  uint16_t *proj_down; /* [R, K] BF16; NULL without a low-rank branch */
-  uint16_t *proj_up;   /* [N, R] BF16; NULL likewise */
+  uint16_t *proj_down; /* [R, K] half; NULL without a low-rank branch */
+  uint16_t *proj_up;   /* [N, R] half; NULL likewise */
   float *outer;        /* [N]; NULL = 1 */
   float *bias;         /* [N]; NULL = 0 */
+  float unit;          /* of the product, before the bias: what x was divided by, a power of two */
 } SvdqWeights;
 
 /* Brings source->svdq and its bias to the card, through the pinned ring and under the budget; waits
@@ -62,34 +64,36 @@ typedef struct
   int64_t m, pitch; /* pitch: m rounded up to SVDQ_PITCH */
   uint8_t *codes;   /* [M, K/2], as qweight */
   void *scales;     /* INT4: BF16 [K/64, pitch]; NVFP4: E4M3 [K/64, pitch, 4] */
-  uint16_t *lora;   /* [M, R] BF16: x proj_down; NULL without a low-rank branch */
+  uint16_t *lora;   /* [M, R] half: x proj_down; NULL without a low-rank branch */
 } SvdqActivations;
 
 /* Bytes that m quantised rows take in one block, and their places in the block at `memory`. */
 size_t svdq_activations_bytes (const SvdqWeights *w, int64_t m);
 SvdqActivations svdq_activations_in (const SvdqWeights *w, int64_t m, void *memory);
 
-/* x [M, K] BF16 -> a->codes, a->scales, a->lora. Sums of lora are FP32, of 16-bit products, in an
+/* x [M, K] half -> a->codes, a->scales, a->lora. Sums of lora are FP32, of 16-bit products, in an
  * order that depends on M, K and R alone: equal input gives equal bits. */
 Status svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivations *a);
 
 /* -- products --------------------------------------------------------------------------------- */
 
 /* y + stride row [N, or N/2 with swiglu] = the linear on quantised rows; stride in numbers, a
- * multiple of 8; y BF16, aligned to 16 bytes. */
+ * multiple of 8; y half, or F32 if `wide`, which FP16 alone has beside it; aligned to 16 bytes. */
 typedef struct
 {
   const SvdqWeights *w;
   const SvdqActivations *a;
   void *y;
   int64_t stride;
+  bool wide;
 } SvdqGemm;
 
 typedef Status (*SvdqProduct) (Stream *s, const SvdqGemm *g);
 
-/* INT4 by 4-bit mma, sm_80 up: native on sm_80, 86 and 89, emulated above. Without a low-rank
- * branch equal to L1 in every bit. */
+/* INT4 by 4-bit mma, sm_75 up: native on sm_75, 80, 86 and 89, emulated above. Without a low-rank
+ * branch equal to L1 in every bit. _sm75: the one for FP16, to which the other passes it on. */
 Status svdq_gemm_int4 (Stream *s, const SvdqGemm *g);
+Status svdq_gemm_int4_sm75 (Stream *s, const SvdqGemm *g);
 
 /* INT4 by 8-bit integer mma, sm_80 up, native everywhere: the same results. */
 Status svdq_gemm_int8 (Stream *s, const SvdqGemm *g);
@@ -108,9 +112,10 @@ Status svdq_gemm_int8 (Stream *s, const SvdqGemm *g);
 #endif
 
 /* NVFP4. fp4: by the block-scaled instruction. fp4_expanded: codes times scales in FP16, which is
- * exact, sm_80 up. Both within 2^-20 of the sum of all terms' magnitudes of L1, before rounding. */
+ * exact, sm_75 up. Both within 2^-20 of the sum of all terms' magnitudes of L1, before rounding. */
 Status svdq_gemm_fp4 (Stream *s, const SvdqGemm *g);
 Status svdq_gemm_fp4_expanded (Stream *s, const SvdqGemm *g);
+Status svdq_gemm_fp4_sm75 (Stream *s, const SvdqGemm *g);
 
 /* -- linears ---------------------------------------------------------------------------------- */
 

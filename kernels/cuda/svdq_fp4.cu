@@ -14,5 +14,7 @@ svdq_gemm_fp4 (Stream *s, const SvdqGemm *g)
 Status
 svdq_gemm_fp4_expanded (Stream *s, const SvdqGemm *g)
 {
+  if (device_activation (&s->caps) == DTYPE_F16)
+    return svdq_gemm_fp4_sm75 (s, g);
   return svdq_launch<Fp4LargeTile, Fp4SmallTile, Fp4Expanded> (s, g, SVDQ_NVFP4);
 }

@@ -2,80 +2,23 @@
  *
  * The INT4 product of sm_80, sm_86 and sm_89: warp-level mma of 4-bit integers, each group of 64 k
  * folded into FP32. Newer cards have no such instruction and emulate it, exactly but slowly.
- *
- * The fold. A group's sum p is exact; the mma adds it to the bits of MAGIC = 1.5 2^23, so that its
- * result is the float MAGIC + p. With sa, ws the scales (8 bits each), level L1 wants
- *   acc = fma (p, sa ws, acc).
- * Here t = fma (MAGIC + p, sa, -MAGIC sa) = p sa, which is exact, and acc = fma (t, ws, acc): the
- * same number rounded once, by two instructions instead of three. (Scales beyond 2^103 would
- * overflow on the way.)
  */
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/svdq.cuh"
-#include "kernels/cuda/svdq_tile.cuh"
+#include "kernels/cuda/svdq_int4.cuh"
 
-struct Int4
+struct MmaS4
 {
   static constexpr bool RUNS = true;
-  static constexpr float UNIT = 1.0f;
 
-  /* The rows' part of the fold: p sa of a result that has MAGIC in it. */
-  struct RowScale
-  {
-    float by, minus;
-  };
-
-  template <typename T>
   static __device__ __forceinline__ void
-  load_rows (uint32_t (&a)[T::DOWN][4], RowScale (&scales)[T::DOWN][2], const SvdqShare &s)
+  run (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint32_t c[4])
   {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < T::DOWN; i++)
-      {
-        svdq_load_a (a[i], s.x, i);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-          {
-            const float scale = shared_bf16 (s.x_scales + (i * 16 + h * 8 + lane / 4) * 2);
-            scales[i][h] = { scale, __fmul_rn (scale, -SVDQ_MAGIC) };
-          }
-      }
+    mma_s4 (d, a, b0, b1, c);
   }
+};
 
-  template <typename T>
-  static __device__ __forceinline__ void
-  multiply (float (&d)[T::DOWN][T::ALONG][4], const SvdqShare &s)
-  {
-    uint32_t a[T::DOWN][4], b[4], magic[4];
-    RowScale rows[T::DOWN][2];
-    load_rows<T> (a, rows, s);
-    /* Not known as constants, or they would be made anew for each mma. */
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      magic[i] = opaque_word<SVDQ_MAGIC_BITS> ();
-#pragma unroll
-    for (int j = 0; j < T::ALONG; j++)
-      {
-        if (j % 2 == 0)
-          svdq_load_b (b, s.w, j / 2);
-        const uint32_t both = shared_word (s.w_scales + (j * 8 + threadIdx.x % 4 * 2) * 2);
-        const float ws[2] = { __uint_as_float (both << 16), __uint_as_float (both & 0xffff0000u) };
-#pragma unroll
-        for (int i = 0; i < T::DOWN; i++)
-          {
-            uint32_t sum[4];
-            mma_s4 (sum, a[i], b[j % 2 * 2], b[j % 2 * 2 + 1], magic);
-#pragma unroll
-            for (int c = 0; c < 4; c++)
-              {
-                const RowScale row = rows[i][c / 2];
-                const float scaled = __fmaf_rn (__uint_as_float (sum[c]), row.by, row.minus);
-                d[i][j][c] = __fmaf_rn (scaled, ws[c % 2], d[i][j][c]);
-              }
-          }
-      }
-  }
+struct Int4 : Int4By<MmaS4>
+{
 };
 
 /* Four warps of 64 x 64: with shares of 32 x 64 schedulers would have a fifth more to do, which
@@ -86,5 +29,7 @@ typedef SvdqTile<64, 64, 2, 2, 5, 4, 2> SmallTile;
 Status
 svdq_gemm_int4 (Stream *s, const SvdqGemm *g)
 {
+  if (device_activation (&s->caps) == DTYPE_F16)
+    return svdq_gemm_int4_sm75 (s, g);
   return svdq_launch<LargeTile, SmallTile, Int4> (s, g, SVDQ_INT4);
 }

@@ -40,7 +40,6 @@ struct SvdqTile
   static constexpr int OUT_PITCH = COLUMNS + 8; /* of the staged outputs, in numbers */
   static constexpr int STAGE_BYTES = CODE_BYTES + (ROWS + COLUMNS) * SCALE_BYTES;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
-  static_assert (ROWS * OUT_PITCH * 2 <= SHARED_BYTES, "outputs are staged in the ring");
   static_assert (DOWN % 2 == 0 && ALONG % 4 == 0, "a register of scales serves 2 and 4 tiles");
 };
 
@@ -48,9 +47,9 @@ struct SvdqProductArgs
 {
   const uint8_t *x_codes, *w_codes;
   const uint8_t *x_scales, *w_scales;
-  const bf16 *lora, *up;
+  const void *lora, *up; /* 16 bits a number */
   const float *outer, *bias;
-  bf16 *y;
+  void *y;        /* BF16, but for svdq_sm75.cuh */
   int64_t stride; /* of y, in numbers */
   int x_pitch;    /* rows from one row of x_scales to the next */
   int m, n, k, rank, row_tiles, column_tiles;
@@ -173,7 +172,7 @@ svdq_copy_stage (const SvdqProductArgs &p, uint32_t ring, int stage, int row, in
   cp_async_commit (); /* an empty group too: the waits count groups */
 }
 
-template <typename T>
+template <typename T, typename A>
 static __device__ __forceinline__ void
 svdq_multiply_lora (float (&d)[T::DOWN][T::ALONG][4], const SvdqShare &s)
 {
@@ -189,8 +188,8 @@ svdq_multiply_lora (float (&d)[T::DOWN][T::ALONG][4], const SvdqShare &s)
 #pragma unroll
       for (int i = 0; i < T::DOWN; i++)
         {
-          mma_bf16 (d[i][j], a[i], b[0], b[1]);
-          mma_bf16 (d[i][j + 1], a[i], b[2], b[3]);
+          mma<A> (d[i][j], a[i], b[0], b[1]);
+          mma<A> (d[i][j + 1], a[i], b[2], b[3]);
         }
     }
 }
@@ -266,7 +265,7 @@ svdq_write_outputs (const SvdqProductArgs &p, const bf16 *staged, const SvdqPlac
     {
       const int r = i / CHUNKS, c = i % CHUNKS * 8;
       if (at.row + r < p.m && first + c < n)
-        *reinterpret_cast<uint4 *> (p.y + (at.row + r) * p.stride + first + c)
+        *reinterpret_cast<uint4 *> ((bf16 *)p.y + (at.row + r) * p.stride + first + c)
             = *reinterpret_cast<const uint4 *> (&staged[r * T::OUT_PITCH + c]);
     }
 }
@@ -296,8 +295,9 @@ template <typename T, typename Math, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p)
 {
-  if (!Math::RUNS)
+  if (!Math::RUNS || !Activation<bf16>::RUNS_HERE)
     return;
+  static_assert (T::ROWS * T::OUT_PITCH * 2 <= T::SHARED_BYTES, "outputs are staged in the ring");
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
   const SvdqPlace at = svdq_place<T> (p);
@@ -310,7 +310,7 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p
     Math::template multiply<T> (d, svdq_next_stage<T> (p, ring, stage, at));
   svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
   for (int stage = codes; stage < stages; stage++)
-    svdq_multiply_lora<T> (d, svdq_next_stage<T> (p, ring, stage, at));
+    svdq_multiply_lora<T, bf16> (d, svdq_next_stage<T> (p, ring, stage, at));
 
   cp_async_wait<0> ();
   __syncthreads ();
@@ -337,30 +337,28 @@ svdq_launch_tile (Stream *s, SvdqProductArgs p)
   return LAUNCHED (s);
 }
 
-/* `g` on a Large tile when there are enough of them for all multiprocessors, else a Small one. */
-template <typename Large, typename Small, typename Math>
-static Status
-svdq_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
+/* `g` as the kernels want it, but for the tiles. */
+static inline Status
+svdq_describe (Stream *s, const SvdqGemm *g, SvdqProductArgs *out)
 {
   const SvdqWeights *w = g->w;
   const SvdqActivations *a = g->a;
-  REQUIRE (s, w->format == format && s->caps.sm >= 80);
   REQUIRE (s, w->n >= 64 && w->n % 64 == 0 && w->n <= INT32_MAX / 2);
   REQUIRE (s, w->k >= 64 && w->k % 64 == 0 && w->k <= INT32_MAX / 2);
   REQUIRE (s, w->n * w->k <= INT32_MAX && a->m * w->k <= INT32_MAX); /* 32-bit offsets */
   REQUIRE (s, w->rank >= 0 && w->rank % SVDQ_RANK_STEP == 0);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2 && a->pitch % 64 == 0 && a->pitch >= a->m);
   REQUIRE (s, g->stride % 8 == 0);
-  const SvdqProductArgs p = {
+  *out = {
     a->codes,
     w->qweight,
     (const uint8_t *)a->scales,
     (const uint8_t *)w->wscales,
-    (const bf16 *)a->lora,
-    (const bf16 *)w->proj_up,
+    a->lora,
+    w->proj_up,
     w->outer,
     w->bias,
-    (bf16 *)g->y,
+    g->y,
     g->stride,
     (int)a->pitch,
     (int)a->m,
@@ -370,10 +368,27 @@ svdq_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
     0,
     0,
   };
-  const int64_t large = CEIL_DIV (a->m, Large::ROWS) * CEIL_DIV (w->n, Large::COLUMNS);
-  if (large >= s->caps.multiprocessors)
-    return w->swiglu ? svdq_launch_tile<Large, Math, true> (s, p)
-                     : svdq_launch_tile<Large, Math, false> (s, p);
-  return w->swiglu ? svdq_launch_tile<Small, Math, true> (s, p)
-                   : svdq_launch_tile<Small, Math, false> (s, p);
+  return STATUS_OK;
+}
+
+template <typename T>
+static int64_t
+svdq_tiles (const SvdqProductArgs *p)
+{
+  return (int64_t)CEIL_DIV (p->m, T::ROWS) * CEIL_DIV (p->n, T::COLUMNS);
+}
+
+/* `g` on a Large tile when there are enough of them for all multiprocessors, else a Small one. */
+template <typename Large, typename Small, typename Math>
+static Status
+svdq_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
+{
+  SvdqProductArgs p = {};
+  REQUIRE (s, g->w->format == format && s->caps.sm >= 80 && !g->wide);
+  CHECK (svdq_describe (s, g, &p));
+  if (svdq_tiles<Large> (&p) >= s->caps.multiprocessors)
+    return g->w->swiglu ? svdq_launch_tile<Large, Math, true> (s, p)
+                        : svdq_launch_tile<Large, Math, false> (s, p);
+  return g->w->swiglu ? svdq_launch_tile<Small, Math, true> (s, p)
+                      : svdq_launch_tile<Small, Math, false> (s, p);
 }

@@ -88,14 +88,24 @@ upload (Stream *s, const void *host, size_t bytes, void *device)
   return stream_upload_weights (s, &t, DTYPE_U8, device);
 }
 
-/* Rows of `row_bytes` each, a multiple of 16. */
+/* BF16 numbers, as what activations are. */
 static Status
-load_rows (const Loading *l, const void *host, int64_t row_bytes, void *device)
+upload_half (Stream *s, const uint16_t *host, int64_t count, void *device)
 {
-  const size_t bytes = (size_t)l->w->n * row_bytes;
+  const Tensor t = tensor_1d (DTYPE_BF16, const_cast<uint16_t *> (host), count);
+  return stream_upload_weights (s, &t, device_activation (&s->caps), device);
+}
+
+/* Rows of `row_bytes` each, a multiple of 16: codes, or BF16 if `half`. */
+static Status
+load_rows (const Loading *l, const void *host, int64_t row_bytes, bool half, void *device)
+{
+  const int64_t bytes = l->w->n * row_bytes;
+  void *to = l->w->swiglu ? l->landing : device;
+  CHECK (half ? upload_half (l->s, (const uint16_t *)host, bytes / 2, to)
+              : upload (l->s, host, (size_t)bytes, to));
   if (!l->w->swiglu)
-    return upload (l->s, host, bytes, device);
-  CHECK (upload (l->s, host, bytes, l->landing));
+    return STATUS_OK;
   CHECK (gemm_interleave (l->s, l->landing, device, l->w->n / 2, row_bytes / sizeof (bf16)));
   return cuda_wait (l->s); /* the landing is used again */
 }
@@ -143,12 +153,12 @@ load_low_rank (const Loading *l)
   const SvdqSource *from = l->source->svdq;
   if (w->rank == 0)
     return STATUS_OK;
-  CHECK (upload (s, from->proj_down, (size_t)w->k * w->rank * 2, l->landing));
+  CHECK (upload_half (s, from->proj_down, w->k * w->rank, l->landing));
   launch_kernel (transpose_kernel, blocks_for (s, w->k * w->rank), 256, 0, s->compute,
                  (const uint16_t *)l->landing, w->proj_down, w->k, w->rank);
   CHECK (LAUNCHED (s));
   CHECK (cuda_wait (s));
-  return load_rows (l, from->proj_up, w->rank * (int64_t)sizeof (bf16), w->proj_up);
+  return load_rows (l, from->proj_up, w->rank * (int64_t)sizeof (uint16_t), true, w->proj_up);
 }
 
 static Status
@@ -156,7 +166,7 @@ load_parts (const Loading *l)
 {
   SvdqWeights *w = l->w;
   const SvdqSource *from = l->source->svdq;
-  CHECK (load_rows (l, from->qweight, w->k / 2, w->qweight));
+  CHECK (load_rows (l, from->qweight, w->k / 2, false, w->qweight));
   CHECK (load_scales (l));
   CHECK (upload (l->s, from->smooth, (size_t)w->k * 2, w->smooth));
   launch_kernel (invert_kernel, (unsigned)CEIL_DIV (w->k, 256), 256, 0, l->s->compute,
@@ -238,6 +248,7 @@ describe (const LinearSource *source)
   w.swiglu = source->swiglu;
   w.has_outer = source->svdq->outer != NULL;
   w.has_bias = source->bias.data != NULL;
+  w.unit = 1.0f;
   w.bytes = place_parts (&w, NULL);
   return w;
 }
@@ -267,6 +278,8 @@ svdq_weights_load (Stream *s, const LinearSource *source, SvdqWeights *out)
   *out = SvdqWeights{};
   CHECK (check_source (s, source));
   SvdqWeights w = describe (source);
+  if (source->after_swiglu && device_activation (&s->caps) == DTYPE_F16)
+    w.unit = 1.0f / SWIGLU_F16_SCALE;
 
   Loading loading = { s, source, &w, NULL };
   CHECK (stream_alloc (s, w.bytes, &w.memory));

@@ -33,7 +33,16 @@ typedef struct
 static const Row rows[] = {
 #ifdef HAVE_CUDA
   { 70, FALSE, NONE, NONE, NONE },
+#ifdef HAVE_SM75
+  { 75,
+    FALSE,
+    { "cuda-fp16-mma", "native", "similar" },
+    INT4_MMA,
+    { FP16, "fall-back", "similar" } },
+#else
   { 75, FALSE, NONE, NONE, NONE },
+#endif
+#ifdef HAVE_SM80
   { 80, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "slower" } },
   { 86, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
   { 87, FALSE, BF16_MMA, INT4_MMA, { FP16, "fall-back", "similar" } },
@@ -73,6 +82,10 @@ static const Row rows[] = {
 #else
     { FP16, "fall-back", "similar" } },
 #endif
+#else
+  { 80, FALSE, NONE, NONE, NONE },
+  { 90, FALSE, NONE, NONE, NONE },
+#endif
 #endif
   { 0,
     FALSE,
@@ -84,7 +97,8 @@ static const Row rows[] = {
 static void
 check (const Row *row, const SvdqFormat *format, const LinearSupport *expected)
 {
-  const DeviceCaps device = { .kind = row->sm > 0 ? DEVICE_CUDA : DEVICE_CPU, .sm = row->sm };
+  const DeviceCaps device
+      = { .kind = row->sm > 0 ? DEVICE_CUDA : DEVICE_CPU, .sm = row->sm, .bf16 = row->sm >= 80 };
   const DeviceCaps *caps = &device;
   const StreamOptions options = { .exact = row->exact };
   LinearSupport got = linear_support (caps, &options, format);

@@ -117,7 +117,7 @@ bench_shape (Stream *s, SvdqFormat format, int64_t m, int64_t n, int64_t k, int 
   void *x = filled (s, (size_t)m * k * 2), *y = filled (s, (size_t)m * n * 2);
   void *block = filled (s, svdq_activations_bytes (&w, m));
   const SvdqActivations a = svdq_activations_in (&w, m, block);
-  const SvdqGemm g = { &w, &a, y, n };
+  const SvdqGemm g = { &w, &a, y, n, false };
   const double bytes = (double)m * k * 2 + (double)svdq_activations_bytes (&w, m);
   const double quantise
       = time_of (s, [&] { require (s, svdq_quantise (s, &w, x, &a), "svdq_quantise"); });

@@ -10,6 +10,7 @@
  *     c[0], c[1]: row g, columns 2t and 2t + 1; c[2], c[3]: row g + 8
  *   m16n8k64 of E2M1: the same words. Four scales of 16 k are a word; the word of row g is that of
  *   lane 4g + 2 TILE_A, of row g + 8 that of the next, of column g that of lane 4g + TILE_B.
+ *   m8n8k32 (nibbles) is the first of its quarters.
  */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/mma_fp4.cuh"
@@ -271,6 +272,28 @@ void
 multiply_s4 (void *const operands[WARP], uint32_t)
 {
   multiply_integers<4> (operands);
+}
+
+/* m8n8k32: word t of row g, of column g; columns 2t and 2t + 1 of row g. */
+void
+multiply_s4_small (void *const operands[WARP], uint32_t)
+{
+  const auto nibble = [] (uint32_t word, int i) { return (int32_t)(word << (28 - i * 4)) >> 28; };
+  uint32_t sums[COLUMNS][COLUMNS];
+  for (int row = 0; row < COLUMNS; row++)
+    for (int column = 0; column < COLUMNS; column++)
+      {
+        const MmaOperands *c = (const MmaOperands *)operands[row * 4 + column / 2];
+        int sum = 0;
+        for (int t = 0; t < 4; t++)
+          for (int i = 0; i < 8; i++)
+            sum += nibble (((const MmaOperands *)operands[row * 4 + t])->a[0], i)
+                   * nibble (((const MmaOperands *)operands[column * 4 + t])->b[0], i);
+        sums[row][column] = ((const uint32_t *)c->c)[column % 2] + (uint32_t)sum;
+      }
+  for (int i = 0; i < WARP; i++)
+    for (int j = 0; j < 2; j++)
+      ((uint32_t *)((const MmaOperands *)operands[i])->d)[j] = sums[i / 4][i % 4 * 2 + j];
 }
 }
 

@@ -114,6 +114,7 @@ void multiply_bf16 (void *const operands[WARP], uint32_t mask);
 void multiply_f16 (void *const operands[WARP], uint32_t mask);
 void multiply_s8 (void *const operands[WARP], uint32_t mask);
 void multiply_s4 (void *const operands[WARP], uint32_t mask);
+void multiply_s4_small (void *const operands[WARP], uint32_t mask);
 }
 
 static inline void
@@ -180,6 +181,13 @@ mma_s4 (uint32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const uint
 {
   emulation::MmaOperands o = { d, a, { b0, b1 }, c };
   emulation::meet (emulation::multiply_s4, &o, emulation::ALL_LANES, "mma of nibbles");
+}
+
+static inline void
+mma_s4_8x8x32 (uint32_t c[2], uint32_t a, uint32_t b)
+{
+  emulation::MmaOperands o = { c, &a, { b, 0 }, c };
+  emulation::meet (emulation::multiply_s4_small, &o, emulation::ALL_LANES, "small mma of nibbles");
 }
 
 /* -- barriers --------------------------------------------------------------------------------- */

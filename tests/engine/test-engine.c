@@ -2,41 +2,16 @@
  *
  * The engine as a program uses it: again and again, cancelled, refused, measured.
  */
-#include "engine/engine.h"
+#include "tests/engine/tiny-engine.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
 
-static Engine *
-open_tiny (void)
-{
-  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
-  g_autoptr (GError) error = NULL;
-  EngineOptions options = { .device = "cpu" };
-  Engine *engine = engine_new (dir, &options, &error);
-
-  g_assert_no_error (error);
-  return engine;
-}
-
-static EngineRequest
-small_request (void)
-{
-  EngineRequest r = ENGINE_REQUEST_INIT;
-
-  r.prompt = "a red circle";
-  r.width = 96;
-  r.height = 64;
-  r.steps = 2;
-  r.seed = 7;
-  return r;
-}
-
 static void
 test_repeatable (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (96, 64);
   g_autoptr (Image) first = engine_generate (engine, &r, NULL, NULL, NULL, NULL);
   g_autoptr (Image) again = engine_generate (engine, &r, NULL, NULL, NULL, NULL);
   g_autoptr (Image) other = NULL;
@@ -57,11 +32,11 @@ static void
 test_sizes (void)
 {
   static const int sizes[][2] = { { 64, 64 }, { 80, 144 }, { 208, 112 }, { 272, 64 } };
-  g_autoptr (Engine) engine = open_tiny ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
 
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     {
-      EngineRequest r = small_request ();
+      EngineRequest r = tiny_request (96, 64);
       g_autoptr (GError) error = NULL;
       g_autoptr (Image) image = NULL;
 
@@ -111,8 +86,8 @@ on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 static void
 test_progress (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (96, 64);
   Watch watch = { .last_phase = -1 };
   g_autoptr (Image) image = engine_generate (engine, &r, on_progress, &watch, NULL, NULL);
 
@@ -124,9 +99,9 @@ test_progress (void)
 static void
 test_cancel (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
   g_autoptr (Image) image = NULL;
-  EngineRequest r = small_request ();
+  EngineRequest r = tiny_request (96, 64);
 
   for (int phase = 0; phase < ENGINE_N_PHASES; phase++)
     {
@@ -148,8 +123,8 @@ test_cancel (void)
 static void
 test_refusals (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   EngineOptions options = { .device = "toaster" };
 
@@ -158,7 +133,7 @@ test_refusals (void)
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST);
   g_clear_error (&error);
 
-  r = small_request ();
+  r = tiny_request (96, 64);
   r.precision = ENGINE_PRECISION_SVDQUANT;
   g_assert_false (engine_supports (engine, r.precision, &error));
   g_clear_error (&error);
@@ -166,7 +141,7 @@ test_refusals (void)
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
   g_clear_error (&error);
 
-  r = small_request ();
+  r = tiny_request (96, 64);
   r.latents_file = "/nowhere.safetensors";
   g_assert_null (engine_generate (engine, &r, NULL, NULL, NULL, &error));
   g_assert_nonnull (strstr (error->message, "/nowhere.safetensors"));
@@ -183,8 +158,8 @@ static void
 test_latents_file (void)
 {
   g_autofree char *path = g_build_filename (g_get_tmp_dir (), "tessera-latents-XXXXXX", NULL);
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
   g_autoptr (Image) again = NULL;
@@ -214,8 +189,8 @@ test_latents_file (void)
 static void
 test_plan (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
   EnginePlan plan;

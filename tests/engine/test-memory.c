@@ -4,8 +4,8 @@
  * kept, levels give the same picture, and what was computed is not lost. Runs on the CPU, whose
  * every block comes from aligned_alloc; the linker puts ours in front of it.
  */
-#include "engine/engine.h"
 #include "engine/weight-only/quantize-encoder.h"
+#include "tests/engine/tiny-engine.h"
 
 #include <glib/gstdio.h>
 #include <stdlib.h>
@@ -44,36 +44,6 @@ fail_at (int first, gboolean on)
   fault.on = on;
 }
 
-static Engine *
-open_tiny_with (const char *text_encoder)
-{
-  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
-  g_autoptr (GError) error = NULL;
-  EngineOptions options = { .device = "cpu", .text_encoder_file = text_encoder };
-  Engine *engine = engine_new (dir, &options, &error);
-
-  g_assert_no_error (error);
-  return engine;
-}
-
-static Engine *
-open_tiny (void)
-{
-  return open_tiny_with (NULL);
-}
-
-static EngineRequest
-small_request (void)
-{
-  EngineRequest r = ENGINE_REQUEST_INIT;
-
-  r.prompt = "a red circle";
-  r.width = r.height = 64;
-  r.steps = 2;
-  r.seed = 7;
-  return r;
-}
-
 static Image *
 draw (Engine *engine, const EngineRequest *r)
 {
@@ -109,8 +79,8 @@ assert_nothing_held (Engine *engine)
 static gboolean
 survive (const char *text_encoder, int n, gboolean on, Image *expected)
 {
-  g_autoptr (Engine) engine = open_tiny_with (text_encoder);
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (text_encoder);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
 
@@ -129,8 +99,8 @@ survive (const char *text_encoder, int n, gboolean on, Image *expected)
 static void
 check_allocations (const char *text_encoder, int step)
 {
-  g_autoptr (Engine) engine = open_tiny_with (text_encoder);
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (text_encoder);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
   int n, pictures = 0;
 
@@ -181,16 +151,16 @@ test_coded_encoder (void)
 static void
 test_budgets (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
   g_autoptr (GRand) rand = g_rand_new_with_seed (20260117);
-  g_autoptr (Engine) free_engine = open_tiny ();
+  g_autoptr (Engine) free_engine = tiny_engine_open (NULL);
   int drawn = 0, refused = 0;
 
   for (int i = 0; i < 40; i++)
     {
       guint64 cap = (guint64)g_rand_int_range (rand, 20, 90) << 20;
       EngineOffload level = (EngineOffload)g_rand_int_range (rand, 0, ENGINE_N_OFFLOADS);
-      EngineRequest r = small_request ();
+      EngineRequest r = tiny_request (64, 64);
       g_autoptr (GError) error = NULL;
       g_autoptr (Image) image = NULL;
       EngineMemory memory;
@@ -229,8 +199,8 @@ test_budgets (void)
 static void
 test_levels (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = draw (engine, &r);
 
   for (EngineOffload level = 0; level < ENGINE_N_OFFLOADS; level++)
@@ -261,7 +231,7 @@ static gpointer
 plan_thread (gpointer data)
 {
   Beside *self = data;
-  EngineRequest r = small_request ();
+  EngineRequest r = tiny_request (64, 64);
 
   r.width = 128;
   self->planned = engine_plan (self->engine, &r, &self->plan, NULL);
@@ -281,8 +251,8 @@ on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 static void
 test_plan_beside (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (64, 64);
   Beside beside = { .engine = engine };
   g_autoptr (Image) image = engine_generate (engine, &r, on_progress, &beside, NULL, NULL);
 
@@ -316,8 +286,8 @@ on_watch (EnginePhase phase, guint step, guint n_steps, Image *preview, gpointer
 static void
 test_resume (void)
 {
-  g_autoptr (Engine) engine = open_tiny ();
-  EngineRequest r = small_request ();
+  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = draw (engine, &r);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;

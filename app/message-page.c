@@ -49,7 +49,7 @@ static const Page PAGES[] = {
   [MESSAGE_NO_DEVICE] = {
     "video-display-symbolic",
     N_ ("No Compatible Graphics Card"),
-    N_ ("Computing on a graphics card needs an NVIDIA card with compute capability 8.0 or newer "
+    N_ ("Computing on a graphics card needs an NVIDIA card with compute capability 7.5 or newer "
         "and its driver. The processor can do the same, more slowly."),
     N_ ("Use the _Processor"), "app.use-processor",
     N_ ("_What Is Missing…"), "app.show-doctor",

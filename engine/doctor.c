@@ -318,7 +318,7 @@ judge_card (const DoctorEvidence *e, GPtrArray *findings)
            g_strdup_printf ("%s has compute capability %d.%d; %d.%d is needed.", card->name,
                             card->sm / 10, card->sm % 10, DOCTOR_OLDEST_SM / 10,
                             DOCTOR_OLDEST_SM % 10),
-           "A card of the RTX 30 series or newer is needed. Until then the processor is used.",
+           "A card of the RTX 20 series or newer is needed. Until then the processor is used.",
            NULL);
       return;
     }

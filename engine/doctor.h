@@ -13,7 +13,7 @@
 
 G_BEGIN_DECLS
 
-#define DOCTOR_OLDEST_SM 80 /* compute capability * 10 that kernels/cuda begins at */
+#define DOCTOR_OLDEST_SM 75 /* compute capability * 10 that kernels/cuda begins at */
 
 typedef enum
 {

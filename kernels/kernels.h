@@ -333,7 +333,7 @@ extern const LinearBackend linear_cpu_svdq;  /* SVDQuant on integer dot products
 extern const LinearBackend linear_cuda_bf16_sm90; /* wgmma */
 extern const LinearBackend linear_cuda_bf16;      /* warp MMA, sm_80 up */
 extern const LinearBackend linear_cuda_f16;       /* warp MMA in FP16, sm_75 */
-/* Codes of 8 and 4 bit, expanded to BF16 before each product: sm_80 up. */
+/* Codes of 8 and 4 bit, expanded to the activation's type before each product. */
 extern const LinearBackend linear_cuda_codes;
 /* SVDQuant by wgmma, which has no 4 bit (spec svdquant 5.6): E4M3 rows, or W4A4 in FP16. */
 extern const LinearBackend linear_cuda_svdq_sm90_fast;

@@ -199,7 +199,7 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
               base->k,    l->rank,     swiglu };
       return gemm_codes_sm90 (s, &g, -1);
     }
-  const ScaledGemm g = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu },
+  const ScaledGemm g = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu, false, false },
                          rows->scale,
                          l->w_scale,
                          rows->low,

@@ -52,7 +52,7 @@ static const struct
               .closed_errno = 13,
               .closed_group = (char *)"video" } },
   { "card-too-old", DOCTOR_CARD_TOO_OLD, .seen = { .module_version = (char *)"580.82.07" },
-    .sm = 75 },
+    .sm = 61 },
   { "driver-failed", DOCTOR_DRIVER_FAILED,
     .seen = { .init_error = 999, .uvm = TRUE, .module_version = (char *)"580.82.07" } },
   { "little-gpu-memory", DOCTOR_GPU_READY, .seen = { .module_version = (char *)"580.82.07" },

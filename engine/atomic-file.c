@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <string.h>
 #include <unistd.h>
 
 struct _AtomicFile
@@ -96,4 +97,13 @@ atomic_file_free (AtomicFile *self)
   g_free (self->temporary);
   g_free (self->path);
   g_free (self);
+}
+
+gboolean
+atomic_file_put_text (const char *path, const char *text, GError **error)
+{
+  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
+
+  return file != NULL && atomic_file_write (file, text, strlen (text), error)
+         && atomic_file_commit (file, error);
 }

@@ -18,6 +18,9 @@ AtomicFile *atomic_file_new (const char *path, GError **error);
 gboolean atomic_file_write (AtomicFile *self, const void *data, gsize bytes, GError **error);
 /* Flushes, gives the file its name and frees nothing: call atomic_file_free in every case. */
 gboolean atomic_file_commit (AtomicFile *self, GError **error);
+/* A text file in one go. Errors as above. */
+gboolean atomic_file_put_text (const char *path, const char *text, GError **error);
+
 /* Removes the temporary file unless it was committed. NULL is a no-op. */
 void atomic_file_free (AtomicFile *self);
 

@@ -222,7 +222,6 @@ gboolean
 benchmark_save (const Benchmark *const *all, int n, const char *path, GError **error)
 {
   g_autoptr (cJSON) root = cJSON_CreateObject ();
-  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
   g_autofree char *text = NULL;
   cJSON *list;
 
@@ -231,6 +230,5 @@ benchmark_save (const Benchmark *const *all, int n, const char *path, GError **e
   for (int i = 0; i < n; i++)
     cJSON_AddItemToArray (list, to_json (all[i]));
   text = print (root);
-  return file != NULL && atomic_file_write (file, text, strlen (text), error)
-         && atomic_file_commit (file, error);
+  return atomic_file_put_text (path, text, error);
 }

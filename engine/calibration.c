@@ -201,7 +201,6 @@ write_file (Calibration *self, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (self->path);
   g_autoptr (cJSON) root = read_file (self->path);
-  g_autoptr (AtomicFile) file = NULL;
   gboolean ok;
   char *text;
 
@@ -209,9 +208,7 @@ write_file (Calibration *self, GError **error)
   cJSON_AddItemToObject (root, self->device, curves_to_json (self));
   text = cJSON_PrintUnformatted (root);
   (void)g_mkdir_with_parents (folder, 0700); /* opening says what is wrong */
-  file = atomic_file_new (self->path, error);
-  ok = file != NULL && atomic_file_write (file, text, strlen (text), error)
-       && atomic_file_commit (file, error);
+  ok = atomic_file_put_text (self->path, text, error);
   cJSON_free (text);
   return ok;
 }

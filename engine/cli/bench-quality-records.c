@@ -150,21 +150,12 @@ quality_row_path (const QualityRun *self, const QualityConfiguration *configurat
   return g_strdup_printf ("%s/%s/%03u%s", self->folder, configuration->folder, prompt + 1, suffix);
 }
 
-static gboolean
-write_text (const char *path, const char *text, GError **error)
-{
-  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
-
-  return file != NULL && atomic_file_write (file, text, strlen (text), error)
-         && atomic_file_commit (file, error);
-}
-
 gboolean
 quality_write_text (const QualityRun *self, const char *name, const char *text, GError **error)
 {
   g_autofree char *path = g_build_filename (self->folder, name, NULL);
 
-  return write_text (path, text, error);
+  return atomic_file_put_text (path, text, error);
 }
 
 /* All that decides the pictures. */
@@ -233,7 +224,7 @@ claim_folder (const QualityRun *self, GError **error)
   g_autofree char *found = NULL;
 
   if (!g_file_test (path, G_FILE_TEST_EXISTS))
-    return write_text (path, wanted, error);
+    return atomic_file_put_text (path, wanted, error);
   if (!read_text (path, MAX_RUN_BYTES, &found, error))
     return FALSE;
   if (g_str_equal (wanted, found))
@@ -329,7 +320,7 @@ quality_row_save (const QualityRun *self, const QualityConfiguration *configurat
   cJSON_AddNumberToObject (root, "peak", (double)row->peak);
   cJSON_AddNumberToObject (root, "system_peak", (double)row->system_peak);
   text = cJSON_Print (root);
-  ok = write_text (record, text, error);
+  ok = atomic_file_put_text (record, text, error);
   cJSON_free (text);
   return ok;
 }

@@ -68,10 +68,8 @@ static gboolean
 write_json (const char *path, const Benchmark *benchmark, GError **error)
 {
   g_autofree char *text = benchmark_to_json (benchmark);
-  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
 
-  return file != NULL && atomic_file_write (file, text, strlen (text), error)
-         && atomic_file_commit (file, error);
+  return atomic_file_put_text (path, text, error);
 }
 
 /* A prompt of as many words as make `tokens` ids on a made-up model. */

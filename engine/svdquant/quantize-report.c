@@ -159,13 +159,11 @@ print_json (const QuantizeJob *job, GArray *lines)
 }
 
 static gboolean
-write_text (const char *out, const char *ending, const char *text, GError **error)
+write_part (const char *out, const char *ending, const char *text, GError **error)
 {
   g_autofree char *path = g_strconcat (out, ending, NULL);
-  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
 
-  return file != NULL && atomic_file_write (file, text, strlen (text), error)
-         && atomic_file_commit (file, error);
+  return atomic_file_put_text (path, text, error);
 }
 
 gboolean
@@ -174,5 +172,5 @@ quantize_write_report (const QuantizeJob *job, GArray *lines, GError **error)
   g_autofree char *text = print_text (job, lines);
   g_autofree char *json = print_json (job, lines);
 
-  return write_text (job->out, ".txt", text, error) && write_text (job->out, ".json", json, error);
+  return write_part (job->out, ".txt", text, error) && write_part (job->out, ".json", json, error);
 }

@@ -139,13 +139,11 @@ print_json (const EncoderReport *report)
 }
 
 static gboolean
-write_text (const char *out, const char *ending, const char *text, GError **error)
+write_part (const char *out, const char *ending, const char *text, GError **error)
 {
   g_autofree char *path = g_strconcat (out, ending, NULL);
-  g_autoptr (AtomicFile) file = atomic_file_new (path, error);
 
-  return file != NULL && atomic_file_write (file, text, strlen (text), error)
-         && atomic_file_commit (file, error);
+  return atomic_file_put_text (path, text, error);
 }
 
 gboolean
@@ -154,6 +152,6 @@ encoder_write_report (const EncoderReport *report, GError **error)
   g_autofree char *text = print_text (report);
   g_autofree char *json = print_json (report);
 
-  return write_text (report->job->out, ".txt", text, error)
-         && write_text (report->job->out, ".json", json, error);
+  return write_part (report->job->out, ".txt", text, error)
+         && write_part (report->job->out, ".json", json, error);
 }

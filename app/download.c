@@ -29,12 +29,13 @@ struct _TesseraDownload
 
   GCancellable *cancellable; /* of the run, or NULL */
   guint timer;
-  guint64 last_done;
+  guint64 last_fetched;
   double rate;
 
   GMutex lock; /* over what the thread writes */
   Fetch *current;
   guint64 finished, expected; /* bytes of whole files; of those to come, as far as known */
+  guint64 found;              /* bytes that were there, or in another folder */
   GPtrArray *hosts;
   TreeProgress move;
 };
@@ -78,8 +79,9 @@ set_current (TesseraDownload *self, Fetch *fetch)
   g_mutex_unlock (&self->lock);
 }
 
+/* Nothing if it is not there. `fetched`: by this run. */
 static void
-note_finished (TesseraDownload *self, const CatalogueFile *file, const char *path)
+note_finished (TesseraDownload *self, const CatalogueFile *file, const char *path, gboolean fetched)
 {
   GStatBuf status;
 
@@ -87,19 +89,9 @@ note_finished (TesseraDownload *self, const CatalogueFile *file, const char *pat
     return;
   g_mutex_lock (&self->lock);
   self->finished += (guint64)status.st_size;
+  self->found += fetched ? 0 : (guint64)status.st_size;
   self->expected -= MIN (self->expected, known_bytes (file));
   g_mutex_unlock (&self->lock);
-}
-
-/* Such as "/media/disk/z-image: is not there" for a link that leads nowhere; else NULL. */
-static char *
-describe_missing_place (TesseraDownload *self)
-{
-  g_autofree char *target = move_target (self->dir);
-
-  if (target == NULL || g_file_test (self->dir, G_FILE_TEST_IS_DIR))
-    return NULL;
-  return g_strdup_printf ("%s: is not there; attach the disk that has it", target);
 }
 
 static void
@@ -130,10 +122,11 @@ make_fetch (TesseraDownload *self, const CatalogueFile *file, const char *path)
                     &self->options);
 }
 
-/* Looks on the disk first; without a published hash the server is asked what the file should be. */
+/* Adds what is there of the model, and is FALSE only after an error. Without a published hash the
+ * server is asked what the file should be. */
 static gboolean
-get_file (TesseraDownload *self, const CatalogueFile *file, const char *const *folders,
-          GCancellable *cancellable, GError **error)
+look_here (TesseraDownload *self, const CatalogueFile *file, const char *const *folders,
+           GCancellable *cancellable, GError **error)
 {
   g_autofree char *path = g_build_filename (self->dir, file->path, NULL);
   g_autofree char *folder = g_path_get_dirname (path);
@@ -141,29 +134,46 @@ get_file (TesseraDownload *self, const CatalogueFile *file, const char *const *f
   g_autofree char *sha256 = NULL;
   g_autoptr (GError) problem = NULL;
   guint64 size = 0;
+
+  if (!g_file_test (path, G_FILE_TEST_IS_REGULAR)) /* it has no name: it is not whole */
+    {
+      if (g_mkdir_with_parents (folder, 0777) != 0)
+        {
+          g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", folder);
+          return FALSE;
+        }
+      set_current (self, fetch);
+      if (folders[0] != NULL && file->hash == NULL && file->size == 0)
+        fetch_look (fetch, &size, &sha256,
+                    cancellable); /* if it fails, so will the rest, and say why */
+      adopt_file (file, sha256, size, folders, path, cancellable, &problem);
+      set_current (self, NULL);
+    }
+  note_finished (self, file, path, FALSE);
+  if (problem != NULL)
+    g_propagate_error (error, g_steal_pointer (&problem));
+  return problem == NULL;
+}
+
+/* After look_here. */
+static gboolean
+get_file (TesseraDownload *self, const CatalogueFile *file, GCancellable *cancellable,
+          GError **error)
+{
+  g_autofree char *path = g_build_filename (self->dir, file->path, NULL);
+  g_autoptr (Fetch) fetch = make_fetch (self, file, path);
   gboolean done;
 
-  if (g_file_test (path, G_FILE_TEST_IS_REGULAR)) /* it has its name: it is whole */
-    {
-      note_finished (self, file, path);
-      return TRUE;
-    }
-  if (g_mkdir_with_parents (folder, 0777) != 0)
-    {
-      g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", folder);
-      return FALSE;
-    }
+  if (g_file_test (path, G_FILE_TEST_IS_REGULAR))
+    return TRUE;
+  g_mutex_lock (&self->lock);
+  self->found += fetch_part_bytes (path);
+  g_mutex_unlock (&self->lock);
   set_current (self, fetch);
-  if (folders[0] != NULL && file->hash == NULL && file->size == 0)
-    fetch_look (fetch, &size, &sha256,
-                cancellable); /* if it fails, so will the rest, and say why */
-  done = adopt_file (file, sha256, size, folders, path, cancellable, &problem)
-         || (problem == NULL && fetch_run (fetch, cancellable, &problem));
+  done = fetch_run (fetch, cancellable, error);
   set_current (self, NULL);
   if (done)
-    note_finished (self, file, path);
-  else
-    g_propagate_error (error, g_steal_pointer (&problem));
+    note_finished (self, file, path, TRUE);
   return done;
 }
 
@@ -180,7 +190,8 @@ get_shards (TesseraDownload *self, const CatalogueFile *index, const char *const
     return FALSE;
   files = catalogue_shards (index, text, length, error);
   for (guint i = 0; files != NULL && i < files->len; i++)
-    if (!get_file (self, g_ptr_array_index (files, i), folders, cancellable, error))
+    if (!look_here (self, g_ptr_array_index (files, i), folders, cancellable, error)
+        || !get_file (self, g_ptr_array_index (files, i), cancellable, error))
       return FALSE;
   return files != NULL;
 }
@@ -189,34 +200,62 @@ get_shards (TesseraDownload *self, const CatalogueFile *index, const char *const
  */
 
 static gboolean
+make_folder (TesseraDownload *self, GError **error)
+{
+  g_autofree char *missing = move_describe_missing (self->dir);
+
+  if (missing != NULL)
+    g_set_error (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "%s", missing);
+  else if (g_mkdir_with_parents (self->dir, 0777) != 0)
+    g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", self->dir);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+/* For all that is to come: nobody wants to wait for most of a model that does not fit. */
+static gboolean
+check_room (TesseraDownload *self, GError **error)
+{
+  const guint64 all = catalogue_model_bytes (self->model), here = download_get_bytes_here (self);
+  g_autofree char *inside = g_strconcat (self->dir, "/", NULL);
+
+  return here >= all || fetch_check_space (inside, all - here, error);
+}
+
+static gboolean
 get_model (TesseraDownload *self, const char *const *folders, GCancellable *cancellable,
            GError **error)
 {
+  const GPtrArray *files = self->model->files;
   const CatalogueFile *index = NULL;
-  g_autofree char *missing = describe_missing_place (self);
 
-  if (missing != NULL)
-    {
-      g_set_error (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "%s", missing);
-      return FALSE;
-    }
-  if (g_mkdir_with_parents (self->dir, 0777) != 0)
-    {
-      g_set_error (error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: cannot be made", self->dir);
-      return FALSE;
-    }
+  if (!make_folder (self, error))
+    return FALSE;
   set_mark (self, TRUE);
-  for (guint i = 0; i < self->model->files->len; i++)
+  for (guint i = 0; i < files->len; i++)
     {
-      const CatalogueFile *file = g_ptr_array_index (self->model->files, i);
+      const CatalogueFile *file = g_ptr_array_index (files, i);
 
       if (g_str_equal (file->path, INDEX))
         index = file;
-      else if (!get_file (self, file, folders, cancellable, error)
-               || (file->shards && !get_shards (self, file, folders, cancellable, error)))
+      else if (!look_here (self, file, folders, cancellable, error))
         return FALSE;
     }
-  return index == NULL || get_file (self, index, folders, cancellable, error);
+  if (!check_room (self, error))
+    return FALSE;
+  for (guint i = 0; i < files->len; i++)
+    {
+      const CatalogueFile *file = g_ptr_array_index (files, i);
+
+      if (file != index
+          && (!get_file (self, file, cancellable, error)
+              || (file->shards && !get_shards (self, file, folders, cancellable, error))))
+        return FALSE;
+    }
+  return index == NULL
+         || (look_here (self, index, folders, cancellable, error)
+             && get_file (self, index, cancellable, error));
 }
 
 static void
@@ -235,35 +274,40 @@ run_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellab
  */
 
 static guint64
-get_done (TesseraDownload *self, guint64 *total)
+get_done (TesseraDownload *self, guint64 *total, guint64 *fetched)
 {
-  guint64 done = 0, of = 0, finished, expected;
+  guint64 done = 0, of = 0, finished, expected, found;
 
   if (self->state == DOWNLOAD_MOVING)
     {
       *total = __atomic_load_n (&self->move.total, __ATOMIC_RELAXED);
-      return __atomic_load_n (&self->move.done, __ATOMIC_RELAXED);
+      *fetched = __atomic_load_n (&self->move.done, __ATOMIC_RELAXED);
+      return *fetched;
     }
   g_mutex_lock (&self->lock);
   if (self->current != NULL)
     fetch_get_progress (self->current, &done, &of);
   finished = self->finished;
   expected = self->expected;
+  found = self->found;
   g_mutex_unlock (&self->lock);
   *total = finished + MAX (expected, of);
+  *fetched = finished + done - MIN (found, finished + done);
   return finished + done;
 }
 
+/* What was found on the disk came at no rate. */
 static gboolean
 on_interval (gpointer data)
 {
   TesseraDownload *self = data;
-  guint64 total, done = get_done (self, &total);
-  const double now
-      = (double)(done - MIN (done, self->last_done)) * 1000 / INTERVAL_MS; /* bytes a second */
+  guint64 total, fetched;
+  double now;
 
+  get_done (self, &total, &fetched);
+  now = (double)(fetched - MIN (fetched, self->last_fetched)) * 1000 / INTERVAL_MS;
   self->rate = self->rate > 0 ? self->rate + SMOOTHING * (now - self->rate) : now;
-  self->last_done = done;
+  self->last_fetched = fetched;
   g_signal_emit (self, signals[CHANGED], 0);
   return G_SOURCE_CONTINUE;
 }
@@ -275,7 +319,7 @@ begin_run (TesseraDownload *self, DownloadState state)
   g_clear_pointer (&self->error, g_free);
   self->state = state;
   self->paused = FALSE;
-  self->last_done = 0;
+  self->last_fetched = 0;
   self->cancellable = g_cancellable_new ();
   self->timer = g_timeout_add (INTERVAL_MS, on_interval, self);
 }
@@ -319,7 +363,7 @@ download_start (TesseraDownload *self, const char *const *folders)
   if (self->cancellable != NULL)
     return;
   begin_run (self, DOWNLOAD_RUNNING);
-  self->finished = 0;
+  self->finished = self->found = 0;
   self->expected = catalogue_model_bytes (self->model);
   task = g_task_new (self, self->cancellable, on_run, NULL);
   if (folders != NULL)
@@ -360,6 +404,12 @@ download_forget (TesseraDownload *self)
 
   self->state = DOWNLOAD_IDLE;
   g_clear_pointer (&self->error, g_free);
+}
+
+guint64
+download_get_bytes_here (TesseraDownload *self)
+{
+  return fetch_bytes_below (self->dir);
 }
 
 gboolean
@@ -459,7 +509,9 @@ void
 download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                        int *seconds_left)
 {
-  *done = get_done (self, total);
+  guint64 fetched;
+
+  *done = get_done (self, total, &fetched);
   *rate = self->rate;
   *seconds_left = self->rate > 1 && *total > *done
                       ? (int)MIN ((double)(*total - *done) / self->rate, G_MAXINT)
@@ -481,42 +533,6 @@ download_get_hosts (TesseraDownload *self)
   return hosts;
 }
 
-gboolean
-download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
-                 GCancellable *cancellable, GError **error)
-{
-  for (guint i = 0; i < model->files->len; i++)
-    {
-      const CatalogueFile *file = g_ptr_array_index (model->files, i);
-      g_autofree char *path = g_build_filename (dir, file->path, NULL);
-      g_autofree char *digest = NULL;
-
-      if (!g_file_test (path, G_FILE_TEST_IS_REGULAR))
-        {
-          g_set_error (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "%s: is missing", path);
-          return FALSE;
-        }
-      if (file->hash == NULL)
-        continue;
-      digest = fetch_file_digest (path, file->hash_type, cancellable, error);
-      if (digest == NULL)
-        return FALSE;
-      if (g_str_equal (digest, file->hash))
-        continue;
-      g_set_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
-                   "%s: the checksum is %s, but %s was published", path, digest, file->hash);
-      if (mend)
-        {
-          g_autofree char *index = g_build_filename (dir, INDEX, NULL);
-
-          g_unlink (index); /* first: without a file it is no model */
-          g_unlink (path);
-        }
-      return FALSE;
-    }
-  return TRUE;
-}
-
 /* -- life ---------------------------------------------------------------------------------------
  */
 
@@ -533,7 +549,7 @@ download_new (Catalogue *catalogue, const CatalogueModel *model, const char *mod
   self->options = options != NULL ? *options : usual;
   self->dir = g_build_filename (models_dir, model->id, NULL);
   index = g_build_filename (self->dir, INDEX, NULL);
-  missing = describe_missing_place (self);
+  missing = move_describe_missing (self->dir);
   if (missing != NULL)
     {
       self->state = DOWNLOAD_FAILED;

@@ -33,7 +33,7 @@ TesseraDownload *download_new (Catalogue *catalogue, const CatalogueModel *model
                                const char *models_dir, const FetchOptions *options);
 
 /* Begins or goes on; nothing if it runs. `folders`: where to look for files before the network is
- * asked, NULL-terminated, may be NULL. */
+ * asked, NULL-terminated, may be NULL. It fails at once if the disk has no room for the rest. */
 void download_start (TesseraDownload *self, const char *const *folders);
 /* Ends a run as the user wants it, or a move; takes effect at once, "changed" follows. */
 void download_pause (TesseraDownload *self);
@@ -58,13 +58,10 @@ const char *download_get_error (TesseraDownload *self); /* of the last run or mo
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */
 void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                             int *seconds_left);
+/* Bytes of the model on the disk, also of a download that does not run; reads its folders. (any
+ * thread) */
+guint64 download_get_bytes_here (TesseraDownload *self);
 /* Hosts contacted so far, as fetch_get_hosts has them (transfer full: g_strfreev). */
 char **download_get_hosts (TesseraDownload *self);
-
-/* Reads every file of a model whose hash was published and compares; blocking. FALSE with
- * G_IO_ERROR_INVALID_DATA or _NOT_FOUND naming the first wrong file. `mend`: then it is deleted,
- * and model_index.json with it, so that a download brings both back. */
-gboolean download_verify (const CatalogueModel *model, const char *dir, gboolean mend,
-                          GCancellable *cancellable, GError **error);
 
 G_END_DECLS

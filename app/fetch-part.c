@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/fetch-part.h"
 
+#include "app/tree.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -296,6 +298,41 @@ fetch_part_commit (const char *path, GError **error)
     return fail (path, errno, error);
   g_unlink (journal);
   return TRUE;
+}
+
+guint64
+fetch_part_bytes (const char *path)
+{
+  g_autofree char *part = g_strconcat (path, ".part", NULL);
+  GStatBuf status;
+
+  if (g_stat (part, &status) != 0)
+    return 0;
+  return MIN ((guint64)status.st_size, (guint64)status.st_blocks * 512);
+}
+
+guint64
+fetch_bytes_below (const char *folder)
+{
+  guint64 bytes = 0;
+  Tree tree;
+
+  tree_list (&tree, folder, NULL); /* also a part of the list will do */
+  for (guint i = 0; i < tree.files->len; i++)
+    {
+      g_autofree char *path = g_build_filename (folder, tree.files->pdata[i], NULL);
+      GStatBuf status;
+
+      if (g_str_has_suffix (path, ".part"))
+        {
+          path[strlen (path) - strlen (".part")] = '\0';
+          bytes += fetch_part_bytes (path);
+        }
+      else if (g_stat (path, &status) == 0)
+        bytes += (guint64)status.st_size;
+    }
+  tree_clear (&tree);
+  return bytes;
 }
 
 void

@@ -34,6 +34,11 @@ fetch_part_append (FetchPart *self, guint i, const void *data, gsize bytes, GErr
 /* Flushes PATH.part to the disk and gives it its name; the journal goes. */
 gboolean fetch_part_commit (const char *path, GError **error);
 
+/* Bytes on the disk of what is left of earlier attempts at `path`, which has holes; and of all that
+ * is below a folder, of attempts and of files that are whole. */
+guint64 fetch_part_bytes (const char *path);
+guint64 fetch_bytes_below (const char *folder);
+
 /* Removes what is left of earlier attempts at `path`. */
 void fetch_part_discard (const char *path);
 

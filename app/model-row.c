@@ -4,6 +4,7 @@
 #include "app/adopt.h"
 #include "app/compat.h"
 #include "app/move.h"
+#include "app/verify.h"
 
 #include <glib/gi18n.h>
 #include <glib/gstdio.h>
@@ -267,7 +268,7 @@ verify_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancel
   TesseraModelRow *self = source;
   GError *error = NULL;
 
-  if (download_verify (self->model, data, TRUE, cancellable, &error))
+  if (verify_model (self->model, data, TRUE, cancellable, &error))
     g_task_return_boolean (task, TRUE);
   else
     g_task_return_error (task, error);

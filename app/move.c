@@ -49,6 +49,16 @@ move_target (const char *home)
   return target != NULL ? g_canonicalize_filename (target, folder) : NULL;
 }
 
+char *
+move_describe_missing (const char *home)
+{
+  g_autofree char *target = move_target (home);
+
+  if (target == NULL || g_file_test (home, G_FILE_TEST_IS_DIR))
+    return NULL;
+  return g_strdup_printf ("%s: is not there; attach the disk that has it", target);
+}
+
 /* -- names --------------------------------------------------------------------------------------
  */
 

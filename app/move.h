@@ -31,5 +31,8 @@ gboolean move_prepare (const char *home, const char *folder, GError **error);
 
 /* Where the link at `home` leads (transfer full); NULL if it is none. */
 char *move_target (const char *home);
+/* Such as "/media/disk/z-image: is not there" for a link that leads nowhere (transfer full), or
+ * NULL. */
+char *move_describe_missing (const char *home);
 
 G_END_DECLS

@@ -7,6 +7,7 @@
 #include "app/download.h"
 
 #include "app/adopt.h"
+#include "app/verify.h"
 
 #include <glib/gstdio.h>
 #include <libsoup/soup.h>
@@ -217,6 +218,7 @@ test_whole (Fixture *f, gconstpointer data)
   download_get_progress (f->download, &done, &total, &rate, &left);
   g_assert_cmpuint (done, ==, total);
   g_assert_cmpuint (done, ==, catalogue_model_bytes (catalogue_find (f->catalogue, "tiny")));
+  g_assert_cmpuint (done, ==, download_get_bytes_here (f->download));
   hosts = download_get_hosts (f->download);
   g_assert_cmpuint (g_strv_length (hosts), ==, 1);
   g_assert_cmpstr (hosts[0], ==, "127.0.0.1");
@@ -350,6 +352,20 @@ test_failure (Fixture *f, gconstpointer data)
   g_assert_false (g_file_test (index, G_FILE_TEST_EXISTS));
 }
 
+/* Said before anything is fetched, not after most of it was. */
+static void
+test_no_room (Fixture *f, gconstpointer data)
+{
+  make_catalogue (f, "good", TRUE,
+                  ",{\"path\":\"huge.bin\",\"repository\":\"o/n\",\"about\":17000000000000}");
+  make_download (f);
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_FAILED);
+  g_assert_nonnull (strstr (download_get_error (f->download), "needs 17.0"));
+  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 0);
+  g_assert_cmpuint (download_get_bytes_here (f->download), ==, 0);
+}
+
 /* Copies a file of the model to where another program would have it. */
 static void
 put (Fixture *f, const char *file, const char *place)
@@ -402,11 +418,11 @@ test_verify (Fixture *f, gconstpointer data)
   download_start (f->download, NULL);
   wait_for (f, DOWNLOAD_DONE);
   model = catalogue_find (f->catalogue, "tiny");
-  g_assert_true (download_verify (model, download_get_dir (f->download), FALSE, NULL, &error));
+  g_assert_true (verify_model (model, download_get_dir (f->download), FALSE, NULL, &error));
   g_assert_no_error (error);
   path = g_build_filename (download_get_dir (f->download), FILES[3], NULL);
   g_assert_true (g_file_set_contents (path, "spoiled", -1, NULL));
-  g_assert_false (download_verify (model, download_get_dir (f->download), TRUE, NULL, &error));
+  g_assert_false (verify_model (model, download_get_dir (f->download), TRUE, NULL, &error));
   g_assert_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA);
   g_assert_nonnull (strstr (error->message, FILES[3]));
   g_assert_false (g_file_test (path, G_FILE_TEST_EXISTS));
@@ -429,6 +445,7 @@ main (int argc, char **argv)
   ADD ("/download/interrupted", NULL, test_interrupted);
   ADD ("/download/places", NULL, test_places);
   ADD ("/download/failure", NULL, test_failure);
+  ADD ("/download/no-room", NULL, test_no_room);
   ADD ("/download/adopt-by-hash", GINT_TO_POINTER (TRUE), test_adopt);
   ADD ("/download/adopt-by-length", GINT_TO_POINTER (FALSE), test_adopt);
   ADD ("/download/verify", NULL, test_verify);

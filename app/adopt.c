@@ -17,12 +17,18 @@ add_folder (GPtrArray *folders, char *folder)
 }
 
 char **
-adopt_list_folders (const char *models_dir)
+adopt_list_folders (const char *models_dir, const char *more)
 {
   g_autoptr (GPtrArray) folders = g_ptr_array_new ();
   g_autoptr (GDir) dir = g_dir_open (models_dir, 0, NULL);
   const char *hub = g_getenv ("HF_HUB_CACHE"), *hf_home = g_getenv ("HF_HOME"), *name;
 
+  if (more != NULL)
+    {
+      add_folder (folders, g_strdup (more));
+      add_folder (folders, g_build_filename (more, "models", NULL)); /* ComfyUI */
+      add_folder (folders, g_build_filename (more, "hub", NULL));    /* Hugging Face */
+    }
   if (hub != NULL)
     add_folder (folders, g_strdup (hub));
   else if (hf_home != NULL)

@@ -13,9 +13,9 @@
 G_BEGIN_DECLS
 
 /* Where other programs keep models on this computer (transfer full: g_strfreev): Hugging Face's
- * cache, ComfyUI's folders, and the models in `models_dir`. Folders that are not there are left
- * out. */
-char **adopt_list_folders (const char *models_dir);
+ * cache, ComfyUI's folders, and the models in `models_dir`; before them `more`, a folder of any
+ * program or NULL. Folders that are not there are left out. */
+char **adopt_list_folders (const char *models_dir, const char *more);
 
 /* TRUE if `file` was found in one of `folders` and is now at `path`. FALSE without an error: it was
  * not; with one: G_IO_ERROR_CANCELLED, or `path` cannot be written. `sha256`, `size`: what is known

@@ -45,6 +45,7 @@ static const Page PAGES[] = {
     N_ ("A file of the model is missing or damaged. The details name it."),
     N_ ("_Open Another Folder…"), "app.choose-model",
     N_ ("_Try Again"), "app.reopen-model",
+    N_ ("_Models…"), "app.show-models",
   },
   [MESSAGE_NO_DEVICE] = {
     "video-display-symbolic",
@@ -67,6 +68,14 @@ static const Page PAGES[] = {
     N_ ("No Images Yet"),
     N_ ("Describe an image, then choose Generate"),
     NULL, NULL, NULL, NULL,
+  },
+  [MESSAGE_EMPTY_SMALL] = {
+    "io.github.tesseraimage.Tessera-symbolic",
+    N_ ("No Images Yet"),
+    N_ ("Describe an image, then choose Generate. The built-in model is small and quick; larger ones "
+        "draw better."),
+    NULL, NULL,
+    N_ ("_Models…"), "app.show-models",
   },
   [MESSAGE_MEMORY] = {
     "dialog-warning-symbolic",

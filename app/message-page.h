@@ -10,14 +10,15 @@ G_BEGIN_DECLS
 
 typedef enum
 {
-  MESSAGE_WELCOME,    /* no model yet */
-  MESSAGE_OPENING,    /* headers are being read */
-  MESSAGE_INCOMPLETE, /* the model is damaged or not one */
-  MESSAGE_NO_DEVICE,  /* the chosen device is not there or its driver is not ready */
-  MESSAGE_LOST,       /* the device failed; only a new start helps */
-  MESSAGE_EMPTY,      /* no picture yet */
-  MESSAGE_MEMORY,     /* a picture did not fit */
-  MESSAGE_FAILED,     /* a picture could not be made for another reason */
+  MESSAGE_WELCOME,     /* no model yet */
+  MESSAGE_OPENING,     /* headers are being read */
+  MESSAGE_INCOMPLETE,  /* the model is damaged or not one */
+  MESSAGE_NO_DEVICE,   /* the chosen device is not there or its driver is not ready */
+  MESSAGE_LOST,        /* the device failed; only a new start helps */
+  MESSAGE_EMPTY,       /* no picture yet */
+  MESSAGE_EMPTY_SMALL, /* the same, and there are better models than the one in use */
+  MESSAGE_MEMORY,      /* a picture did not fit */
+  MESSAGE_FAILED,      /* a picture could not be made for another reason */
 } MessageState;
 
 #define TESSERA_TYPE_MESSAGE_PAGE (message_page_get_type ())

@@ -20,7 +20,7 @@ struct _TesseraModelRow
   GSettings *settings;
   const CatalogueModel *model;
   char *models_dir;
-  gboolean recommended, verifying;
+  gboolean recommended, verifying, removing;
   char *verdict; /* of the last check */
 };
 
@@ -81,9 +81,18 @@ is_away (TesseraModelRow *self)
   return g_file_test (dir, G_FILE_TEST_IS_SYMLINK) && !g_file_test (dir, G_FILE_TEST_IS_DIR);
 }
 
+static gboolean
+is_in_use (TesseraModelRow *self)
+{
+  g_autofree char *dir = g_settings_get_string (self->settings, "model");
+
+  return g_str_equal (dir, download_get_dir (self->download));
+}
+
 static char *
 describe (TesseraModelRow *self)
 {
+  g_autofree char *here = NULL;
   g_autofree char *size = g_format_size (catalogue_model_bytes (self->model));
   const char *error = download_get_error (self->download);
 
@@ -101,7 +110,8 @@ describe (TesseraModelRow *self)
         return describe_place (self);
       return g_strdup_printf (_ ("The download stopped: %s"), error);
     case DOWNLOAD_PAUSED:
-      return g_strdup_printf (_ ("Paused; about %s in all"), size);
+      here = g_format_size (download_get_bytes_here (self->download));
+      return g_strdup_printf (_ ("Paused; %s of about %s are here"), here, size);
     case DOWNLOAD_DONE:
       return describe_place (self);
     case DOWNLOAD_IDLE:
@@ -123,6 +133,7 @@ update (TesseraModelRow *self)
   };
   const DownloadState state = download_get_state (self->download);
   const gboolean busy = state == DOWNLOAD_RUNNING || state == DOWNLOAD_MOVING;
+  const gboolean in_use = state == DOWNLOAD_DONE && is_in_use (self);
   g_autofree char *text = describe (self);
   guint64 done, total;
   double rate;
@@ -130,24 +141,26 @@ update (TesseraModelRow *self)
 
   download_get_progress (self->download, &done, &total, &rate, &left);
   adw_action_row_set_subtitle (ADW_ACTION_ROW (self), text);
-  gtk_button_set_label (self->main_button, _ (labels[state]));
+  gtk_button_set_label (self->main_button, in_use ? _ ("In Use") : _ (labels[state]));
+  gtk_widget_set_sensitive (GTK_WIDGET (self->main_button), !in_use && !self->removing);
   gtk_widget_set_visible (GTK_WIDGET (self->bar), busy);
   gtk_widget_set_visible (GTK_WIDGET (self->verify), state == DOWNLOAD_DONE);
   gtk_widget_set_visible (GTK_WIDGET (self->move), state == DOWNLOAD_DONE);
   gtk_widget_set_visible (GTK_WIDGET (self->discard), state != DOWNLOAD_IDLE && !busy);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->verifying);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->move), !self->verifying);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->verifying);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->verifying && !self->removing);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->move), !self->verifying && !self->removing);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->verifying && !self->removing);
   gtk_progress_bar_set_fraction (self->bar, total > 0 ? (double)done / (double)total : 0);
 }
 
 /* -- what can be done ---------------------------------------------------------------------------
  */
 
+/* `more`: another folder in which files of it may be, or NULL. */
 static void
-start (TesseraModelRow *self)
+start (TesseraModelRow *self, const char *more)
 {
-  g_auto (GStrv) folders = adopt_list_folders (self->models_dir);
+  g_auto (GStrv) folders = adopt_list_folders (self->models_dir, more);
 
   g_clear_pointer (&self->verdict, g_free);
   download_start (self->download, (const char *const *)folders);
@@ -167,12 +180,22 @@ on_download_folder (GFile *file, gpointer data)
     return;
   if (download_set_folder (self->download, path, &error))
     {
-      start (self);
+      start (self, NULL);
       return;
     }
   g_free (self->verdict);
   self->verdict = g_strdup (error->message);
   update (self);
+}
+
+static void
+on_folder_with_files (GFile *file, gpointer data)
+{
+  g_autoptr (TesseraModelRow) self = data;
+  g_autofree char *path = file != NULL ? g_file_get_path (file) : NULL;
+
+  if (path != NULL && download_get_state (self->download) == DOWNLOAD_IDLE)
+    start (self, path);
 }
 
 static void
@@ -208,9 +231,11 @@ static void
 on_answer (AdwMessageDialog *dialog, const char *response, gpointer data)
 {
   if (g_str_equal (response, "download"))
-    start (data);
+    start (data, NULL);
   else if (g_str_equal (response, "folder"))
     choose_folder (data, _ ("Download the Model To"), on_download_folder);
+  else if (g_str_equal (response, "files"))
+    choose_folder (data, _ ("Use Files From"), on_folder_with_files);
 }
 
 /* It is shown before anything is fetched. */
@@ -223,12 +248,17 @@ ask (TesseraModelRow *self)
 
   adw_message_dialog_format_heading (ADW_MESSAGE_DIALOG (dialog), _ ("Download %s?"),
                                      self->model->name);
-  adw_message_dialog_format_body (ADW_MESSAGE_DIALOG (dialog),
-                                  _ ("About %s. It is under the licence %s, which is explained at "
-                                     "%s. Downloading goes on where it was when interrupted."),
-                                  size, self->model->licence, self->model->page);
-  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"), "folder",
-                                    _ ("Choose _Folder…"), "download", _ ("_Download"), NULL);
+  adw_message_dialog_format_body (
+      ADW_MESSAGE_DIALOG (dialog),
+      _ ("About %s, under the licence %s. The download can be paused. Files that another program "
+         "has fetched are used if their folder is chosen."),
+      size, self->model->licence);
+  adw_message_dialog_set_extra_child (
+      ADW_MESSAGE_DIALOG (dialog),
+      gtk_link_button_new_with_label (self->model->page, _ ("Licence and Description")));
+  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"), "files",
+                                    _ ("Use _Files From…"), "folder", _ ("Download _To…"),
+                                    "download", _ ("_Download"), NULL);
   adw_message_dialog_set_response_appearance (ADW_MESSAGE_DIALOG (dialog), "download",
                                               ADW_RESPONSE_SUGGESTED);
   adw_message_dialog_set_default_response (ADW_MESSAGE_DIALOG (dialog), "download");
@@ -253,7 +283,7 @@ on_main_button (GtkButton *button, gpointer data)
       break;
     case DOWNLOAD_PAUSED:
     case DOWNLOAD_FAILED:
-      start (self);
+      start (self, NULL);
       break;
     case DOWNLOAD_DONE:
       if (!g_settings_set_string (self->settings, "model", download_get_dir (self->download)))
@@ -287,7 +317,7 @@ on_verified (GObject *source, GAsyncResult *result, gpointer data)
   else
     {
       self->verdict = NULL;
-      start (self); /* the damaged file is gone, and comes again */
+      start (self, NULL); /* the damaged file is gone, and comes again */
     }
   update (self);
 }
@@ -311,25 +341,104 @@ make_download (TesseraModelRow *self, Catalogue *catalogue)
   g_signal_connect_object (self->download, "changed", G_CALLBACK (update), self, G_CONNECT_SWAPPED);
 }
 
+/* -- removing -----------------------------------------------------------------------------------
+ */
+
+/* The files are gone. */
+static void
+forget (TesseraModelRow *self)
+{
+  const char *dir = download_get_dir (self->download);
+
+  if (g_file_test (dir, G_FILE_TEST_IS_SYMLINK))
+    g_unlink (dir);
+  download_forget (self->download);
+  if (is_in_use (self))
+    g_settings_reset (self->settings, "model"); /* the built-in one is always there */
+}
+
+static char *
+where_files_are (TesseraModelRow *self)
+{
+  char *target = move_target (download_get_dir (self->download));
+
+  return target != NULL ? target : g_strdup (download_get_dir (self->download));
+}
+
+static void
+delete_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  tree_remove_known (data, data, FALSE);
+  g_task_return_boolean (task, !g_file_test (data, G_FILE_TEST_EXISTS));
+}
+
+static void
+on_deleted (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraModelRow *self = TESSERA_MODEL_ROW (source);
+
+  self->removing = FALSE;
+  if (g_task_propagate_boolean (G_TASK (result), NULL))
+    forget (self);
+  else
+    self->verdict = g_strdup_printf (_ ("Not all of %s can be deleted"),
+                                     (char *)g_task_get_task_data (G_TASK (result)));
+  update (self);
+}
+
+static void
+on_delete_answer (AdwMessageDialog *dialog, const char *response, gpointer data)
+{
+  TesseraModelRow *self = data;
+  g_autoptr (GTask) task = NULL;
+
+  if (!g_str_equal (response, "delete"))
+    return;
+  self->removing = TRUE;
+  update (self);
+  task = g_task_new (self, NULL, on_deleted, NULL);
+  g_task_set_task_data (task, where_files_are (self), g_free);
+  g_task_run_in_thread (task, delete_thread);
+}
+
+/* Not every disk has a wastebasket. */
+static void
+offer_to_delete (TesseraModelRow *self, const char *reason)
+{
+  g_autofree char *size = g_format_size (download_get_bytes_here (self->download));
+  GtkWidget *dialog
+      = adw_message_dialog_new (GTK_WINDOW (gtk_widget_get_root (GTK_WIDGET (self))), NULL, NULL);
+
+  adw_message_dialog_format_heading (ADW_MESSAGE_DIALOG (dialog), _ ("Delete %s?"),
+                                     self->model->name);
+  adw_message_dialog_format_body (ADW_MESSAGE_DIALOG (dialog),
+                                  _ ("It cannot go to the wastebasket: %s. Deleting gives %s back "
+                                     "and cannot be undone."),
+                                  reason, size);
+  adw_message_dialog_add_responses (ADW_MESSAGE_DIALOG (dialog), "cancel", _ ("_Cancel"), "delete",
+                                    _ ("_Delete"), NULL);
+  adw_message_dialog_set_response_appearance (ADW_MESSAGE_DIALOG (dialog), "delete",
+                                              ADW_RESPONSE_DESTRUCTIVE);
+  adw_message_dialog_set_default_response (ADW_MESSAGE_DIALOG (dialog), "cancel");
+  adw_message_dialog_set_close_response (ADW_MESSAGE_DIALOG (dialog), "cancel");
+  g_signal_connect_object (dialog, "response", G_CALLBACK (on_delete_answer), self, 0);
+  gtk_window_present (GTK_WINDOW (dialog));
+}
+
 /* To the wastebasket: tens of gigabytes are quickly deleted and slowly fetched. */
 static void
 on_discard (GtkButton *button, gpointer data)
 {
   TesseraModelRow *self = data;
-  const char *dir = download_get_dir (self->download);
-  g_autofree char *target = move_target (dir);
-  g_autoptr (GFile) folder = g_file_new_for_path (target != NULL ? target : dir);
+  g_autofree char *path = where_files_are (self);
+  g_autoptr (GFile) folder = g_file_new_for_path (path);
   g_autoptr (GError) error = NULL;
 
   g_clear_pointer (&self->verdict, g_free);
   if (is_away (self) || g_file_trash (folder, NULL, &error))
-    {
-      if (target != NULL)
-        g_unlink (dir);
-      download_forget (self->download);
-    }
+    forget (self);
   else
-    self->verdict = g_strdup_printf (_ ("It cannot be removed: %s"), error->message);
+    offer_to_delete (self, error->message);
   update (self);
 }
 
@@ -348,8 +457,10 @@ model_row_new (Catalogue *catalogue, const CatalogueModel *model, const char *mo
   adw_preferences_row_set_use_markup (ADW_PREFERENCES_ROW (self), FALSE);
   adw_preferences_row_set_title (ADW_PREFERENCES_ROW (self), model->name);
   make_download (self, catalogue);
+  g_signal_connect_object (settings, "changed::model", G_CALLBACK (update), self,
+                           G_CONNECT_SWAPPED);
   if (download_was_interrupted (self->download))
-    start (self);
+    start (self, NULL);
   update (self);
   return self;
 }
@@ -429,8 +540,8 @@ model_row_init (TesseraModelRow *self)
       = add_icon_button (self, "emblem-ok-symbolic", _ ("Check Files"), G_CALLBACK (on_verify));
   self->move = add_icon_button (self, "folder-symbolic", _ ("Move to Another Folder…"),
                                 G_CALLBACK (on_move));
-  self->discard
-      = add_icon_button (self, "user-trash-symbolic", _ ("Remove"), G_CALLBACK (on_discard));
+  self->discard = add_icon_button (self, "user-trash-symbolic", _ ("Move to the Wastebasket"),
+                                   G_CALLBACK (on_discard));
   self->main_button
       = add_button (self, gtk_button_new_with_mnemonic (""), G_CALLBACK (on_main_button));
 }

@@ -38,6 +38,16 @@ use_builtin (GtkButton *button, gpointer data)
   g_settings_reset (TESSERA_MODELS_WINDOW (data)->settings, "model");
 }
 
+/* No other has been chosen. */
+static void
+show_builtin_use (GSettings *settings, const char *key, gpointer data)
+{
+  g_autofree char *dir = g_settings_get_string (settings, "model");
+
+  gtk_widget_set_sensitive (data, dir[0] != '\0');
+  gtk_button_set_label (data, dir[0] != '\0' ? _ ("_Use") : _ ("In Use"));
+}
+
 static void
 add_builtin (TesseraModelsWindow *self, AdwPreferencesGroup *group)
 {
@@ -47,11 +57,14 @@ add_builtin (TesseraModelsWindow *self, AdwPreferencesGroup *group)
   if (dir == NULL)
     return;
   row = adw_action_row_new ();
-  button = gtk_button_new_with_mnemonic (_ ("_Use"));
+  button = gtk_button_new_with_mnemonic ("");
   adw_preferences_row_set_title (ADW_PREFERENCES_ROW (row), _ ("Sketch"));
   adw_action_row_set_subtitle (ADW_ACTION_ROW (row), _ ("Small, quick, and part of the app"));
   gtk_widget_set_valign (button, GTK_ALIGN_CENTER);
   g_signal_connect (button, "clicked", G_CALLBACK (use_builtin), self);
+  g_signal_connect_object (self->settings, "changed::model", G_CALLBACK (show_builtin_use), button,
+                           0);
+  show_builtin_use (self->settings, NULL, button);
   adw_action_row_add_suffix (ADW_ACTION_ROW (row), button);
   adw_preferences_group_add (group, row);
 }

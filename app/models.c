@@ -30,6 +30,18 @@ models_find_builtin (void)
   return engine_find_builtin_model (); /* for a program that is not installed */
 }
 
+gboolean
+models_has_better (const char *dir)
+{
+#ifdef HAVE_DOWNLOAD
+  g_autofree char *builtin = models_find_builtin ();
+
+  return dir != NULL && g_strcmp0 (dir, builtin) == 0;
+#else
+  return FALSE;
+#endif
+}
+
 char *
 models_find_text_encoder (const char *dir, int bits)
 {

@@ -11,6 +11,9 @@ G_BEGIN_DECLS
 /* The folder of the model that comes with the app, or NULL (transfer full). */
 char *models_find_builtin (void);
 
+/* TRUE if the model in `dir` is the built-in one and the app can download others. */
+gboolean models_has_better (const char *dir);
+
 /* The catalogue that comes with the app, or NULL (transfer full). TESSERA_CATALOGUE names another,
  * for tests. */
 char *models_find_catalogue (void);

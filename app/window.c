@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/window.h"
 
+#include "app/models.h"
 #include "app/window-private.h"
 
 #include <glib/gi18n.h>
@@ -157,6 +158,8 @@ window_set_model (TesseraWindow *self, const ModelInfo *model)
 
   self->has_model = TRUE;
   self->fits = TRUE;
+  message_page_show (self->empty,
+                     models_has_better (model->path) ? MESSAGE_EMPTY_SMALL : MESSAGE_EMPTY, NULL);
   controls_set_model (self->controls, model);
   gtk_stack_set_visible_child_name (self->pages, "main");
   window_update_memory (self);

@@ -31,38 +31,188 @@ write_catalogue (const char *path)
   g_assert_no_error (error);
 }
 
-static void
-test_shot (void)
-{
-  g_autofree char *folder = g_dir_make_tmp ("tessera-models-XXXXXX", NULL);
-  g_autofree char *catalogue = g_build_filename (folder, "catalogue.json", NULL);
-  g_autofree char *begun = g_build_filename (folder, "m1", NULL);
-  g_autofree char *here = g_build_filename (folder, "m2", NULL);
-  g_autofree char *index = g_build_filename (here, "model_index.json", NULL);
-  g_autofree char *away = g_build_filename (folder, "m3", NULL);
-  g_autoptr (GSettings) settings = g_settings_new (APP_ID);
-  const char *argv[] = { "rm", "-rf", folder, NULL };
-  TesseraModelsWindow *window;
+/* -- looking for widgets ------------------------------------------------------------------------
+ */
 
+/* The n-th button that is seen below `widget`, with that label or tooltip. */
+static GtkWidget *
+find_button (GtkWidget *widget, const char *text, int *n)
+{
+  const char *label = GTK_IS_BUTTON (widget) ? gtk_button_get_label (GTK_BUTTON (widget)) : NULL;
+
+  if (!gtk_widget_get_visible (widget))
+    return NULL;
+  if (GTK_IS_BUTTON (widget)
+      && (g_strcmp0 (label, text) == 0
+          || g_strcmp0 (gtk_widget_get_tooltip_text (widget), text) == 0)
+      && (*n)-- == 0)
+    return widget;
+  for (GtkWidget *child = gtk_widget_get_first_child (widget); child != NULL;
+       child = gtk_widget_get_next_sibling (child))
+    {
+      GtkWidget *found = find_button (child, text, n);
+
+      if (found != NULL)
+        return found;
+    }
+  return NULL;
+}
+
+static void
+press (TesseraModelsWindow *window, const char *text, int n)
+{
+  GtkWidget *button = find_button (GTK_WIDGET (window), text, &n);
+
+  g_assert_nonnull (button);
+  g_assert_true (gtk_widget_is_sensitive (button));
+  g_signal_emit_by_name (button, "clicked");
+}
+
+static int
+count_buttons (TesseraModelsWindow *window, const char *text)
+{
+  int n = 100;
+
+  g_assert_null (find_button (GTK_WIDGET (window), text, &n));
+  return 100 - n;
+}
+
+static AdwMessageDialog *
+find_dialog (void)
+{
+  GListModel *windows = gtk_window_get_toplevels ();
+
+  for (guint i = 0; i < g_list_model_get_n_items (windows); i++)
+    {
+      g_autoptr (GtkWidget) window = g_list_model_get_item (windows, i);
+
+      if (ADW_IS_MESSAGE_DIALOG (window) && gtk_widget_get_mapped (window))
+        return ADW_MESSAGE_DIALOG (window);
+    }
+  return NULL;
+}
+
+static void
+answer (const char *response)
+{
+  AdwMessageDialog *dialog;
+
+  WAIT_FOR (find_dialog () != NULL);
+  dialog = find_dialog ();
+  adw_message_dialog_response (dialog, response);
+  gtk_window_destroy (GTK_WINDOW (dialog));
+}
+
+/* -- cases --------------------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  char *folder, *here;
+  GSettings *settings;
+  TesseraModelsWindow *window;
+} Fixture;
+
+static void
+set_up (Fixture *f, gconstpointer data)
+{
+  g_autofree char *catalogue = NULL, *begun = NULL, *index = NULL, *away = NULL;
+
+  f->folder = make_folder ();
+  catalogue = g_build_filename (f->folder, "catalogue.json", NULL);
+  begun = g_build_filename (f->folder, "m1", NULL);
+  f->here = g_build_filename (f->folder, "m2", NULL);
+  index = g_build_filename (f->here, "model_index.json", NULL);
+  away = g_build_filename (f->folder, "m3", NULL);
   write_catalogue (catalogue);
   g_setenv ("TESSERA_CATALOGUE", catalogue, TRUE);
-  g_assert_cmpint (g_mkdir (begun, 0755) + g_mkdir (here, 0755), ==, 0);
+  g_assert_cmpint (g_mkdir (begun, 0755) + g_mkdir (f->here, 0755), ==, 0);
   g_assert_true (g_file_set_contents (index, "{}", -1, NULL));
   g_assert_cmpint (symlink ("/media/disk/models/m3", away), ==, 0);
-  g_assert_false (models_window_is_due (folder)); /* begun, and paused */
-  window = models_window_new (NULL, settings, folder);
-  gtk_window_set_default_size (GTK_WINDOW (window), 640, 560);
-  gtk_window_present (GTK_WINDOW (window));
-  settle (GTK_WIDGET (window));
-  check_shot (GTK_WIDGET (window), "models-window");
-  gtk_window_destroy (GTK_WINDOW (window));
-  g_spawn_sync (NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
+  g_assert_false (models_window_is_due (f->folder)); /* begun, and paused */
+  f->settings = g_settings_new (APP_ID);
+  f->window = models_window_new (NULL, f->settings, f->folder);
+  gtk_window_set_default_size (GTK_WINDOW (f->window), 640, 560);
+  gtk_window_present (GTK_WINDOW (f->window));
+  settle (GTK_WIDGET (f->window));
+}
+
+static void
+tear_down (Fixture *f, gconstpointer data)
+{
+  gtk_window_destroy (GTK_WINDOW (f->window));
+  g_settings_reset (f->settings, "model");
+  g_clear_object (&f->settings);
+  remove_folder (f->folder);
+  g_free (f->folder);
+  g_free (f->here);
+}
+
+static void
+test_shots (Fixture *f, gconstpointer data)
+{
+  check_shot (GTK_WIDGET (f->window), "models-window");
+  press (f->window, "_Download…", 0);
+  WAIT_FOR (find_dialog () != NULL);
+  settle (GTK_WIDGET (find_dialog ()));
+  check_shot (GTK_WIDGET (find_dialog ()), "models-licence");
+  answer ("cancel");
+}
+
+/* Of the built-in model and the others one is in use, whoever says so. */
+static void
+test_in_use (Fixture *f, gconstpointer data)
+{
+  g_autofree char *dir = NULL;
+
+  g_assert_cmpint (count_buttons (f->window, "In Use"), ==, 1);
+  g_assert_cmpint (count_buttons (f->window, "_Use"), ==, 1);
+  press (f->window, "_Use", 0);
+  dir = g_settings_get_string (f->settings, "model");
+  g_assert_cmpstr (dir, ==, f->here);
+  g_assert_cmpint (count_buttons (f->window, "In Use"), ==, 1);
+  press (f->window, "_Use", 0); /* now that is the built-in one's */
+  g_assert_null (g_settings_get_user_value (f->settings, "model"));
+  g_settings_set_string (f->settings, "model", "/another/folder");
+  g_assert_cmpint (count_buttons (f->window, "In Use"), ==, 0);
+  g_assert_cmpint (count_buttons (f->window, "_Use"), ==, 2);
+}
+
+/* Where there is no wastebasket it asks; and what is in use is not used any more. */
+static void
+test_remove (Fixture *f, gconstpointer data)
+{
+  g_autofree char *basket = g_build_filename (g_get_user_data_dir (), "Trash", NULL);
+  g_autofree char *other = g_build_filename (f->folder, "m1", NULL);
+
+  g_assert_cmpint (g_mkdir_with_parents (g_get_user_data_dir (), 0755), ==, 0);
+  g_assert_true (g_file_set_contents (basket, "in the way", -1, NULL));
+  g_settings_set_string (f->settings, "model", f->here);
+  press (f->window, "Move to the Wastebasket", 1);
+  answer ("cancel");
+  g_assert_true (g_file_test (f->here, G_FILE_TEST_IS_DIR));
+  press (f->window, "Move to the Wastebasket", 1);
+  answer ("delete");
+  WAIT_FOR (count_buttons (f->window, "_Download…") == 2);
+  g_assert_false (g_file_test (f->here, G_FILE_TEST_EXISTS));
+  g_assert_true (g_file_test (other, G_FILE_TEST_IS_DIR));
+  g_assert_null (g_settings_get_user_value (f->settings, "model"));
 }
 
 int
 main (int argc, char **argv)
 {
+  g_autofree char *home = make_folder ();
+  int result;
+
+  g_setenv ("XDG_DATA_HOME", home, TRUE); /* its wastebasket is in the way of a test */
   init_display (&argc, &argv);
-  g_test_add_func ("/models-window/shot", test_shot);
-  return g_test_run ();
+#define ADD(name, function)                                                                        \
+  g_test_add ("/models-window/" name, Fixture, NULL, set_up, function, tear_down)
+  ADD ("shots", test_shots);
+  ADD ("in-use", test_in_use);
+  ADD ("remove", test_remove);
+  result = g_test_run ();
+  remove_folder (home);
+  return result;
 }

@@ -3,6 +3,7 @@
  * How the main window looks in each of its states, light and dark.
  */
 #include "app/memory-gauge.h"
+#include "app/models.h"
 #include "window-fixture.h"
 
 #define GIGABYTE ((guint64)1 << 30)
@@ -27,10 +28,10 @@ pretend_plan (Fixture *f, const WorkerPlan *plan)
 
 /* A model and memory that are the same on every machine. Nothing of it is run. */
 static void
-pretend_model (Fixture *f, gboolean svdquant)
+pretend_model_in (Fixture *f, const char *path, gboolean svdquant)
 {
   ModelInfo model = {
-    .path = (char *)"/models/Z-Image-Turbo",
+    .path = (char *)path,
     .name = (char *)"Z-Image-Turbo",
     .supports = { TRUE, svdquant },
     .reason = { NULL, svdquant ? NULL : (char *)"no quantised weights" },
@@ -48,6 +49,12 @@ pretend_model (Fixture *f, gboolean svdquant)
   controls_set_prompt (window_get_controls (f->window),
                        "Hills above a lake at sunset, long exposure, soft light");
   pretend_plan (f, &FITTING);
+}
+
+static void
+pretend_model (Fixture *f, gboolean svdquant)
+{
+  pretend_model_in (f, "/models/Z-Image-Turbo", svdquant);
 }
 
 static void
@@ -90,6 +97,15 @@ test_shot_empty (Fixture *f, gconstpointer data)
 {
   pretend_model (f, FALSE);
   both_ways (f, "window-empty");
+}
+
+static void
+test_shot_empty_small (Fixture *f, gconstpointer data)
+{
+  g_autofree char *builtin = models_find_builtin ();
+
+  pretend_model_in (f, builtin, FALSE);
+  both_ways (f, "window-empty-small");
 }
 
 static void
@@ -323,6 +339,7 @@ main (int argc, char *argv[])
   g_test_add ("/window-shots/" name, Fixture, app, fixture_set_up, function, fixture_tear_down)
   ADD ("messages", test_shot_messages);
   ADD ("empty", test_shot_empty);
+  ADD ("empty-small", test_shot_empty_small);
   ADD ("pictures", test_shot_pictures);
   ADD ("working", test_shot_working);
   ADD ("problems", test_shot_problems);

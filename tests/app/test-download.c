@@ -406,6 +406,27 @@ test_adopt (Fixture *f, gconstpointer data)
   g_assert_cmpuint (times_asked (f, FILES[8]), >=, 1);
 }
 
+/* A folder that a person chose may be a program's own, with the models in one that is in it. */
+static void
+test_adopt_chosen (Fixture *f, gconstpointer data)
+{
+  const gboolean hub = GPOINTER_TO_INT (data);
+  const char *file = FILES[hub ? 3 : 7];
+  g_autofree char *chosen = g_build_filename (f->folder, "chosen", NULL);
+  g_auto (GStrv) folders = NULL;
+
+  put (f, file,
+       hub ? "chosen/hub/models--o--n/snapshots/0123/text_encoder/model.safetensors"
+           : "chosen/models/diffusion_models/diffusion_pytorch_model.safetensors");
+  folders = adopt_list_folders (f->models, chosen);
+  make_catalogue (f, "good", TRUE, "");
+  make_download (f);
+  download_start (f->download, (const char *const *)folders);
+  wait_for (f, DOWNLOAD_DONE);
+  check_files (f);
+  g_assert_cmpuint (times_asked (f, file), ==, 0);
+}
+
 static void
 test_verify (Fixture *f, gconstpointer data)
 {
@@ -448,6 +469,8 @@ main (int argc, char **argv)
   ADD ("/download/no-room", NULL, test_no_room);
   ADD ("/download/adopt-by-hash", GINT_TO_POINTER (TRUE), test_adopt);
   ADD ("/download/adopt-by-length", GINT_TO_POINTER (FALSE), test_adopt);
+  ADD ("/download/adopt-chosen/comfy", GINT_TO_POINTER (FALSE), test_adopt_chosen);
+  ADD ("/download/adopt-chosen/hub", GINT_TO_POINTER (TRUE), test_adopt_chosen);
   ADD ("/download/verify", NULL, test_verify);
   return g_test_run ();
 }

@@ -89,9 +89,25 @@ is_in_use (TesseraModelRow *self)
   return g_str_equal (dir, download_get_dir (self->download));
 }
 
+/* Of cards that people have at home; others are known by their memory alone. */
+static char *
+describe_cards (const CatalogueModel *model)
+{
+  g_autofree char *memory = g_format_size (model->min_memory);
+
+  if (model->min_memory == 0)
+    return NULL;
+  if (model->min_sm >= 120)
+    return g_strdup_printf (_ ("for GeForce RTX 50 from %s"), memory);
+  if (model->max_sm < 120)
+    return g_strdup_printf (_ ("for GeForce RTX 20 to 40 from %s"), memory);
+  return g_strdup_printf (_ ("for graphics cards from %s"), memory);
+}
+
 static char *
 describe (TesseraModelRow *self)
 {
+  g_autofree char *cards = describe_cards (self->model);
   g_autofree char *here = NULL;
   g_autofree char *size = g_format_size (catalogue_model_bytes (self->model));
   const char *error = download_get_error (self->download);
@@ -118,9 +134,10 @@ describe (TesseraModelRow *self)
       break;
     }
   if (self->recommended)
-    return g_strdup_printf (_ ("About %s, licence %s, suits this computer"), size,
-                            self->model->licence);
-  return g_strdup_printf (_ ("About %s, licence %s"), size, self->model->licence);
+    return g_strdup_printf (_ ("About %s, suits this computer"), size);
+  if (cards != NULL)
+    return g_strdup_printf (_ ("About %s, %s"), size, cards);
+  return g_strdup_printf (_ ("About %s"), size);
 }
 
 static void
@@ -143,6 +160,10 @@ update (TesseraModelRow *self)
   adw_action_row_set_subtitle (ADW_ACTION_ROW (self), text);
   gtk_button_set_label (self->main_button, in_use ? _ ("In Use") : _ (labels[state]));
   gtk_widget_set_sensitive (GTK_WIDGET (self->main_button), !in_use && !self->removing);
+  if (self->recommended && state == DOWNLOAD_IDLE)
+    gtk_widget_add_css_class (GTK_WIDGET (self->main_button), "suggested-action");
+  else
+    gtk_widget_remove_css_class (GTK_WIDGET (self->main_button), "suggested-action");
   gtk_widget_set_visible (GTK_WIDGET (self->bar), busy);
   gtk_widget_set_visible (GTK_WIDGET (self->verify), state == DOWNLOAD_DONE);
   gtk_widget_set_visible (GTK_WIDGET (self->move), state == DOWNLOAD_DONE);

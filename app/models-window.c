@@ -20,7 +20,7 @@ struct _TesseraModelsWindow
   GSettings *settings;
   char *models_dir;
   Catalogue *catalogue;
-  AdwPreferencesGroup *hosts;
+  AdwPreferencesGroup *models, *hosts;
   AdwPreferencesRow *no_host;
   GHashTable *seen;
   GPtrArray *rows; /* as the catalogue's models */
@@ -99,22 +99,29 @@ on_download_changed (TesseraDownload *download, gpointer data)
     }
 }
 
-/* The best card's; without one nothing is recommended. Asking the driver takes a moment, which a
- * window that nobody sees is not worth. */
+/* The best card's; without one nothing is recommended, and why is said. Asking the driver takes a
+ * moment, which a window that nobody sees is not worth. */
 static void
 recommend (TesseraModelsWindow *self)
 {
   g_autoptr (GArray) devices = engine_list_devices ();
   const CatalogueModel *best = NULL;
+  gboolean any = FALSE;
   guint i;
 
   for (i = 0; i < devices->len && best == NULL; i++)
     {
       const EngineDevice *device = &g_array_index (devices, EngineDevice, i);
 
-      if (device->gpu && device->usable)
-        best = catalogue_recommend (self->catalogue, device->sm, device->total_memory);
+      if (!device->gpu || !device->usable)
+        continue;
+      any = TRUE;
+      best = catalogue_recommend (self->catalogue, device->sm, device->total_memory);
     }
+  if (!any)
+    adw_preferences_group_set_description (
+        self->models, _ ("No graphics card can be used: see Computer. With the larger models the "
+                         "processor takes much longer."));
   if (best != NULL && g_ptr_array_find (self->catalogue->models, best, &i))
     model_row_recommend (g_ptr_array_index (self->rows, i));
 }
@@ -169,6 +176,7 @@ add_models_page (TesseraModelsWindow *self)
   GtkWidget *page = adw_preferences_page_new ();
   AdwPreferencesGroup *group = ADW_PREFERENCES_GROUP (adw_preferences_group_new ());
 
+  self->models = group;
   adw_preferences_page_set_title (ADW_PREFERENCES_PAGE (page), _ ("Models"));
   adw_preferences_page_set_icon_name (ADW_PREFERENCES_PAGE (page), "folder-download-symbolic");
   adw_preferences_page_add (ADW_PREFERENCES_PAGE (page), group);

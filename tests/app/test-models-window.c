@@ -23,7 +23,8 @@ write_catalogue (const char *path)
     g_string_append_printf (
         text,
         "%s{\"id\":\"m%u\",\"name\":\"A Model %s\",\"precision\":\"bf16\","
-        "\"licence\":\"Apache-2.0\",\"page\":\"https://example.org/\",\"files\":["
+        "\"licence\":\"Apache-2.0\",\"page\":\"https://example.org/\",\"min_sm\":120,"
+        "\"min_memory\":8000000000,\"files\":["
         "{\"path\":\"model_index.json\",\"repository\":\"o/n\",\"about\":%u000000000}]}",
         i > 0 ? "," : "", i, MODELS[i], i + 7);
   g_string_append (text, "]}");
@@ -205,7 +206,8 @@ main (int argc, char **argv)
   g_autofree char *home = make_folder ();
   int result;
 
-  g_setenv ("XDG_DATA_HOME", home, TRUE); /* its wastebasket is in the way of a test */
+  g_setenv ("CUDA_VISIBLE_DEVICES", "", TRUE); /* the same on every machine */
+  g_setenv ("XDG_DATA_HOME", home, TRUE);      /* its wastebasket is in the way of a test */
   init_display (&argc, &argv);
 #define ADD(name, function)                                                                        \
   g_test_add ("/models-window/" name, Fixture, NULL, set_up, function, tear_down)

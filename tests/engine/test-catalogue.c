@@ -54,7 +54,8 @@ test_recommend (void)
     { 86, 8, "z-image-turbo-int4-r32" },
     { 89, 24, "z-image-turbo-int4-r32" },
     { 120, 16, "z-image-turbo-nvfp4-r32" },
-    { 75, 11, NULL },
+    { 75, 11, "z-image-turbo-int4-r32" },
+    { 61, 11, NULL },
     { 86, 6, NULL },
   };
   g_autoptr (Catalogue) catalogue = load ();

@@ -3,7 +3,8 @@
 """Runs the installed app in its sandbox and looks at it from outside.
 
 The built-in model draws a picture; it is saved through a portal, of which this program plays the
-part, since a bare X server has none; and what lies outside the sandbox must be out of reach.
+part, since a bare X server has none; what lies outside the sandbox must be out of reach, and the
+translations within it.
 Usage: look.py APP_ID
 """
 import os
@@ -128,6 +129,12 @@ def check_doctor():
     print("the doctor runs inside")
 
 
+def check_language():
+    got = in_sandbox("env", "LC_ALL=C.UTF-8", "LANGUAGE=de", "tessera", "--help")
+    assert "Version anzeigen" in got.stdout, got
+    print("it speaks German to who asks for it")
+
+
 def draw(portal):
     Atspi.get_desktop(0).get_child_count()  # starts the bus before the app looks for it
     started = time.monotonic()
@@ -153,6 +160,7 @@ def draw(portal):
 def main():
     check_walls()
     check_doctor()
+    check_language()
     try:
         draw(Portal())
     except BaseException:

@@ -178,7 +178,7 @@ answer (Bench *b, const char *question)
   int v[6];
   if (sscanf (question, "gemm %d %d %d %d %d", &v[0], &v[1], &v[2], &v[3], &v[4]) == 5)
     {
-      const Gemm g = { b->x, b->w, NULL, b->out, v[1], v[2], v[3], v[4] != 0 };
+      const Gemm g = { b->x, b->w, NULL, b->out, v[1], v[2], v[3], v[4] != 0, false, false };
       job.variant = v[0], job.gemm = g, job.run = run_gemm;
       return answer_job (b, &job);
     }

@@ -108,14 +108,14 @@ measure (Bench *b, const Job *job, float *ms)
 static Status
 run_gemm (Bench *b, const Job *j)
 {
-  const Gemm g = { b->x, b->w, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const Gemm g = { b->x, b->w, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
   return gemm_sm90 (b->s, &g, j->variant);
 }
 
 static Status
 run_e4m3 (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
   const ScaledGemm g = { product, b->scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_e4m3_sm90 (b->s, &g, j->variant);
 }

@@ -328,14 +328,14 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
   CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
   CHECK (random_f32 (s, bias, n, t->seed++, 20.0f));
   CUDA_CHECK (s, cudaMemsetAsync (y, POISON, outputs * 2, s->compute));
-  const ScaledGemm g
-      = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k, size->swiglu },
-          scales,
-          scales + second,
-          low_x,
-          low_w,
-          size->rank,
-          0 };
+  const ScaledGemm g = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k,
+                           size->swiglu, false, false },
+                         scales,
+                         scales + second,
+                         low_x,
+                         low_w,
+                         size->rank,
+                         0 };
   launch_kernel (reference_kernel, 4096, 128, 0, s->compute, g, reference);
   if (size->swiglu)
     launch_kernel (reference_swiglu_kernel, 1024, 256, 0, s->compute, reference, plain, (int)m,

@@ -2,13 +2,14 @@
  *
  * Weights kept as codes on the card: each expansion is the plain formula's, bit for bit; layers of
  * codes give the bits of layers of those weights; what they take is what was said; and they can be
- * moved. Prints TAP.
+ * moved. In BF16, or in FP16 where that is what the card has. Prints TAP.
  */
 #include "kernels/kernels.h"
 #include "kernels/reference/codes.h"
 #include "kernels/weight-codes.h"
 #include "tests/kernels/patience.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,21 +27,24 @@ typedef struct
   int bits;
   int64_t m, k, rows[LINEAR_MAX_PARTS];
   bool swiglu;
+  bool down; /* behind a swiglu, to the residual stream */
 } Case;
 
 static const Case cases[] = {
-  { 8, 1, 64, { 8 }, false },
-  { 4, 1, 64, { 8 }, false },
-  { 8, 17, 320, { 96, 32, 32 }, false },
-  { 4, 17, 320, { 96, 32, 32 }, false },
-  { 8, 40, 192, { 384, 384 }, true },
-  { 4, 40, 192, { 384, 384 }, true },
+  { 8, 1, 64, { 8 }, false, false },
+  { 4, 1, 64, { 8 }, false, false },
+  { 8, 17, 320, { 96, 32, 32 }, false, false },
+  { 4, 17, 320, { 96, 32, 32 }, false, false },
+  { 8, 40, 192, { 384, 384 }, true, false },
+  { 4, 40, 192, { 384, 384 }, true, false },
+  { 8, 40, 384, { 192 }, false, true },
+  { 4, 1, 384, { 192 }, false, true },
   /* the published encoder's */
-  { 8, 60, 2560, { 4096, 1024, 1024 }, false },
-  { 4, 512, 4096, { 2560 }, false },
-  { 8, 130, 2560, { 9728, 9728 }, true },
-  { 4, 60, 2560, { 9728, 9728 }, true },
-  { 4, 60, 9728, { 2560 }, false },
+  { 8, 60, 2560, { 4096, 1024, 1024 }, false, false },
+  { 4, 512, 4096, { 2560 }, false, false },
+  { 8, 130, 2560, { 9728, 9728 }, true, false },
+  { 4, 60, 2560, { 9728, 9728 }, true, false },
+  { 4, 60, 9728, { 2560 }, false, true },
 };
 
 static const Ops *const ops = &ops_cuda;
@@ -61,7 +65,11 @@ report (Run *run, bool passed, const Case *c, const char *what)
   run->failed += !passed;
   printf ("%sok %d - %d bit, M %lld K %lld N %lld+%lld+%lld%s: %s\n", passed ? "" : "not ", run->n,
           c->bits, (long long)c->m, (long long)c->k, (long long)c->rows[0], (long long)c->rows[1],
-          (long long)c->rows[2], c->swiglu ? " swiglu" : "", what);
+          (long long)c->rows[2],
+          c->swiglu ? " swiglu"
+          : c->down ? " down"
+                    : "",
+          what);
   fflush (stdout);
 }
 
@@ -72,13 +80,21 @@ random_bits (Run *run)
   return run->state >> 8;
 }
 
-/* Random codes and scales, and in dense->parts the weights that they mean, rounded to BF16. */
+/* As the card stores it. */
+static float
+stored (const Run *run, float v)
+{
+  return run->caps.bf16 ? bf16_to_float (bf16_from_float (v)) : f16_to_float (f16_from_float (v));
+}
+
+/* Random codes and scales, and in dense->parts the weights that they mean. */
 static void
 make_sources (Run *run, const Case *c, LinearSource *coded, LinearSource *dense)
 {
   *coded = LinearSource ();
   coded->k = c->k;
   coded->swiglu = c->swiglu;
+  coded->after_swiglu = c->down;
   coded->code_bits = c->bits;
   for (int i = 0; i < LINEAR_MAX_PARTS && c->rows[i] > 0; i++)
     {
@@ -101,15 +117,10 @@ make_sources (Run *run, const Case *c, LinearSource *coded, LinearSource *dense)
   dense->code_bits = 0;
   for (int i = 0; i < coded->n_parts; i++)
     {
-      int64_t count = c->rows[i] * c->k;
-      float *wide = (float *)malloc ((size_t)count * sizeof *wide);
-      uint16_t *narrow = (uint16_t *)malloc ((size_t)count * sizeof *narrow);
+      float *weights = (float *)malloc ((size_t)(c->rows[i] * c->k) * sizeof *weights);
 
-      codes_reference (&coded->parts[i], &coded->scales[i], wide);
-      for (int64_t j = 0; j < count; j++)
-        narrow[j] = bf16_from_float (wide[j]);
-      free (wide);
-      dense->parts[i] = tensor_2d (DTYPE_BF16, narrow, c->rows[i], c->k);
+      codes_reference (&coded->parts[i], &coded->scales[i], weights);
+      dense->parts[i] = tensor_2d (DTYPE_F32, weights, c->rows[i], c->k);
     }
 }
 
@@ -124,18 +135,23 @@ free_sources (LinearSource *coded, LinearSource *dense)
     }
 }
 
-/* x [m, k] through a layer; BF16 [m, columns] in host memory, to be freed. */
-static uint16_t *
-apply (Run *run, const LinearBackend *backend, const Linear *linear, const uint16_t *x, int64_t m,
+/* x [m, k] through a layer; [m, columns] in host memory, to be freed. */
+static float *
+apply (Run *run, const LinearBackend *backend, const Linear *linear, const float *x, int64_t m,
        int64_t columns)
 {
-  Tensor host = tensor_2d (DTYPE_BF16, (void *)x, m, linear->k), in = host;
-  Tensor out = tensor_2d (DTYPE_BF16, NULL, m, columns), back = out;
+  const DType type = device_activation (&run->caps);
+  Tensor host = tensor_2d (DTYPE_F32, (void *)x, m, linear->k);
+  Tensor in = tensor_2d (type, NULL, m, linear->k);
+  Tensor out
+      = tensor_2d (linear->after_swiglu ? device_residual (&run->caps) : type, NULL, m, columns);
+  Tensor back = tensor_2d (DTYPE_F32, NULL, m, columns);
 
   require (run, ops->alloc (run->stream, tensor_bytes (&in), &in.data), "alloc");
   require (run, ops->alloc (run->stream, tensor_bytes (&out), &out.data), "alloc");
   back.data = malloc (tensor_bytes (&back));
-  memset (back.data, 0xff, tensor_bytes (&back));
+  for (int64_t i = 0; i < m * columns; i++)
+    ((float *)back.data)[i] = NAN;
   require (run, ops->upload (run->stream, &host, &in), "upload");
   require (run, ops->upload (run->stream, &back, &out), "upload");
   require (run, backend->apply (run->stream, linear, &in, &out), "apply");
@@ -143,7 +159,7 @@ apply (Run *run, const LinearBackend *backend, const Linear *linear, const uint1
   require (run, ops->download (run->stream, &out, &back), "download");
   ops->free (run->stream, in.data);
   ops->free (run->stream, out.data);
-  return (uint16_t *)back.data;
+  return (float *)back.data;
 }
 
 /* Rows of the unit matrix pick columns of the weights: every 7th k, all outputs. */
@@ -151,11 +167,12 @@ static bool
 expansion_is_exact (Run *run, const Linear *linear, const LinearSource *dense)
 {
   const int64_t k = linear->k, n = linear->n, f = n / 2, m = (k + 6) / 7;
-  uint16_t *x = (uint16_t *)calloc ((size_t)(m * k), sizeof *x), *y;
+  const bool divided = linear->after_swiglu && !run->caps.bf16;
+  float *x = (float *)calloc ((size_t)(m * k), sizeof *x), *y;
   bool same = true;
 
   for (int64_t i = 0; i < m; i++)
-    x[i * k + i * 7] = bf16_from_float (1.0f);
+    x[i * k + i * 7] = divided ? SWIGLU_F16_SCALE : 1.0f;
   y = apply (run, &linear_cuda_codes, linear, x, m, n);
   for (int64_t row = 0; row < n; row++)
     {
@@ -169,11 +186,9 @@ expansion_is_exact (Run *run, const Linear *linear, const LinearSource *dense)
                  + row / f * linear->turn;
       for (int64_t i = 0; i < m; i++)
         {
-          uint16_t weight = ((const uint16_t *)part->data)[in_part * k + i * 7];
-          uint16_t found = y[i * n + column];
+          float weight = ((const float *)part->data)[in_part * k + i * 7];
 
-          /* A sum has no negative zero. */
-          same = same && (found == weight || ((found | weight) & 0x7fff) == 0);
+          same = same && y[i * n + column] == stored (run, weight);
         }
     }
   free (x);
@@ -184,21 +199,23 @@ expansion_is_exact (Run *run, const Linear *linear, const LinearSource *dense)
 static bool
 equals_dense (Run *run, const Case *c, const Linear *linear, const LinearSource *dense)
 {
-  const LinearBackend *backend = &linear_cuda_bf16_sm90;
+  static const LinearBackend *const all[]
+      = { &linear_cuda_bf16_sm90, &linear_cuda_bf16, &linear_cuda_f16 };
+  const LinearBackend *const *backend = all;
   const int64_t columns = linear->swiglu ? linear->n / 2 : linear->n;
-  uint16_t *x = (uint16_t *)malloc ((size_t)(c->m * c->k) * sizeof *x), *expected, *found;
+  float *x = (float *)malloc ((size_t)(c->m * c->k) * sizeof *x), *expected, *found;
   Linear *other;
   bool same;
 
-  if (!backend->supports (&run->caps, NULL, NULL))
-    backend = &linear_cuda_bf16;
+  while (!(*backend)->supports (&run->caps, NULL, NULL))
+    backend++;
   for (int64_t i = 0; i < c->m * c->k; i++)
-    x[i] = bf16_from_float ((float)random_bits (run) / (float)(1 << 23) - 1.0f);
-  require (run, backend->prepare_weights (run->stream, dense, &other), "prepare");
-  expected = apply (run, backend, other, x, c->m, columns);
+    x[i] = (float)random_bits (run) / (float)(1 << 23) - 1.0f;
+  require (run, (*backend)->prepare_weights (run->stream, dense, &other), "prepare");
+  expected = apply (run, *backend, other, x, c->m, columns);
   found = apply (run, &linear_cuda_codes, linear, x, c->m, columns);
   same = memcmp (expected, found, (size_t)(c->m * columns) * sizeof *x) == 0;
-  backend->release (run->stream, other);
+  (*backend)->release (run->stream, other);
   free (x);
   free (expected);
   free (found);
@@ -251,7 +268,7 @@ test_case (Run *run, const Case *c)
 static void
 test_refused (Run *run)
 {
-  const Case c = { 8, 1, 128, { 16 }, false };
+  const Case c = { 8, 1, 128, { 16 }, false, false };
   LinearSource good, dense, bad[5];
   uint64_t before = ops->allocated (run->stream);
   bool refused = true;
@@ -279,18 +296,21 @@ int
 main (void)
 {
   Run run = {};
-  Tensor first = tensor_1d (DTYPE_U8, NULL, 256);
+  float number = 0.0f;
+  Tensor host = tensor_1d (DTYPE_F32, &number, 1), first = tensor_1d (DTYPE_BF16, NULL, 1);
 
   run.state = 2026;
 
-  if (ops->query (0, &run.caps) != STATUS_OK || !run.caps.bf16)
+  if (ops->query (0, &run.caps) != STATUS_OK || !linear_cuda_codes.supports (&run.caps, NULL, NULL))
     {
-      printf ("1..0 # SKIP no CUDA device of compute capability 8.0 or more\n");
+      printf ("1..0 # SKIP no CUDA device that this build has kernels for\n");
       return 77;
     }
   require (&run, ops->open (0, NULL, &run.stream), "open");
   /* Working memory comes with the first of each: not a layer's. */
-  require (&run, ops->alloc (run.stream, 256, &first.data), "alloc");
+  require (&run, ops->alloc (run.stream, tensor_bytes (&first), &first.data), "alloc");
+  for (int i = 0; i < 16; i++) /* more than there are buffers */
+    require (&run, ops->upload (run.stream, &host, &first), "upload");
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     if (cases[i].k * cases[i].k * cases[i].rows[0] <= MOST_PRODUCTS)
       test_case (&run, &cases[i]);

@@ -34,11 +34,11 @@ typedef struct
 
   uint8_t *qweight;    /* [N, K/2]; low nibble = even k; two's complement, or E2M1 */
   void *wscales;       /* INT4: BF16 [K/64, N]; NVFP4: E4M3 [K/64, N, 4] */
-  uint16_t *smooth;    /* [K] BF16 */
+  uint16_t *smooth;    /* [K] BF16; NVFP4: divided by `unit` */
   float *inverse;      /* [K] 1 / smooth, see svdq_quantise.cu */
   uint16_t *proj_down; /* [R, K] half; NULL without a low-rank branch */
   uint16_t *proj_up;   /* [N, R] half; NULL likewise */
-  float *outer;        /* [N]; NULL = 1 */
+  float *outer;        /* [N]; NULL = 1; NVFP4: divided by `unit` */
   float *bias;         /* [N]; NULL = 0 */
   float unit;          /* of the product, before the bias: what x was divided by, a power of two */
 } SvdqWeights;

@@ -48,13 +48,23 @@ transpose_kernel (const uint16_t *__restrict__ from, uint16_t *__restrict__ to, 
 
 /* NaN for divisors whose reciprocal is not a normal number: svdq_quantise then divides. */
 static __global__ void
-invert_kernel (const bf16 *__restrict__ smooth, float *__restrict__ inverse, int64_t k)
+invert_kernel (bf16 *__restrict__ smooth, float *__restrict__ inverse, int64_t k, float scale)
 {
   const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i >= k)
     return;
+  if (scale != 1.0f)
+    smooth[i] = from_float<bf16> (__bfloat162float (smooth[i]) * scale);
   const float s = __bfloat162float (smooth[i]);
   inverse[i] = fabsf (s) < 0x1p-126f ? __int_as_float (0x7fc00000) : __frcp_rn (s);
+}
+
+static __global__ void
+multiply_kernel (float *v, int64_t count, float by)
+{
+  const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (i < count)
+    v[i] *= by;
 }
 
 /* -- parts --------------------------------------------------------------------------------------
@@ -161,23 +171,45 @@ load_low_rank (const Loading *l)
   return load_rows (l, from->proj_up, w->rank * (int64_t)sizeof (uint16_t), true, w->proj_up);
 }
 
+/* What smoothing factors and the outer scale are multiplied by. A scale of NVFP4 ends at 2^-9: of a
+ * swiglu's product, stored divided by 128, quiet groups would be lost. So they are quantised as
+ * what they were, and their sums become smaller instead. BF16 scales lose nothing. */
+static float
+quantised_scale (const SvdqWeights *w)
+{
+  return w->format == SVDQ_NVFP4 ? 1.0f / w->unit : 1.0f;
+}
+
+static Status
+load_outer (const Loading *l, const float *host, float scale)
+{
+  SvdqWeights *w = l->w;
+  if (host == NULL)
+    return STATUS_OK;
+  const Tensor outer = tensor_1d (DTYPE_F32, const_cast<float *> (host), w->n);
+  CHECK (load_vector (l, &outer, w->outer));
+  if (scale == 1.0f)
+    return STATUS_OK;
+  launch_kernel (multiply_kernel, (unsigned)CEIL_DIV (w->n, 256), 256, 0, l->s->compute, w->outer,
+                 w->n, scale);
+  return LAUNCHED (l->s);
+}
+
 static Status
 load_parts (const Loading *l)
 {
   SvdqWeights *w = l->w;
   const SvdqSource *from = l->source->svdq;
+  const float scale = quantised_scale (w);
+  REQUIRE (l->s, scale == 1.0f || w->outer != NULL);
   CHECK (load_rows (l, from->qweight, w->k / 2, false, w->qweight));
   CHECK (load_scales (l));
   CHECK (upload (l->s, from->smooth, (size_t)w->k * 2, w->smooth));
   launch_kernel (invert_kernel, (unsigned)CEIL_DIV (w->k, 256), 256, 0, l->s->compute,
-                 (const bf16 *)w->smooth, w->inverse, w->k);
+                 (bf16 *)w->smooth, w->inverse, w->k, scale);
   CHECK (LAUNCHED (l->s));
   CHECK (load_low_rank (l));
-  if (w->outer != NULL)
-    {
-      const Tensor outer = tensor_1d (DTYPE_F32, const_cast<float *> (from->outer), w->n);
-      CHECK (load_vector (l, &outer, w->outer));
-    }
+  CHECK (load_outer (l, from->outer, scale));
   if (w->bias != NULL)
     CHECK (load_vector (l, &l->source->bias, w->bias));
   return cuda_wait (l->s);

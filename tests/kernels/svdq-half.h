@@ -3,6 +3,8 @@
  * svdq-half.h - what an SVDQuant linear makes of FP16 rows, on the host (svdquant.md, sm_75)
  *
  * Codes, scales and their sum are level L1's (spec svdquant 8.3), low-rank factors and input FP16.
+ * Behind a swiglu, NVFP4's codes and scales are those of x before it was divided, as a scale ends
+ * at 2^-9; a BF16 one has no end that matters.
  */
 #pragma once
 
@@ -33,6 +35,7 @@ struct HalfHost
 {
   SvdqLayer *layer;
   int64_t m;
+  float times = 1.0f; /* x is quantised as that many times what is stored */
   std::vector<uint16_t> x, lora;
   std::vector<float> wide;   /* x */
   std::vector<int8_t> codes; /* INT4, or doubled E2M1 */
@@ -50,8 +53,11 @@ struct HalfHost
     return int4 () ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP;
   }
 
-  HalfHost (SvdqLayer *of, int64_t rows, float size) : layer (of), m (rows)
+  HalfHost (SvdqLayer *of, int64_t rows, float size, bool after_swiglu = false)
+      : layer (of), m (rows)
   {
+    if (after_swiglu && !int4 ())
+      times = 1.0f / SWIGLU_F16_SCALE;
     for (int64_t i = 0; i < m * layer->k; i++)
       x.push_back (f16_from_float (svdq_layer_uniform (layer)
                                    * (svdq_layer_random (layer) % 50 ? size : 20 * size)));
@@ -75,7 +81,7 @@ struct HalfHost
             float xh[SVDQ_INT4_GROUP];
             int8_t *to = &codes[row * k + first];
             for (int i = 0; i < group (); i++)
-              xh[i] = svdq_smoothed (wide[row * k + first + i],
+              xh[i] = svdq_smoothed (times * wide[row * k + first + i],
                                      bf16_to_float (layer->smooth[first + i]));
             scales.push_back (int4 () ? svdq_quantise_int4 (xh, to) : svdq_quantise_nvfp4 (xh, to));
           }
@@ -103,13 +109,17 @@ struct HalfHost
   std::vector<float>
   sums () const
   {
-    std::vector<float> y (m * layer->n);
+    std::vector<float> y (m * layer->n), quantised = wide;
     SvdqSource source = layer->source;
     source.rank = 0;
-    if (svdq_reference (SVDQ_LEVEL_CONTRACT, &source, layer->n, layer->k, NULL, wide.data (), m,
-                        y.data ())
+    for (float &v : quantised)
+      v *= times;
+    if (svdq_reference (SVDQ_LEVEL_CONTRACT, &source, layer->n, layer->k, NULL, quantised.data (),
+                        m, y.data ())
         != STATUS_OK)
       exit (1);
+    for (float &v : y)
+      v /= times;
     return y;
   }
 
@@ -122,7 +132,7 @@ struct HalfHost
       sum += fabs (codes[row * layer->k + i] * (int4 () ? 1.0 : 0.5)
                    * scales[(row * layer->k + i) / group ()]
                    * svdq_residual (&layer->source, layer->n, layer->k, n, i));
-    return sum;
+    return sum / times;
   }
 
   double

@@ -311,7 +311,7 @@ host_new (const Case &c)
 {
   SvdqLayer *layer = svdq_layer_new (c.format, c.n, c.k, c.rank,
                                      (uint64_t)(c.m * 31 + c.n * 7 + c.k * 3 + c.rank));
-  return HalfHost (layer, c.m, c.after_swiglu ? 0.02f : 2.0f);
+  return HalfHost (layer, c.m, c.after_swiglu ? 0.02f : 2.0f, c.after_swiglu);
 }
 
 static void
@@ -421,15 +421,9 @@ wrong_lowered (Stream *s, const HalfHost &h, const Device &d)
 static void
 run_quantise (Stream *s, const HalfHost &h, const char *what)
 {
-  const Case c = { h.layer->source.format,
-                   h.m,
-                   h.layer->n,
-                   h.layer->k,
-                   h.layer->source.rank,
-                   HALF,
-                   false,
-                   false,
-                   false };
+  const Case c
+      = { h.layer->source.format, h.m,  h.layer->n, h.layer->k, h.layer->source.rank, HALF, false,
+          h.times != 1.0f,        false };
   Device d = device_new (s, h, c);
   void *x = to_device (s, h.x.data (), h.x.size () * 2);
   require (s, svdq_quantise (s, &d.w, x, &d.a), "svdq_quantise");
@@ -448,6 +442,7 @@ test_quantise (Stream *s, SvdqFormat format, int64_t m, int64_t k, int rank)
 {
   SvdqLayer *layer = svdq_layer_new (format, 64, k, rank, (uint64_t)(m + k * 3 + rank));
   run_quantise (s, HalfHost (layer, m, 2.0f), "quantised");
+  run_quantise (s, HalfHost (layer, m, 0.02f, true), "quantised after swiglu");
   svdq_layer_free (layer);
 }
 
@@ -563,7 +558,7 @@ static const Case cases[] = {
   { SVDQ_INT4, 33, 64, 3840, 0, WIDE, false, false, false },
   { SVDQ_INT4, 2049, 1600, 128, 16, HALF, true, false, false },
   { SVDQ_NVFP4, 1, 64, 64, 0, HALF, false, false, false },
-  { SVDQ_NVFP4, 131, 192, 320, 32, WIDE, true, false, false },
+  { SVDQ_NVFP4, 131, 192, 320, 32, WIDE, true, true, false },
   { SVDQ_NVFP4, 130, 256, 192, 16, SWIGLU, false, false, false },
   { SVDQ_NVFP4, 70, 320, 448, 48, HALF, true, true, false },
   { SVDQ_NVFP4, 2049, 1600, 128, 16, HALF, true, false, false },

@@ -18,24 +18,25 @@ template <typename T>
 static __global__ void
 __launch_bounds__ (THREADS)
     pack_kernel (const float *__restrict__ raw, T *__restrict__ packed, int c_out, int c_in,
-                 int size, int side, int64_t n, int64_t k, int64_t total)
+                 int size, int side, int n, int k, int64_t total)
 {
   if (!Activation<T>::RUNS_HERE)
     return;
   const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= total)
     return;
-  const int64_t out = i / k % n, tap = i % k / c_in, in = i % k % c_in, phase = i / k / n;
+  const int row = (int)(i / k), column = (int)(i - (int64_t)row * k);
+  const int phase = row / n, out = row % n, tap = column / c_in, in = column % c_in;
   float sum = 0;
   if (out < c_out && tap < side * side)
     for (int ky = 0; ky < size; ky++)
       for (int kx = 0; kx < size; kx++)
         {
           /* Which tap of the small picture the upsampled tap falls on. */
-          const int ty = side == 2 ? (ky + (int)(phase / 2) + 1) / 2 - (int)(phase / 2) : ky;
-          const int tx = side == 2 ? (kx + (int)(phase % 2) + 1) / 2 - (int)(phase % 2) : kx;
+          const int ty = side == 2 ? (ky + phase / 2 + 1) / 2 - phase / 2 : ky;
+          const int tx = side == 2 ? (kx + phase % 2 + 1) / 2 - phase % 2 : kx;
           if (ty == tap / side && tx == tap % side)
-            sum += raw[((out * c_in + in) * size + ky) * size + kx];
+            sum += raw[(((int64_t)out * c_in + in) * size + ky) * size + kx];
         }
   packed[i] = from_float<T> (sum);
 }
@@ -110,8 +111,8 @@ pack_for_mma (Stream *s, const float *raw, Conv *conv)
   const int64_t total = conv->phases * conv->n * conv->k;
   CHECK (stream_alloc (s, (size_t)total * sizeof (T), &conv->weight));
   launch_kernel (pack_kernel<T>, (unsigned)CEIL_DIV (total, THREADS), THREADS, 0, s->compute, raw,
-                 (T *)conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, conv->n,
-                 conv->k, total);
+                 (T *)conv->weight, conv->c_out, conv->c_in, conv->size, conv->side, (int)conv->n,
+                 (int)conv->k, total);
   return LAUNCHED (s);
 }
 

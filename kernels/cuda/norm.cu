@@ -231,7 +231,7 @@ __launch_bounds__ (THREADS, BLOCKS_OF (X, THREADS))
 
 template <int THREADS, int PACKS, bool ODD, typename X, typename T>
 static __global__ void
-__launch_bounds__ (THREADS, BLOCKS_OF (X, THREADS))
+__launch_bounds__ (THREADS, ODD ? BLOCKS_HEAVY (THREADS) : BLOCKS_OF (X, THREADS))
     layer_norm_kernel (const X *x, const float *scale, float eps, T *out, int m, int d)
 {
   norm_rows<THREADS, PACKS, ODD, true> (x, NULL, scale, eps, out, m, d);

@@ -153,6 +153,8 @@ show_models (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraApplication *self = data;
 
+  if (self->window == NULL) /* a notification that outlived the program */
+    g_application_activate (G_APPLICATION (self));
   if (self->window == NULL)
     return;
   make_models_window (self);

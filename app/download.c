@@ -494,6 +494,12 @@ download_get_state (TesseraDownload *self)
 }
 
 const char *
+download_get_name (TesseraDownload *self)
+{
+  return self->model->name;
+}
+
+const char *
 download_get_dir (TesseraDownload *self)
 {
   return self->dir;

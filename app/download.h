@@ -53,6 +53,7 @@ gboolean download_set_folder (TesseraDownload *self, const char *folder, GError 
 void download_forget (TesseraDownload *self);
 
 DownloadState download_get_state (TesseraDownload *self);
+const char *download_get_name (TesseraDownload *self);  /* of the model */
 const char *download_get_dir (TesseraDownload *self);   /* of the model */
 const char *download_get_error (TesseraDownload *self); /* of the last run or move, or NULL */
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */

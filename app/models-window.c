@@ -22,8 +22,9 @@ struct _TesseraModelsWindow
   Catalogue *catalogue;
   AdwPreferencesGroup *models, *hosts;
   AdwPreferencesRow *no_host;
-  GHashTable *seen;
-  GPtrArray *rows; /* as the catalogue's models */
+  GHashTable *seen;    /* hosts */
+  GHashTable *running; /* downloads, when they were last heard of */
+  GPtrArray *rows;     /* as the catalogue's models */
   gboolean recommended;
 };
 
@@ -73,12 +74,39 @@ add_builtin (TesseraModelsWindow *self, AdwPreferencesGroup *group)
  */
 
 #ifdef HAVE_DOWNLOAD
+/* Who fetches tens of gigabytes does something else meanwhile. */
+static void
+tell_end (TesseraModelsWindow *self, TesseraDownload *download)
+{
+  const DownloadState state = download_get_state (download);
+  GApplication *app = g_application_get_default ();
+  g_autoptr (GNotification) notification = NULL;
+
+  if (state == DOWNLOAD_RUNNING)
+    g_hash_table_add (self->running, download);
+  else if (g_hash_table_remove (self->running, download) && app != NULL
+           && !(gtk_widget_get_visible (GTK_WIDGET (self))
+                && gtk_window_is_active (GTK_WINDOW (self))))
+    {
+      if (state == DOWNLOAD_DONE)
+        notification = g_notification_new (_ ("Model Ready"));
+      else if (state == DOWNLOAD_FAILED)
+        notification = g_notification_new (_ ("The Download Stopped"));
+    }
+  if (notification == NULL)
+    return;
+  g_notification_set_body (notification, download_get_name (download));
+  g_notification_set_default_action (notification, "app.show-models");
+  g_application_send_notification (app, "download-ended", notification);
+}
+
 static void
 on_download_changed (TesseraDownload *download, gpointer data)
 {
   TesseraModelsWindow *self = data;
   g_auto (GStrv) hosts = download_get_hosts (download);
 
+  tell_end (self, download);
   for (guint i = 0; hosts[i] != NULL; i++)
     {
       g_auto (GStrv) parts = g_strsplit (hosts[i], " via ", 2);
@@ -225,6 +253,8 @@ models_window_map (GtkWidget *widget)
   TesseraModelsWindow *self = TESSERA_MODELS_WINDOW (widget);
 
   GTK_WIDGET_CLASS (models_window_parent_class)->map (widget);
+  if (g_application_get_default () != NULL)
+    g_application_withdraw_notification (g_application_get_default (), "download-ended");
 #ifdef HAVE_DOWNLOAD
   if (self->catalogue != NULL && !self->recommended)
     recommend (self);
@@ -239,6 +269,7 @@ models_window_finalize (GObject *object)
 
   g_object_unref (self->settings);
   g_hash_table_unref (self->seen);
+  g_hash_table_unref (self->running);
   g_ptr_array_unref (self->rows);
   g_free (self->models_dir);
   catalogue_unref (self->catalogue);
@@ -256,5 +287,6 @@ static void
 models_window_init (TesseraModelsWindow *self)
 {
   self->seen = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  self->running = g_hash_table_new (NULL, NULL);
   self->rows = g_ptr_array_new ();
 }

@@ -4,6 +4,7 @@
  */
 #include "app/models-window.h"
 
+#include "fake-desktop.h"
 #include "tests/app/harness.h"
 
 #include <glib/gstdio.h>
@@ -11,8 +12,9 @@
 
 static const char *const MODELS[] = { "to have", "begun", "here", "on a disk that is away" };
 
+/* `thousands`: the models' sizes are 7, 8, ... of so many zeros. */
 static void
-write_catalogue (const char *path)
+write_catalogue (const char *path, const char *thousands)
 {
   g_autoptr (GString) text = g_string_new (
       "{\"version\":1,\"mirrors\":[{\"name\":\"A\",\"url\":\"https://example.org/{path}\"}],"
@@ -25,8 +27,9 @@ write_catalogue (const char *path)
         "%s{\"id\":\"m%u\",\"name\":\"A Model %s\",\"precision\":\"bf16\","
         "\"licence\":\"Apache-2.0\",\"page\":\"https://example.org/\",\"min_sm\":120,"
         "\"min_memory\":8000000000,\"files\":["
-        "{\"path\":\"model_index.json\",\"repository\":\"o/n\",\"about\":%u000000000}]}",
-        i > 0 ? "," : "", i, MODELS[i], i + 7);
+        "{\"path\":\"model_index.json\",\"repository\":\"o/n\",\"about\":%u%s,"
+        "\"size\":2,\"md5\":\"99914b932bd37a50b983c5e7c90ae93b\"}]}",
+        i > 0 ? "," : "", i, MODELS[i], i + 7, thousands);
   g_string_append (text, "]}");
   g_file_set_contents (path, text->str, -1, &error);
   g_assert_no_error (error);
@@ -125,7 +128,7 @@ set_up (Fixture *f, gconstpointer data)
   f->here = g_build_filename (f->folder, "m2", NULL);
   index = g_build_filename (f->here, "model_index.json", NULL);
   away = g_build_filename (f->folder, "m3", NULL);
-  write_catalogue (catalogue);
+  write_catalogue (catalogue, data != NULL ? data : "000000000");
   g_setenv ("TESSERA_CATALOGUE", catalogue, TRUE);
   g_assert_cmpint (g_mkdir (begun, 0755) + g_mkdir (f->here, 0755), ==, 0);
   g_assert_true (g_file_set_contents (index, "{}", -1, NULL));
@@ -200,21 +203,60 @@ test_remove (Fixture *f, gconstpointer data)
   g_assert_null (g_settings_get_user_value (f->settings, "model"));
 }
 
+/* The desktop answers in order: after this its earlier answers are here, and need only be read. */
+static void
+let_answers_arrive (void)
+{
+  GDBusConnection *bus = g_application_get_dbus_connection (g_application_get_default ());
+  g_autoptr (GVariant) reply = g_dbus_connection_call_sync (
+      bus, "org.gnome.SessionManager", "/org/gnome/SessionManager", "org.gnome.SessionManager",
+      "Uninhibit", g_variant_new ("(u)", 1), NULL, G_DBUS_CALL_FLAGS_NONE, -1, NULL, NULL);
+
+  g_assert_nonnull (reply);
+  while (g_main_context_iteration (NULL, FALSE))
+    continue;
+}
+
+/* Another model's folder has the one file; who looks elsewhere is told that it is there now. */
+static void
+test_told (Fixture *f, gconstpointer data)
+{
+  FakeDesktop *desktop = g_object_get_data (G_OBJECT (g_application_get_default ()), "desktop");
+  const guint from = fake_desktop_count (desktop);
+
+  press (f->window, "_Download…", 0);
+  answer ("download");
+  gtk_widget_set_visible (GTK_WIDGET (f->window), FALSE);
+  WAIT_FOR (fake_desktop_was_asked (desktop, from, "Notify Model Ready|A Model to have"));
+  let_answers_arrive ();
+  gtk_window_present (GTK_WINDOW (f->window));
+  WAIT_FOR (fake_desktop_was_asked (desktop, from, "CloseNotification"));
+  g_assert_cmpint (count_buttons (f->window, "_Use"), ==, 2);
+}
+
 int
 main (int argc, char **argv)
 {
   g_autofree char *home = make_folder ();
+  g_autoptr (GtkApplication) app = NULL;
+  FakeDesktop *desktop;
   int result;
 
   g_setenv ("CUDA_VISIBLE_DEVICES", "", TRUE); /* the same on every machine */
   g_setenv ("XDG_DATA_HOME", home, TRUE);      /* its wastebasket is in the way of a test */
   init_display (&argc, &argv);
-#define ADD(name, function)                                                                        \
-  g_test_add ("/models-window/" name, Fixture, NULL, set_up, function, tear_down)
-  ADD ("shots", test_shots);
-  ADD ("in-use", test_in_use);
-  ADD ("remove", test_remove);
+  desktop = fake_desktop_new ();
+  g_assert_nonnull (desktop);
+  app = test_application ();
+  g_object_set_data (G_OBJECT (app), "desktop", desktop);
+#define ADD(name, zeros, function)                                                                 \
+  g_test_add ("/models-window/" name, Fixture, zeros, set_up, function, tear_down)
+  ADD ("shots", NULL, test_shots);
+  ADD ("in-use", NULL, test_in_use);
+  ADD ("remove", NULL, test_remove);
+  ADD ("told", "", test_told);
   result = g_test_run ();
+  fake_desktop_free (desktop);
   remove_folder (home);
   return result;
 }

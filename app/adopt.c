@@ -113,11 +113,25 @@ is_same (const char *path, const CatalogueFile *file, const char *sha256, guint6
   return digest != NULL && g_str_equal (digest, expected);
 }
 
-/* -- taking -------------------------------------------------------------------------------------
- */
+char *
+adopt_find (const CatalogueFile *file, const char *sha256, guint64 size, const char *const *folders,
+            GCancellable *cancellable)
+{
+  g_autoptr (GPtrArray) candidates = list_candidates (folders, file);
 
-static gboolean
-take (const char *from, const char *path, GCancellable *cancellable, GError **error)
+  for (guint i = 0; i < candidates->len && !g_cancellable_is_cancelled (cancellable); i++)
+    {
+      const char *candidate = g_ptr_array_index (candidates, i);
+
+      if (is_same (candidate, file, sha256, size, cancellable))
+        return g_strdup (candidate);
+    }
+  return NULL;
+}
+
+gboolean
+adopt_take (const char *from, const char *path, GFileProgressCallback progress, gpointer data,
+            GCancellable *cancellable, GError **error)
 {
   g_autofree char *real = realpath (from, NULL);
   g_autofree char *part = g_strconcat (path, ".part", NULL);
@@ -127,24 +141,6 @@ take (const char *from, const char *path, GCancellable *cancellable, GError **er
   fetch_part_discard (path);
   if (real != NULL && link (real, path) == 0)
     return TRUE;
-  return g_file_copy (source, target, G_FILE_COPY_OVERWRITE, cancellable, NULL, NULL, error)
+  return g_file_copy (source, target, G_FILE_COPY_OVERWRITE, cancellable, progress, data, error)
          && fetch_part_commit (path, error);
-}
-
-gboolean
-adopt_file (const CatalogueFile *file, const char *sha256, guint64 size, const char *const *folders,
-            const char *path, GCancellable *cancellable, GError **error)
-{
-  g_autoptr (GPtrArray) candidates = list_candidates (folders, file);
-
-  for (guint i = 0; i < candidates->len; i++)
-    {
-      const char *candidate = g_ptr_array_index (candidates, i);
-
-      if (g_cancellable_set_error_if_cancelled (cancellable, error))
-        return FALSE;
-      if (is_same (candidate, file, sha256, size, cancellable))
-        return take (candidate, path, cancellable, error);
-    }
-  return FALSE;
 }

@@ -17,11 +17,14 @@ G_BEGIN_DECLS
  * program or NULL. Folders that are not there are left out. */
 char **adopt_list_folders (const char *models_dir, const char *more);
 
-/* TRUE if `file` was found in one of `folders` and is now at `path`. FALSE without an error: it was
- * not; with one: G_IO_ERROR_CANCELLED, or `path` cannot be written. `sha256`, `size`: what is known
- * beyond the catalogue, or NULL and 0. */
-gboolean adopt_file (const CatalogueFile *file, const char *sha256, guint64 size,
-                     const char *const *folders, const char *path, GCancellable *cancellable,
-                     GError **error);
+/* Where in one of `folders` the file is (transfer full), or NULL. Reads candidates whole. `sha256`,
+ * `size`: what is known beyond the catalogue, or NULL and 0. */
+char *adopt_find (const CatalogueFile *file, const char *sha256, guint64 size,
+                  const char *const *folders, GCancellable *cancellable);
+
+/* Links the file `from` to `path`, which is not there, or copies it. `progress` may be NULL.
+ * Errors: G_IO_ERROR_CANCELLED and others of a copy. */
+gboolean adopt_take (const char *from, const char *path, GFileProgressCallback progress,
+                     gpointer data, GCancellable *cancellable, GError **error);
 
 G_END_DECLS

@@ -3,9 +3,8 @@
  * download.h - a model of the catalogue on its way to this computer
  *
  * Runs on a thread of its own and reports on the main thread, by the signal "changed" a few times a
- * second. model_index.json comes last: until then the folder is no model. Pausing, ending the
- * program and losing power are the same: it goes on where it was. Only what was not paused is
- * marked as interrupted, for the next start to go on by itself.
+ * second. Pausing, ending the program and losing power are the same: it goes on where it was. Only
+ * what was not paused is marked as interrupted, for the next start to go on by itself.
  */
 #pragma once
 
@@ -59,6 +58,7 @@ const char *download_get_error (TesseraDownload *self); /* of the last run or mo
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */
 void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                             int *seconds_left);
+gboolean download_is_looking (TesseraDownload *self); /* for files that are here */
 /* Bytes of the model on the disk, also of a download that does not run; reads its folders. (any
  * thread) */
 guint64 download_get_bytes_here (TesseraDownload *self);

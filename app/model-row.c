@@ -43,6 +43,9 @@ describe_progress (TesseraModelRow *self)
   rate_text = g_format_size ((guint64)rate);
   if (download_get_state (self->download) == DOWNLOAD_MOVING)
     return g_strdup_printf (_ ("%s of %s moved"), done_text, total_text);
+  if (download_is_looking (self->download))
+    return g_strdup_printf (_ ("Looking for files that are here; %s of %s so far"), done_text,
+                            total_text);
   if (left < 0)
     return g_strdup_printf (_ ("%s of %s downloaded"), done_text, total_text);
   if (left < 90)

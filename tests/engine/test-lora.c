@@ -189,7 +189,6 @@ static void
 probe_init (Probe *self, const Device *device, int64_t m, int64_t n, int64_t k)
 {
   g_autoptr (GRand) rand = g_rand_new_with_seed (7);
-  Tensor host;
 
   *self = (Probe){ .m = m, .n = n, .k = k };
   self->ctx = (Context){ .ops = device->ops,
@@ -206,8 +205,6 @@ probe_init (Probe *self, const Device *device, int64_t m, int64_t n, int64_t k)
     self->in[i] = (float)g_rand_int_range (rand, -127, 128) / 64.0f;
   arena_tensor (&self->arena, &self->x, self->ctx.activation, m, k, 0, 0);
   arena_tensor (&self->arena, &self->out, self->ctx.activation, m, n, 0, 0);
-  host = tensor_2d (DTYPE_F32, self->in, m, k);
-  g_assert_cmpint (device->ops->upload (device->stream, &host, &self->x), ==, STATUS_OK);
 }
 
 static void
@@ -216,6 +213,19 @@ probe_clear (Probe *self)
   arena_clear (&self->arena);
   g_free (self->in);
   g_free (self->result);
+}
+
+/* `in` as the layer finds it. */
+static void
+probe_write (Probe *self, const Linear *linear)
+{
+  g_autofree float *values = g_new (float, (gsize)(self->m * self->k));
+  gboolean divided = linear->after_swiglu && self->ctx.activation == DTYPE_F16;
+  Tensor host = tensor_2d (DTYPE_F32, values, self->m, self->k);
+
+  for (int64_t i = 0; i < self->m * self->k; i++)
+    values[i] = self->in[i] * (divided ? SWIGLU_F16_SCALE : 1.0f);
+  g_assert_cmpint (self->ctx.ops->upload (self->ctx.stream, &host, &self->x), ==, STATUS_OK);
 }
 
 static void
@@ -236,6 +246,7 @@ adapter_error (Probe *self, const Linear *linear, const Adapters *adapters,
   g_autofree double *expected = g_new (double, (gsize)rows);
   double error = 0.0, norm = 0.0;
 
+  probe_write (self, linear);
   self->ctx.adapters = NULL;
   g_assert_cmpint (linear_apply (&self->ctx, linear, &self->x, &self->out), ==, STATUS_OK);
   probe_read (self);

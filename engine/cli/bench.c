@@ -23,7 +23,10 @@ cli_bench (int argc, char **argv, GError **error)
     {
       if (argc > 1 && g_str_equal (argv[1], kinds[i].name))
         {
+          g_autofree char *command = g_strconcat ("bench ", kinds[i].name, NULL);
+
           g_string_free (names, TRUE);
+          argv[1] = command; /* as the help calls it */
           return kinds[i].run (argc - 1, argv + 1, error);
         }
       g_string_append_printf (names, "%s%s", i > 0 ? " or " : "", kinds[i].name);

@@ -24,6 +24,9 @@ def usage():
     expect("help", 0, "--help", output="inspect")
     for command in "inspect", "tokenize", "devices":
         expect(f"help of {command}", 0, command, "--help", output=f"tessera-cli {command}")
+    for kind in "speed", "quality":
+        expect(f"help of bench {kind}", 0, "bench", kind, "--help",
+               output=f"tessera-cli bench {kind}")
     with open("/dev/full", "w") as full:
         result = subprocess.run([CLI, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     check("full disk", result.returncode == 1 and "standard output" in result.stderr, result)

@@ -469,6 +469,17 @@ on_discard (GtkButton *button, gpointer data)
 /* -- life ---------------------------------------------------------------------------------------
  */
 
+/* Of many buttons with one label each says which model it is about. */
+static void
+name_buttons (TesseraModelRow *self)
+{
+  GtkButton *buttons[] = { self->main_button, self->verify, self->move, self->discard };
+
+  for (guint i = 0; i < G_N_ELEMENTS (buttons); i++)
+    gtk_accessible_update_property (GTK_ACCESSIBLE (buttons[i]),
+                                    GTK_ACCESSIBLE_PROPERTY_DESCRIPTION, self->model->name, -1);
+}
+
 TesseraModelRow *
 model_row_new (Catalogue *catalogue, const CatalogueModel *model, const char *models_dir,
                GSettings *settings)
@@ -480,6 +491,7 @@ model_row_new (Catalogue *catalogue, const CatalogueModel *model, const char *mo
   self->settings = g_object_ref (settings);
   adw_preferences_row_set_use_markup (ADW_PREFERENCES_ROW (self), FALSE);
   adw_preferences_row_set_title (ADW_PREFERENCES_ROW (self), model->name);
+  name_buttons (self);
   make_download (self, catalogue);
   g_signal_connect_object (settings, "changed::model", G_CALLBACK (update), self,
                            G_CONNECT_SWAPPED);

@@ -133,9 +133,9 @@ def main():
     assert (other / "tiny" / "model_index.json").exists() and folder.is_symlink()
     ok(5, "moves it to another folder")
 
-    uses = [node for node in walk(run.app) if node.get_role_name() == "push button"
-            and "Use" in (node.get_name() or "")]
-    uses[-1].do_action(0)
+    next(node for node in walk(run.app) if node.get_role_name() == "push button"
+         and "Use" in (node.get_name() or "") and node.get_description() == "Tiny").do_action(0)
+    wait("use", lambda: find(run.app, "push button", "In Use"))
     second = run.generate(1)[0]
     assert read_png_json(second)["model"] != read_png_json(first)["model"], "the same model"
     ok(6, "draws with the model that was downloaded")

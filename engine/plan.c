@@ -278,17 +278,20 @@ choose_on_cpu (const Search *s, EngineOffload level, Placement *p)
     }
 }
 
-/* The two large parts take turns, each whole in its own. */
+/* The two large parts take turns. The transformer is whole in its own; the encoder passes through,
+ * since each of its blocks is used once: that takes as long as bringing it, computes meanwhile, and
+ * leaves less memory to be taken and given back. */
 static gboolean
 choose_turns (const Search *s, Placement *p)
 {
-  for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
-    p->parts[part] = (PartPlacement){ .leaves = TRUE, .image = TRUE };
+  p->parts[MODELS_TEXT_ENCODER]
+      = (PartPlacement){ TRUE, TRUE, all_bundles (s, MODELS_TEXT_ENCODER), FALSE };
+  p->parts[MODELS_TRANSFORMER] = (PartPlacement){ .leaves = TRUE, .image = TRUE };
   if (try_bands (s, p))
     return TRUE;
   /* Without room for images, from the file each time. */
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
-    p->parts[part].image = FALSE;
+    p->parts[part] = (PartPlacement){ .leaves = TRUE };
   return try_bands (s, p);
 }
 

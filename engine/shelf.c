@@ -11,7 +11,6 @@ typedef struct
   int n_linears;
   char *image; /* (owned) host memory; NULL: nothing here can be moved */
   gsize bytes;
-  char *place; /* (owned) device memory of its own; NULL while away, and for streamed ones */
   gboolean streamed;
   int slot;
 } Bundle;
@@ -29,6 +28,7 @@ struct _Shelf
   int n, loop;
   gsize largest;
   gboolean brought;
+  char *places; /* (owned) device memory of all bundles that are not streamed; NULL while away */
   Slot slots[SHELF_SLOTS];
   int next; /* the streamed bundle to fetch next, or -1 */
 };
@@ -234,14 +234,33 @@ take_slots (Shelf *self, const Context *ctx)
   return STATUS_OK;
 }
 
+/* One block for all: a device takes milliseconds to give a hundred of them back. */
+static Status
+take_places (Shelf *self, const Context *ctx)
+{
+  gsize bytes = 0;
+  void *memory = NULL;
+
+  for (int i = 0; i < self->n; i++)
+    if (self->bundles[i].image != NULL && !self->bundles[i].streamed)
+      bytes += self->bundles[i].bytes;
+  if (bytes > 0)
+    CHECK (ctx->ops->alloc (ctx->stream, bytes, &memory));
+  self->places = memory;
+  return STATUS_OK;
+}
+
 static Status
 bring (Shelf *self, const Context *ctx)
 {
+  char *place;
+
   CHECK (take_slots (self, ctx));
+  CHECK (take_places (self, ctx));
+  place = self->places;
   for (int i = 0; i < self->n; i++)
     {
       Bundle *b = &self->bundles[i];
-      void *place = NULL;
 
       if (b->image == NULL)
         continue;
@@ -251,10 +270,9 @@ bring (Shelf *self, const Context *ctx)
           continue;
         }
       CHECK (context_check_cancelled (ctx));
-      CHECK (ctx->ops->alloc (ctx->stream, b->bytes, &place));
-      b->place = place;
-      move_linears (b, b->place);
-      CHECK (ctx->ops->transfer (ctx->stream, BULK_SLOT, b->place, b->image, b->bytes));
+      move_linears (b, place);
+      CHECK (ctx->ops->transfer (ctx->stream, BULK_SLOT, place, b->image, b->bytes));
+      place += b->bytes;
     }
   CHECK (ctx->ops->transfer_wait (ctx->stream, BULK_SLOT));
   self->next = self->largest > 0 ? find_streamed (self, 0) : -1;
@@ -297,15 +315,11 @@ shelf_put_away (Shelf *self, const Context *ctx)
     return;
   settle (self, ctx);
   for (int i = 0; i < self->n; i++)
-    {
-      Bundle *b = &self->bundles[i];
-
-      if (b->image != NULL)
-        move_linears (b, NULL);
-      if (b->place != NULL)
-        ctx->ops->free (ctx->stream, b->place);
-      b->place = NULL;
-    }
+    if (self->bundles[i].image != NULL)
+      move_linears (&self->bundles[i], NULL);
+  if (self->places != NULL)
+    ctx->ops->free (ctx->stream, self->places);
+  self->places = NULL;
   for (int i = 0; i < SHELF_SLOTS; i++)
     {
       if (self->slots[i].memory != NULL)

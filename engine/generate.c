@@ -9,6 +9,11 @@
 
 #include <string.h>
 
+/* A step that takes less than so many times what its copies do may have waited for some of them,
+ * though it took longer than they: they come in bursts. It still says more than nothing. */
+#define STREAM_HELD_UP         2.0
+#define STREAM_HELD_UP_UNKNOWN 1.1
+
 typedef struct
 {
   Engine *engine;
@@ -292,9 +297,9 @@ remember_prompts (Course *self)
 }
 
 /* What the copies of a phase say of the link, if it waited for nothing else; FALSE if they did not
- * hold the maths up, whose time it then is. */
+ * hold the maths up, whose time it then is. known: there is a time of the maths already. */
 static gboolean
-learn_link (Course *self, const Stage *stage, double entering, double running)
+learn_link (Course *self, const Stage *stage, double entering, double running, gboolean known)
 {
   Calibration *calibration = self->engine->calibration;
   const PartPlacement *p = &self->placement.parts[stage->part];
@@ -317,7 +322,8 @@ learn_link (Course *self, const Stage *stage, double entering, double running)
     }
   if (calibration_predict (calibration, FORECAST_LINK, step) == 0.0)
     calibration_add (calibration, FORECAST_LINK, step, running);
-  return running < 1.1 * calibration_predict (calibration, FORECAST_LINK, step);
+  return running < (known ? STREAM_HELD_UP : STREAM_HELD_UP_UNKNOWN)
+                       * calibration_predict (calibration, FORECAST_LINK, step);
 }
 
 /* Remembers how long a phase took: getting ready, and running, for the transformer one step. */
@@ -331,7 +337,8 @@ learn (Course *self, const Stage *stage, double entering, double running)
 
   if (stage->phase == ENGINE_PHASE_DECODE && self->placement.band > 0)
     running /= FORECAST_BANDS_COST;
-  if (!learn_link (self, stage, entering, running))
+  if (!learn_link (self, stage, entering, running,
+                   calibration_predict (engine->calibration, kind, work) > 0))
     calibration_add (engine->calibration, kind, work, running);
 }
 

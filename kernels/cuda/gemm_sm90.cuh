@@ -407,9 +407,13 @@ low_rank_maps (Stream *s, TensorMapEncoder encode, const ScaledGemm *g, int x_ro
                      &maps->low_w);
 }
 
+typedef void (*GemmKernel) (GemmMaps maps, GemmVectors vectors, TileOrder order, GemmSize size);
+
+/* Persistent blocks of `kernel`, whose tile is T. `early`: they may start before the launch before
+ * has ended, and wait for its end themselves (launch_wait). */
 template <typename T>
 static Status
-launch (Stream *s, const ScaledGemm *scaled)
+launch_blocks (Stream *s, const ScaledGemm *scaled, GemmKernel kernel, bool early)
 {
   const Gemm *g = &scaled->product;
   const TensorKind kind = T::SCALED ? TENSOR_SWIZZLED_BYTES : TENSOR_SWIZZLED;
@@ -435,12 +439,22 @@ launch (Stream *s, const ScaledGemm *scaled)
   const int64_t tiles = (int64_t)order.row_tiles * order.column_tiles;
   REQUIRE (s, tiles <= INT32_MAX / 2);
   const int blocks = tiles < s->caps.multiprocessors ? (int)tiles : s->caps.multiprocessors;
-  auto *kernel = gemm_sm90_kernel<T>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
-                 size);
+  if (early)
+    launch_early (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
+                  size);
+  else
+    launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
+                   size);
   return LAUNCHED (s);
+}
+
+template <typename T>
+static Status
+launch (Stream *s, const ScaledGemm *scaled)
+{
+  return launch_blocks<T> (s, scaled, gemm_sm90_kernel<T>, false);
 }
 
 /* -- choosing -----------------------------------------------------------------------------------

@@ -87,6 +87,10 @@ typedef struct
 Status gemm_e4m3_sm90 (Stream *s, const ScaledGemm *g, int variant);
 const char *gemm_e4m3_sm90_variant_name (int variant);
 
+/* The same by two warpgroups in turn, one writing its tile while the other multiplies. */
+Status gemm_turns_sm90 (Stream *s, const ScaledGemm *g, int variant);
+const char *gemm_turns_sm90_variant_name (int variant);
+
 /* Rows [w1; w3] of `from` [2 f, k] -> `to`, in turn 8 rows of w1 and 8 rows of w3: the order
  * that lets one thread hold both factors of an output. f and k are multiples of 8. */
 Status gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k);

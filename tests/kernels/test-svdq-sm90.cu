@@ -74,13 +74,6 @@ normal (Test *t)
 /* -- quantising ---------------------------------------------------------------------------------
  */
 
-typedef struct
-{
-  std::vector<float> value; /* codes times their group's scale, as the card stores them */
-  std::vector<float> scale;
-  std::vector<double> low; /* x proj_down, not rounded */
-} Quantised;
-
 static int
 exponent_of (float amax, float most)
 {
@@ -92,7 +85,7 @@ exponent_of (float amax, float most)
 
 static void
 quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, float *value,
-              float *scale)
+              float *scale, float *greatest)
 {
   std::vector<float> xh (q.k);
   for (int i = 0; i < q.k; i++)
@@ -100,7 +93,7 @@ quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, 
       const float v = bf16_to_float (x[i]), s = bf16_to_float (smooth[i]);
       xh[i] = q.kind == SVDQ_CODES_E4M3 ? svdq_round_bf16 (v * s) : svdq_smoothed (v, s);
     }
-  const float amax = svdq_greatest (xh.data (), q.k);
+  const float amax = *greatest = svdq_greatest (xh.data (), q.k);
   *scale = 1.0f;
   if (q.kind == SVDQ_CODES_E4M3)
     {
@@ -123,103 +116,178 @@ quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, 
     }
 }
 
+/* The kernels there are, and what of x they are told. */
+enum
+{
+  BY_CLUSTERS,
+  BY_ROWS,
+  BY_ROWS_KNOWN,
+  WAYS
+};
+static const char *const way_names[WAYS] = { "quantise", "quantise rows", "quantise rows known" };
+
+/* What is asked, and what ought to come out. */
+typedef struct
+{
+  SvdqQuantise q;
+  std::vector<uint16_t> x, smooth, down;
+  std::vector<float> reciprocal, value, scale, greatest;
+  std::vector<double> low, low_terms; /* x proj_down, and the sums of its terms' magnitudes */
+  float *known;                       /* `greatest` on the card */
+} Question;
+
+static void
+make_question (Test *t, Question *a)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t k = q.k;
+  a->x.resize (q.m * k), a->smooth.resize (k), a->reciprocal.resize (k);
+  a->down.resize (k * q.rank), a->value.resize (q.m * k), a->scale.resize (q.m);
+  a->greatest.resize (q.m);
+  a->low.assign ((size_t)q.m * q.rank, 0.0), a->low_terms.assign ((size_t)q.m * q.rank, 0.0);
+  for (size_t i = 0; i < a->x.size (); i++)
+    a->x[i] = i / k == 2 ? 0
+                         : bf16_from_float (normal (t) * (i / k % 3 == 1 ? 100.0f : 1.0f)
+                                            * (next (t) % 500 == 0 ? 30.0f : 1.0f));
+  for (size_t i = 0; i < k; i++)
+    {
+      a->smooth[i] = bf16_from_float (0.3f + (next (t) % 1000) * 0.003f);
+      a->reciprocal[i] = 1.0f / bf16_to_float (a->smooth[i]);
+      if (q.kind == SVDQ_CODES_E4M3) /* takes the inverse in its place */
+        a->smooth[i] = bf16_from_float (a->reciprocal[i]);
+    }
+  for (auto &v : a->down)
+    v = bf16_from_float (normal (t) * 0.02f);
+#pragma omp parallel for
+  for (int row = 0; row < q.m; row++)
+    {
+      quantise_row (q, &a->x[row * k], a->smooth.data (), &a->value[row * k], &a->scale[row],
+                    &a->greatest[row]);
+      for (int r = 0; r < q.rank; r++)
+        for (size_t i = 0; i < k; i++)
+          {
+            const double p
+                = (double)bf16_to_float (a->x[row * k + i]) * bf16_to_float (a->down[r * k + i]);
+            a->low[(size_t)row * q.rank + r] += p;
+            a->low_terms[(size_t)row * q.rank + r] += fabs (p);
+          }
+    }
+}
+
+typedef struct
+{
+  std::vector<uint8_t> codes;
+  std::vector<float> scale;
+  std::vector<uint16_t> low;
+} Answer;
+
+/* One run into poisoned memory. */
+static Status
+ask (Stream *s, int way, const Question *a, Answer *out)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t size = q.kind == SVDQ_CODES_E4M3 ? 1 : 2;
+  out->codes.resize (a->x.size () * size), out->scale.resize (q.m);
+  out->low.resize ((size_t)q.m * LOW_RANK_PITCH (q.rank));
+  CUDA_CHECK (s, cudaMemsetAsync (q.codes, POISON, out->codes.size (), s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (q.scale, POISON, q.m * sizeof (float), s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
+  CHECK (way == BY_CLUSTERS
+             ? svdq_quantise_sm90 (s, &q)
+             : svdq_quantise_rows_sm90 (s, &q, way == BY_ROWS_KNOWN ? a->known : NULL,
+                                        way == BY_ROWS_KNOWN));
+  CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
+  CHECK (host_of (s, q.scale, out->scale));
+  return host_of (s, (uint16_t *)q.low, out->low);
+}
+
+typedef struct
+{
+  size_t codes, scales, low; /* wrong ones */
+  double worst_low;
+} Faults;
+
+static Faults
+judge (const Question *a, const Answer *got)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t pitch = LOW_RANK_PITCH (q.rank);
+  Faults f = {};
+  for (size_t i = 0; i < a->value.size (); i++)
+    {
+      const float v
+          = q.kind == SVDQ_CODES_E4M3
+                ? e4m3_to_float (got->codes[i])
+                : f16_to_float ((uint16_t)(got->codes[2 * i] | got->codes[2 * i + 1] << 8));
+      if (!(v == a->value[i]) && f.codes++ < 3)
+        printf ("  row %zu k %zu: %g, not %g (x %g)\n", i / q.k, i % q.k, v, a->value[i],
+                bf16_to_float (a->x[i]));
+    }
+  for (int row = 0; row < q.m; row++)
+    {
+      f.scales += got->scale[row] != a->scale[row];
+      const double power = q.kind == SVDQ_CODES_E4M3 ? a->scale[row] : 1.0;
+      for (size_t r = 0; r < pitch; r++)
+        {
+          const double v = bf16_to_float (got->low[row * pitch + r]) * power;
+          const size_t at = (size_t)row * q.rank + r;
+          const double error
+              = r >= (size_t)q.rank
+                    ? (v == 0.0 ? 0.0 : 2.0)
+                    : fabs (v - a->low[at])
+                          / (fabs (a->low[at]) * 0x1p-8 + a->low_terms[at] * 0x1p-20 + 1e-30);
+          f.worst_low = error > f.worst_low ? error : f.worst_low;
+          f.low += !(error <= 1.0);
+        }
+    }
+  return f;
+}
+
+static Status
+test_way (Test *t, int way, const Question *a)
+{
+  Answer first, again;
+  CHECK (ask (t->s, way, a, &first));
+  CHECK (ask (t->s, way, a, &again));
+  const bool same
+      = first.codes == again.codes && first.scale == again.scale && first.low == again.low;
+  const Faults f = judge (a, &first);
+  char text[160];
+  snprintf (text, sizeof text,
+            "kind %d m %d k %d rank %d: wrong codes %zu scales %zu low %zu (worst %.2f), %s",
+            a->q.kind, a->q.m, a->q.k, a->q.rank, f.codes, f.scales, f.low, f.worst_low,
+            same ? "repeats" : "DIFFERS");
+  report (t, f.codes + f.scales + f.low == 0 && same, way_names[way], text);
+  return STATUS_OK;
+}
+
 static Status
 test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
 {
   Stream *s = t->s;
-  std::vector<uint16_t> x ((size_t)m * k), smooth (k), down ((size_t)k * rank);
-  std::vector<float> reciprocal (k);
-  for (size_t i = 0; i < x.size (); i++)
-    x[i] = bf16_from_float (normal (t) * (i / k % 3 == 1 ? 100.0f : 1.0f)
-                            * (next (t) % 500 == 0 ? 30.0f : 1.0f));
-  for (int i = 0; i < k; i++)
-    {
-      smooth[i] = bf16_from_float (0.3f + (next (t) % 1000) * 0.003f);
-      reciprocal[i] = 1.0f / bf16_to_float (smooth[i]);
-      if (kind == SVDQ_CODES_E4M3) /* takes the inverse in its place */
-        smooth[i] = bf16_from_float (reciprocal[i]);
-    }
-  for (size_t i = 0; i < down.size (); i++)
-    down[i] = bf16_from_float (normal (t) * 0.02f);
-  if (m > 2)
-    for (int i = 0; i < k; i++)
-      x[2 * (size_t)k + i] = 0;
-
-  uint16_t *dx, *dsmooth, *ddown, *dfragments, *dlow;
-  float *dreciprocal, *dscale;
-  uint8_t *dcodes;
-  const size_t size = kind == SVDQ_CODES_E4M3 ? 1 : 2, pitch = LOW_RANK_PITCH (rank);
-  CHECK (card (s, x, &dx));
-  CHECK (card (s, smooth, &dsmooth));
-  CHECK (card (s, down, &ddown));
-  CHECK (card (s, down, &dfragments));
-  CHECK (card (s, reciprocal, &dreciprocal));
-  CHECK (stream_alloc (s, x.size () * size, (void **)&dcodes));
-  CHECK (stream_alloc (s, m * 4, (void **)&dscale));
-  CHECK (stream_alloc (s, m * pitch * 2 + 16, (void **)&dlow));
-  CUDA_CHECK (s, cudaMemsetAsync (dcodes, POISON, x.size () * size, s->compute));
-  CUDA_CHECK (s, cudaMemsetAsync (dscale, POISON, m * 4, s->compute));
-  CUDA_CHECK (s, cudaMemsetAsync (dlow, POISON, m * pitch * 2, s->compute));
-  CHECK (svdq_low_rank_fragments (s, ddown, k, rank, dfragments));
-  const SvdqQuantise q
-      = { kind, m, k, rank, dx, dreciprocal, dsmooth, dfragments, dcodes, dscale, dlow };
-  const Status status = svdq_quantise_sm90 (s, &q);
-  std::vector<uint8_t> codes (x.size () * size);
-  std::vector<float> scale (m);
-  std::vector<uint16_t> low (m * pitch);
-  if (status == STATUS_OK)
-    {
-      CHECK (host_of (s, dcodes, codes));
-      CHECK (host_of (s, dscale, scale));
-      CHECK (host_of (s, dlow, low));
-    }
-  size_t wrong = 0, wrong_scales = 0, wrong_low = 0;
-  double worst_low = 0.0;
-  std::vector<float> value (k);
-  for (int row = 0; row < m; row++)
-    {
-      float want_scale;
-      quantise_row (q, &x[(size_t)row * k], smooth.data (), value.data (), &want_scale);
-      wrong_scales += scale[row] != want_scale;
-      for (int i = 0; i < k; i++)
-        {
-          const size_t at = (size_t)row * k + i;
-          float got;
-          if (kind == SVDQ_CODES_E4M3)
-            got = e4m3_to_float (codes[at]);
-          else
-            got = f16_to_float ((uint16_t)(codes[2 * at] | codes[2 * at + 1] << 8));
-          if (!(got == value[i]) && wrong++ < 3)
-            printf ("  row %d k %d: %g, not %g (x %g)\n", row, i, got, value[i],
-                    bf16_to_float (x[at]));
-        }
-      for (int r = 0; r < rank; r++)
-        {
-          double sum = 0.0, size_of = 0.0;
-          for (int i = 0; i < k; i++)
-            {
-              const double p = (double)bf16_to_float (x[(size_t)row * k + i])
-                               * bf16_to_float (down[(size_t)r * k + i]);
-              sum += p, size_of += fabs (p);
-            }
-          const double power = kind == SVDQ_CODES_E4M3 ? want_scale : 1.0;
-          const double got = bf16_to_float (low[row * pitch + r]) * power;
-          const double error = fabs (got - sum) / (fabs (sum) * 0x1p-8 + size_of * 0x1p-20 + 1e-30);
-          worst_low = error > worst_low ? error : worst_low;
-          wrong_low += !(error <= 1.0);
-        }
-      for (size_t r = rank; r < pitch; r++)
-        wrong_low += low[row * pitch + r] != 0;
-    }
-  char text[160];
-  snprintf (text, sizeof text,
-            "kind %d m %d k %d rank %d: wrong codes %zu scales %zu low %zu (worst %.2f) %s", kind,
-            m, k, rank, wrong, wrong_scales, wrong_low, worst_low, status_name (status));
-  report (t, status == STATUS_OK && wrong + wrong_scales + wrong_low == 0, "quantise", text);
-  void *all[] = { dx, dsmooth, ddown, dfragments, dlow, dreciprocal, dscale, dcodes };
+  Question a = {};
+  a.q.kind = kind, a.q.m = m, a.q.k = k, a.q.rank = rank;
+  make_question (t, &a);
+  uint16_t *x, *smooth, *down, *fragments;
+  float *inverse;
+  CHECK (card (s, a.x, &x));
+  CHECK (card (s, a.smooth, &smooth));
+  CHECK (card (s, a.down, &down));
+  CHECK (card (s, a.down, &fragments));
+  CHECK (card (s, a.reciprocal, &inverse));
+  CHECK (card (s, a.greatest, &a.known));
+  CHECK (stream_alloc (s, a.x.size () * 2, &a.q.codes));
+  CHECK (stream_alloc (s, m * sizeof (float), (void **)&a.q.scale));
+  CHECK (stream_alloc (s, (size_t)m * LOW_RANK_PITCH (rank) * 2 + 16, &a.q.low));
+  CHECK (svdq_low_rank_fragments (s, down, k, rank, fragments));
+  a.q.x = x, a.q.smooth = smooth, a.q.proj_down = fragments, a.q.inverse = inverse;
+  for (int way = 0; way < WAYS; way++)
+    if (way == BY_CLUSTERS || rank <= 32)
+      CHECK (test_way (t, way, &a));
+  void *all[] = { x, smooth, down, fragments, inverse, a.known, a.q.codes, a.q.scale, a.q.low };
   for (void *memory : all)
     stream_free (s, memory);
-  return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
+  return STATUS_OK;
 }
 
 static Status
@@ -230,7 +298,7 @@ test_quantise (Test *t)
     int m, k, rank;
   } sizes[] = { { 1, 64, 0 },       { 25, 64, 16 },     { 63, 192, 32 },   { 33, 1344, 48 },
                 { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
-                { 700, 10240, 16 }, { 257, 2560, 0 } };
+                { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 } };
   for (int kind = 0; kind < 3; kind++)
     for (auto &size : sizes)
       CHECK (test_quantise_size (t, (SvdqCodes)kind, size.m, size.k, size.rank));
@@ -281,6 +349,18 @@ random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
     }
 }
 
+/* Rows of low-rank numbers end in zeros. */
+static __global__ void
+clear_behind_kernel (bf16 *low, size_t rows, int rank, int pitch)
+{
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * pitch;
+       i += (size_t)gridDim.x * blockDim.x)
+    if ((int)(i % pitch) >= rank)
+      low[i] = __float2bfloat16_rn (0.0f);
+}
+
+typedef Status (*Product) (Stream *s, const ScaledGemm *g, int variant);
+
 typedef struct
 {
   int m, n, k, rank;
@@ -292,10 +372,11 @@ static const Size sizes[] = {
   { 255, 320, 192, 32, true, false },    { 256, 448, 1024, 128, false, true },
   { 257, 1280, 704, 48, true, true },    { 300, 576, 3840, 0, false, false },
   { 257, 704, 10240, 32, false, false }, { 4224, 3840, 10240, 32, false, false },
+  { 2100, 3840, 384, 64, false, true },  { 2900, 7680, 256, 32, true, false },
 };
 
 static Status
-test_product_size (Test *t, const char *name, int variant, const Size *size)
+test_product_size (Test *t, Product product, const char *name, int variant, const Size *size)
 {
   Stream *s = t->s;
   const size_t pitch = LOW_RANK_PITCH (size->rank);
@@ -327,6 +408,9 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
   CHECK (random_bf16 (s, low_x, m * pitch, t->seed++, 300.0f));
   CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
   CHECK (random_f32 (s, bias, n, t->seed++, 20.0f));
+  clear_behind_kernel<<<1024, 256, 0, s->compute>>> (low_x, m, size->rank, (int)pitch);
+  clear_behind_kernel<<<1024, 256, 0, s->compute>>> (low_w, n, size->rank, (int)pitch);
+  CHECK (LAUNCHED (s));
   CUDA_CHECK (s, cudaMemsetAsync (y, POISON, outputs * 2, s->compute));
   const ScaledGemm g = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k,
                            size->swiglu, false, false },
@@ -342,7 +426,7 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
                    (int)n);
   CHECK (LAUNCHED (s));
   Error e = { 1.0, 1.0, 0 };
-  Status status = gemm_e4m3_sm90 (s, &g, variant);
+  Status status = product (s, &g, variant);
   if (status == STATUS_OK)
     status = compare (s, y, size->swiglu ? plain : reference, outputs, difference, &e);
   char text[200];
@@ -360,10 +444,14 @@ test_product_size (Test *t, const char *name, int variant, const Size *size)
 static Status
 test_products (Test *t)
 {
-  for (int v = 0; gemm_e4m3_sm90_variant_name (v) != NULL; v++)
-    for (auto &size : sizes)
-      if (size.m < 1000 || v == 4)
-        CHECK (test_product_size (t, gemm_e4m3_sm90_variant_name (v), v, &size));
+  for (auto &size : sizes)
+    {
+      for (int v = 0; gemm_e4m3_sm90_variant_name (v) != NULL; v++)
+        if (size.m < 1000 || v == 4)
+          CHECK (test_product_size (t, gemm_e4m3_sm90, gemm_e4m3_sm90_variant_name (v), v, &size));
+      for (int v = 0; gemm_turns_sm90_variant_name (v) != NULL; v++)
+        CHECK (test_product_size (t, gemm_turns_sm90, gemm_turns_sm90_variant_name (v), v, &size));
+    }
   return STATUS_OK;
 }
 

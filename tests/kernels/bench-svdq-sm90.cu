@@ -6,8 +6,12 @@
  *   e4m3 VARIANT M N K SWIGLU RANK           the product of the fast path alone
  *   codes0, codes1 VARIANT M N K SWIGLU RANK that of the exact path, INT4 and NVFP4
  *   fast, exact0, exact1 ...                 the same with quantising
- *   quantise 0 M K KIND RANK                 quantising alone; KIND: SvdqCodes
- *   names e4m3                               names of the variants, from 0, by tabs
+ *   turns VARIANT M N K SWIGLU RANK          as e4m3, by warpgroups in turn
+ *   fastrows, fastknown, turnsrows, turnsknown, exactrows0, ... the same by other quantising
+ *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
+ *   names e4m3, names turns                  names of the variants, from 0, by tabs
+ *
+ * WAY: 0 by clusters; 1 by rows, 2 with known magnitudes; 3, 4 the same with overlapping launches.
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state. A measurement is a recording of launches replayed three times: the median, a launch.
@@ -31,15 +35,15 @@
 typedef struct
 {
   Stream *s;
-  bf16 *x, *w, *out, *low_x, *low_w, *down;
-  uint8_t *codes, *codes16, *w8; /* codes: E4M3 alone, so that no product meets FP16's bits */
-  float *scales, *reciprocal;
+  bf16 *x, *w, *out, *low_x, *low_w, *down, *smooth;
+  uint8_t *codes, *codes16, *w8; /* codes: E4M3, so that no product meets others' bits */
+  float *scales, *x_scales, *reciprocal, *greatest;
   cudaEvent_t start, end;
 } Bench;
 
 typedef struct Job
 {
-  int variant, m, n, k, rank, kind;
+  int variant, m, n, k, rank, kind, way;
   bool swiglu;
   Status (*run) (Bench *b, const struct Job *job);
 } Job;
@@ -55,6 +59,14 @@ random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
         sum += mix (seed * 0x9e3779b97f4a7c15ull + i * 4 + j) * 2.3283064e-10f - 0.5f;
       out[i] = __nv_cvt_float_to_fp8 (sum * 140.0f, __NV_SATFINITE, __NV_E4M3);
     }
+}
+
+static __global__ void
+fill_kernel (float *out, int n, float value)
+{
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n)
+    out[i] = value;
 }
 
 static int
@@ -115,26 +127,37 @@ run_gemm (Bench *b, const Job *j)
 static Status
 run_e4m3 (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
-  const ScaledGemm g = { product, b->scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_e4m3_sm90 (b->s, &g, j->variant);
+}
+
+static Status
+run_turns (Bench *b, const Job *j)
+{
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
+  return gemm_turns_sm90 (b->s, &g, j->variant);
 }
 
 static Status
 run_quantise (Bench *b, const Job *j)
 {
+  const bool fast = j->kind == SVDQ_CODES_E4M3;
   const SvdqQuantise q = { (SvdqCodes)j->kind,
                            j->m,
                            j->k,
                            j->rank,
                            b->x,
                            b->reciprocal,
-                           b->low_w,
+                           b->smooth,
                            b->down,
-                           j->kind == SVDQ_CODES_E4M3 ? b->codes : b->codes16,
-                           b->scales,
+                           fast ? b->codes : b->codes16,
+                           b->x_scales,
                            b->low_x };
-  return svdq_quantise_sm90 (b->s, &q);
+  if (j->way == 0)
+    return svdq_quantise_sm90 (b->s, &q);
+  return svdq_quantise_rows_sm90 (b->s, &q, j->way % 2 == 0 ? b->greatest : NULL, j->way > 2);
 }
 
 static Status
@@ -143,7 +166,7 @@ run_codes (Bench *b, const Job *j)
   const CodesGemm g = { j->kind == SVDQ_CODES_NVFP4_F16 ? SVDQ_NVFP4 : SVDQ_INT4,
                         j->run == run_codes ? (void *)b->x : b->codes16,
                         b->w8,
-                        b->scales,
+                        b->x_scales,
                         b->scales,
                         b->low_x,
                         b->low_w,
@@ -173,17 +196,43 @@ run_fast (Bench *b, const Job *j)
 }
 
 static Status
+run_fast_turns (Bench *b, const Job *j)
+{
+  CHECK (run_quantise (b, j));
+  return run_turns (b, j);
+}
+
+static void
+print_names (const char *(*name_of) (int variant))
+{
+  for (int i = 0; name_of (i) != NULL; i++)
+    printf ("%s%s", i ? "\t" : "", name_of (i));
+  printf ("\n");
+}
+
+static Status
 answer (Bench *b, const char *question)
 {
   static const struct
   {
     const char *name;
+    int way;
     Status (*run) (Bench *b, const Job *job);
-  } runs[] = { { "gemm", run_gemm },
-               { "e4m3", run_e4m3 },
-               { "fast", run_fast },
-               { "codes", run_codes },
-               { "exact", run_exact } };
+  } runs[] = { { "gemm", 0, run_gemm },
+               { "e4m3", 0, run_e4m3 },
+               { "turns", 0, run_turns },
+               { "fast", 0, run_fast },
+               { "fastrows", 1, run_fast },
+               { "fastknown", 2, run_fast },
+               { "turnsclusters", 0, run_fast_turns },
+               { "turnsrows", 1, run_fast_turns },
+               { "turnsknown", 2, run_fast_turns },
+               { "turnsearly", 3, run_fast_turns },
+               { "turnsknownearly", 4, run_fast_turns },
+               { "codes", 0, run_codes },
+               { "exact", 0, run_exact },
+               { "exactrows", 1, run_exact },
+               { "exactknown", 2, run_exact } };
   char op[32];
   int v[6];
   Job job = {};
@@ -200,9 +249,9 @@ answer (Bench *b, const char *question)
     for (auto &run : runs)
       if (strcmp (op, run.name) == 0)
         job.variant = v[0], job.m = v[1], job.n = v[2], job.k = v[3], job.swiglu = v[4] != 0,
-        job.rank = v[5], job.kind = format, job.run = run.run;
+        job.rank = v[5], job.kind = format, job.way = run.way, job.run = run.run;
   if (words == 6 && strcmp (op, "quantise") == 0)
-    job.variant = v[0], job.m = v[1], job.k = v[2], job.kind = v[3], job.rank = v[4],
+    job.way = v[0], job.m = v[1], job.k = v[2], job.kind = v[3], job.rank = v[4],
     job.run = run_quantise;
   if (job.run != NULL)
     {
@@ -214,9 +263,8 @@ answer (Bench *b, const char *question)
         printf ("%s\n", status_name (status));
       return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
     }
-  for (int i = 0; gemm_e4m3_sm90_variant_name (i) != NULL; i++)
-    printf ("%s%s", i ? "\t" : "", gemm_e4m3_sm90_variant_name (i));
-  printf ("\n");
+  print_names (strstr (question, "turns") ? gemm_turns_sm90_variant_name
+                                          : gemm_e4m3_sm90_variant_name);
   return STATUS_OK;
 }
 
@@ -234,7 +282,10 @@ allocate (Bench *b)
   CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->low_w));
   CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->down));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->scales));
+  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->x_scales));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->reciprocal));
+  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->greatest));
+  CHECK (stream_alloc (s, 20480 * sizeof (bf16), (void **)&b->smooth));
   CUDA_CHECK (s, cudaEventCreate (&b->start));
   CUDA_CHECK (s, cudaEventCreate (&b->end));
   CHECK (random_bf16 (s, b->x, LARGEST_INPUT, 1, 1.0f));
@@ -244,8 +295,12 @@ allocate (Bench *b)
   CHECK (random_bf16 (s, b->down, 20480 * 128, 5, 0.02f));
   CHECK (random_f32 (s, b->reciprocal, 20480, 6, 1.0f));
   CHECK (random_f32 (s, b->scales, 20480, 7, 0.001f));
+  CHECK (random_f32 (s, b->x_scales, 20480, 10, 0.03f));
+  CHECK (random_bf16 (s, b->smooth, 20480, 11, 0.7f));
   launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->w8, LARGEST_WEIGHT, 8);
   launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->codes, LARGEST_INPUT, 9);
+  launch_kernel (fill_kernel, 80, 256, 0, s->compute, b->greatest, 20480,
+                 14.0f); /* near the truth */
   CHECK (LAUNCHED (s));
   return cuda_wait (s);
 }

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """SVDQuant linears on sm_90 beside cuBLAS, in one run on one card.
 
-    bench-svdq-sm90.py BENCH OUT.json [--chosen]
+    bench-svdq-sm90.py BENCH OUT.json [--chosen | --alternatives]
 
 BENCH is the program bench-svdq-sm90. It and PyTorch are asked in turn, three rounds, each after a
 pause, and each for a recorded graph of launches of 8 ms replayed three times; the median round
 counts. Linears include the quantising of their activations and the low-rank branch of rank 32.
---chosen times only what the backend picks.
+--chosen times only what the backend picks; --alternatives, every way to quantise with every product
+of E4M3 in turns, and says which pair is the fastest for each shape.
 """
 import json
 import sys
@@ -36,24 +37,47 @@ def their_fp8(m, n, k):
                                              out_dtype=torch.bfloat16, use_fast_accum=True))
 
 
+WAYS = ('clusters', 'rows', 'rows known', 'rows early', 'rows known early')
+# What stands in the bench's questions for a way to quantise, before a product in turns.
+TURNS_WAYS = {'turnsclusters': 'clusters', 'turnsrows': 'rows', 'turnsknown': 'rows known',
+              'turnsearly': 'rows early', 'turnsknownearly': 'rows known early'}
+
+
+def alternatives(turns):
+    found = [('fast rows', 'fastrows', -1, 32), ('fast known', 'fastknown', -1, 32),
+             ('exact int4 rows', 'exactrows0', -1, 32), ('exact nvfp4 rows', 'exactrows1', -1, 32),
+             ('exact int4 known', 'exactknown0', -1, 32)]
+    for i, name in enumerate(turns):
+        found += [(f'turns {name} r{rank}', 'turns', i, rank) for rank in (0, 32)]
+        for op, way in TURNS_WAYS.items():
+            if ('early' in way) == ('early' in name):
+                found.append((f'fast, turns {name}, {way}', op, i, 32))
+    return found
+
+
 def main():
-    chosen = '--chosen' in sys.argv
+    chosen, every = '--chosen' in sys.argv, '--alternatives' in sys.argv
     ours = Ours(sys.argv[1])
     names = ours.ask('names', 'e4m3').split('\t')
+    turns = ours.ask('names', 'turns').split('\t')
     rows = []
     for m, k, kind, rank in ((4224, 3840, 0, 32), (4224, 10240, 0, 32), (4224, 3840, 0, 0),
                              (4224, 3840, 0, 128), (4224, 3840, 1, 32), (4224, 3840, 2, 32),
                              (4224, 10240, 1, 32), (4224, 10240, 2, 32)):
-        ms = ours.ms('quantise', 0, m, k, kind, rank)
-        rows.append({'op': 'quantise', 'args': [m, k, kind, rank], 'ms': ms})
-        print(f'quantise {m}x{k} kind {kind} rank {rank}: {ms * 1e3:.1f} us')
+        for way in range(len(WAYS) if every else 1):
+            ms = sorted(ours.ms('quantise', way, m, k, kind, rank) or 9.0 for _ in range(ROUNDS))
+            ms = ms[ROUNDS // 2]
+            rows.append({'op': 'quantise', 'args': [m, k, kind, rank], 'way': WAYS[way], 'ms': ms})
+            print(f'quantise {m}x{k} kind {kind} rank {rank} by {WAYS[way]}: {ms * 1e3:.1f} us')
     for n, k in BLOCK:
         m, swiglu = 4224, n == 20480
         contenders = [('ours bf16', 'gemm', -1, 0), ('fast', 'fast', -1, 32),
                       ('e4m3 r32', 'e4m3', -1, 32),
                       ('int4 product', 'codes0', -1, 32), ('nvfp4 product', 'codes1', -1, 32),
                       ('exact int4', 'exact0', -1, 32), ('exact nvfp4', 'exact1', -1, 32)]
-        if not chosen:
+        if every:
+            contenders += alternatives(turns)
+        elif not chosen:
             contenders += [('e4m3 r0', 'e4m3', -1, 0), ('e4m3 r128', 'e4m3', -1, 128)]
             contenders += [(f'e4m3 {name}', 'e4m3', i, 32) for i, name in enumerate(names)
                            if not name.startswith('64x')]
@@ -76,6 +100,10 @@ def main():
         print(f'{m} x {n} x {k}')
         for name, ms in sorted(times.items(), key=lambda t: t[1]):
             print(f'   {base / ms:5.2f}x {ms:8.4f} ms {2e-9 * m * n * k / ms:6.0f} TF  {name}')
+        whole = {name: ms for name, ms in times.items() if name.startswith('fast')}
+        best = min(whole, key=whole.get)
+        print(f'   best: {best}, {base / whole[best]:.2f}x; without what x\'s maker knows: '
+              + min((name for name in whole if 'known' not in name), key=whole.get))
     with open(sys.argv[2], 'w', encoding='utf-8') as file:
         json.dump({'device': torch.cuda.get_device_name(), 'torch': torch.__version__,
                    'rows': rows}, file, indent=0)

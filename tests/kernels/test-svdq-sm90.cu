@@ -408,8 +408,8 @@ test_product_size (Test *t, Product product, const char *name, int variant, cons
   CHECK (random_bf16 (s, low_x, m * pitch, t->seed++, 300.0f));
   CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
   CHECK (random_f32 (s, bias, n, t->seed++, 20.0f));
-  clear_behind_kernel<<<1024, 256, 0, s->compute>>> (low_x, m, size->rank, (int)pitch);
-  clear_behind_kernel<<<1024, 256, 0, s->compute>>> (low_w, n, size->rank, (int)pitch);
+  launch_kernel (clear_behind_kernel, 1024, 256, 0, s->compute, low_x, m, size->rank, (int)pitch);
+  launch_kernel (clear_behind_kernel, 1024, 256, 0, s->compute, low_w, n, size->rank, (int)pitch);
   CHECK (LAUNCHED (s));
   CUDA_CHECK (s, cudaMemsetAsync (y, POISON, outputs * 2, s->compute));
   const ScaledGemm g = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k,

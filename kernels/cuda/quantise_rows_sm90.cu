@@ -336,11 +336,11 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
 {
   /* INT4 takes many registers for its smoothing: then the numbers are read once more. */
   constexpr bool APART = CODES == SVDQ_CODES_INT4_F16 && !KNOWN;
-  extern __shared__ __align__ (128) char memory[];
+  extern __shared__ __align__ (128) char shared[];
   __shared__ int exponents[ROWS];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float *const partial = (float *)(memory + X_BYTES);
-  const Shared shared = { memory + warp * SLOTS * STRIP_BYTES, partial, partial + PARTIAL_FLOATS };
+  float *const partial = (float *)(shared + X_BYTES);
+  const Shared room = { shared + warp * SLOTS * STRIP_BYTES, partial, partial + PARTIAL_FLOATS };
   const Place p = { (int)blockIdx.x * ROWS, (q.k / STRIP_K - warp + WARPS - 1) / WARPS };
 
   launch_release ();
@@ -348,7 +348,7 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
   int own[ROW_BLOCKS] = {}; /* exponents of this lane's rows */
 #pragma unroll
   for (int i = 0; i < SLOTS; i++)
-    prefetch (q, p, shared, i, i);
+    prefetch (q, p, room, i, i);
   if (KNOWN)
 #pragma unroll
     for (int j = 0; j < ROW_BLOCKS; j++)
@@ -375,15 +375,15 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
       if constexpr (STEPS > 1)
         load_down<STEPS> (q, strip, 1, second);
       if constexpr (STEPS > 1 || (APART && STEPS > 0))
-        lower_strip (shared, slot, first, sum[0]);
+        lower_strip (room, slot, first, sum[0]);
       if constexpr (STEPS > 1 && APART)
-        lower_strip (shared, slot, second, sum[1]);
+        lower_strip (room, slot, second, sum[1]);
       load_inverse<CODES> (q, k, by);
 #pragma unroll
       for (int j = 0; j < ROW_BLOCKS; j++)
         {
           Sixteen x;
-          take (shared, slot, j, x);
+          take (room, slot, j, x);
           if constexpr (STEPS > 0 && !APART)
             lower (STEPS > 1 ? second : first, x, sum[STEPS - 1][j]);
           smooth<CODES> (q, k, by, x, most[j]);
@@ -395,7 +395,7 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
               held[j][w / 4][w % 4] = x[w / 4][w % 4];
         }
       __syncwarp ();
-      prefetch (q, p, shared, i + SLOTS, slot);
+      prefetch (q, p, room, i + SLOTS, slot);
     }
 
   /* The block meets. */
@@ -407,26 +407,26 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
         row = max (row, __shfl_xor_sync (0xffffffffu, row, 1));
         row = max (row, __shfl_xor_sync (0xffffffffu, row, 2));
         if (lane % 4 == 0)
-          shared.of_warps[warp * ROWS + 8 * j + lane / 4] = __uint_as_float (row << 16);
+          room.of_warps[warp * ROWS + 8 * j + lane / 4] = __uint_as_float (row << 16);
       }
   if (STEPS > 0)
-    share_sums (shared, sum[0]);
+    share_sums (room, sum[0]);
   __syncthreads ();
   float2 added = {};
   if (STEPS > 0 && threadIdx.x < ADDERS)
-    added = add_sums (shared);
+    added = add_sums (room);
   if (!KNOWN && threadIdx.x >= THREADS - ROWS)
     {
       const int row = threadIdx.x - (THREADS - ROWS);
       uint32_t amax = 0;
 #pragma unroll
       for (int w = 0; w < WARPS; w++)
-        amax = max (amax, __float_as_uint (shared.of_warps[w * ROWS + row]));
+        amax = max (amax, __float_as_uint (room.of_warps[w * ROWS + row]));
       exponents[row] = exponent_of<CODES> (__uint_as_float (amax));
     }
   __syncthreads ();
   if (STEPS > 1)
-    share_sums (shared, sum[STEPS > 1 ? 1 : 0]);
+    share_sums (room, sum[STEPS > 1 ? 1 : 0]);
   if (STEPS > 0 && threadIdx.x < ADDERS)
     write_low<CODES> (q, p, added, 0, exponents);
   if (STEPS > 0)
@@ -437,10 +437,10 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
     {
       __syncthreads ();
       if (threadIdx.x < ADDERS)
-        write_low<CODES> (q, p, add_sums (shared), 1, exponents);
+        write_low<CODES> (q, p, add_sums (room), 1, exponents);
     }
   if constexpr (!KNOWN)
-    code_rest<CODES> (q, p, shared, held, exponents);
+    code_rest<CODES> (q, p, room, held, exponents);
 }
 
 /* -- launching ----------------------------------------------------------------------------------

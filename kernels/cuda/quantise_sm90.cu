@@ -487,32 +487,3 @@ svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q)
       return launch_for<SVDQ_CODES_NVFP4_F16> (s, q);
     }
 }
-
-/* -- proj_down in fragments ---------------------------------------------------------------------
- */
-
-/* One thread a word: two k of one rank. from [rank, k]. */
-static __global__ void
-fragments_kernel (const bf16 *from, uint32_t *to, int64_t k, int rank)
-{
-  const int64_t words = k * rank / 2, stride = (int64_t)gridDim.x * blockDim.x;
-  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < words; i += stride)
-    {
-      const int word = i % 4, lane = i / 4 % 32, k_step = i / 128 % STRIP_STEPS;
-      const int64_t step = i / 512 % (rank / LOW_RANKS), strip = i / 512 / (rank / LOW_RANKS);
-      const int64_t first = strip * STRIP_K + lane % 4 * 16 + k_step * 4 + word / 2 * 2;
-      const int64_t row = step * LOW_RANKS + lane / 4 + word % 2 * 8;
-      to[i] = *reinterpret_cast<const uint32_t *> (from + row * k + first);
-    }
-}
-
-Status
-svdq_low_rank_fragments (Stream *s, const void *proj_down, int64_t k, int rank, void *fragments)
-{
-  REQUIRE (s, k % STRIP_K == 0 && rank % LOW_RANKS == 0);
-  if (rank == 0)
-    return STATUS_OK;
-  launch_kernel (fragments_kernel, s->caps.multiprocessors * 4, 256, 0, s->compute,
-                 (const bf16 *)proj_down, (uint32_t *)fragments, k, rank);
-  return LAUNCHED (s);
-}

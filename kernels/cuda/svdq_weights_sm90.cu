@@ -15,6 +15,8 @@
 #define BLOCK_K      64
 #define CODES_BYTES  (BLOCK_ROWS * BLOCK_K / 2)
 #define GROUPS_OF_64 4 /* NVFP4 */
+#define DOWN_STEPS   4 /* of 16 k in a block's */
+#define DOWN_RANKS   16
 
 static __device__ __forceinline__ float
 e4m3_value (uint8_t bits)
@@ -263,5 +265,35 @@ svdq_codes_pack (Stream *s, const SvdqWeights *w, void *codes, float *scale, voi
     return STATUS_OK;
   launch_kernel (up_kernel, s->caps.multiprocessors * 8, THREADS, 0, s->compute,
                  (const bf16 *)w->proj_up, (uint32_t *)up, w->n * w->rank / 2, w->rank);
+  return LAUNCHED (s);
+}
+
+/* -- proj_down in fragments ---------------------------------------------------------------------
+ */
+
+/* One thread a word: two k of one rank. from [rank, k]; 16 neighbours of k are the k of a lane's four
+ * instructions. */
+static __global__ void
+fragments_kernel (const bf16 *from, uint32_t *to, int64_t k, int rank)
+{
+  const int64_t words = k * rank / 2, stride = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < words; i += stride)
+    {
+      const int word = i % 4, lane = i / 4 % 32, k_step = i / 128 % DOWN_STEPS;
+      const int64_t step = i / 512 % (rank / DOWN_RANKS), strip = i / 512 / (rank / DOWN_RANKS);
+      const int64_t first = strip * BLOCK_K + lane % 4 * 16 + k_step * 4 + word / 2 * 2;
+      const int64_t row = step * DOWN_RANKS + lane / 4 + word % 2 * 8;
+      to[i] = *reinterpret_cast<const uint32_t *> (from + row * k + first);
+    }
+}
+
+Status
+svdq_low_rank_fragments (Stream *s, const void *proj_down, int64_t k, int rank, void *fragments)
+{
+  REQUIRE (s, k % BLOCK_K == 0 && rank % DOWN_RANKS == 0);
+  if (rank == 0)
+    return STATUS_OK;
+  launch_kernel (fragments_kernel, s->caps.multiprocessors * 4, 256, 0, s->compute,
+                 (const bf16 *)proj_down, (uint32_t *)fragments, k, rank);
   return LAUNCHED (s);
 }

@@ -6,6 +6,7 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/conv.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/svdq_sm90.h"
 
 #define REFUSED(s) stream_refuse ((s), __func__, "a card")
 
@@ -59,6 +60,12 @@ conv_sm90_takes (const Stream *, const Conv *, const ConvLaunch<bf16> *)
 
 Status
 conv_sm90 (Stream *s, const Conv *, const ConvLaunch<bf16> *)
+{
+  return REFUSED (s);
+}
+
+Status
+svdq_quantise_sm90 (Stream *s, const SvdqQuantise *)
 {
   return REFUSED (s);
 }

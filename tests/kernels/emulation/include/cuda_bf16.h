@@ -78,3 +78,10 @@ __hmax2_nan (__nv_bfloat162 a, __nv_bfloat162 b)
 {
   return { emulation_max_nan (a.x, b.x), emulation_max_nan (a.y, b.y) };
 }
+
+/* Products of 8 significant bits each are exact before they are rounded. */
+static inline __nv_bfloat162
+__hmul2 (__nv_bfloat162 a, __nv_bfloat162 b)
+{
+  return { __nv_bfloat16 ((float)a.x * (float)b.x), __nv_bfloat16 ((float)a.y * (float)b.y) };
+}

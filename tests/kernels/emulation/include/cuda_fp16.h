@@ -32,11 +32,24 @@ emulation_f16_bits (float v)
   return (uint16_t)(sign | (((bits + 0xfffu + (bits >> 13 & 1)) >> 13) - (112 << 10)));
 }
 
+struct __half_raw
+{
+  unsigned short x;
+};
+
+struct __half2_raw
+{
+  unsigned short x, y;
+};
+
 struct alignas (2) __half
 {
   uint16_t bits;
 
   __half () = default;
+  __half (__half_raw v) : bits (v.x)
+  {
+  }
   __half (float v) : bits (emulation_f16_bits (v))
   {
   }
@@ -87,4 +100,23 @@ static inline unsigned short
 __half_as_ushort (__half v)
 {
   return v.bits;
+}
+
+static inline __half2
+__float2half2_rn (float v)
+{
+  return { __half (v), __half (v) };
+}
+
+/* One rounding each: products are exact before it, differences of neighbours as well. */
+static inline __half2
+__hmul2 (__half2 a, __half2 b)
+{
+  return { __half ((float)a.x * (float)b.x), __half ((float)a.y * (float)b.y) };
+}
+
+static inline __half2
+__hsub2 (__half2 a, __half2 b)
+{
+  return { __half ((float)a.x - (float)b.x), __half ((float)a.y - (float)b.y) };
 }

@@ -217,6 +217,38 @@ __byte_perm (unsigned low, unsigned high, unsigned selector)
   return out;
 }
 
+/* Of two numbers of 16 bits a word, each by each. */
+template <typename T>
+static inline unsigned
+emulation_each_16 (unsigned a, unsigned b, bool greater)
+{
+  unsigned out = 0;
+  for (int i = 0; i < 32; i += 16)
+    {
+      const T u = (T)(a >> i), v = (T)(b >> i);
+      out |= (unsigned)(uint16_t)((u > v) == greater ? u : v) << i;
+    }
+  return out;
+}
+
+static inline unsigned
+__vmaxu2 (unsigned a, unsigned b)
+{
+  return emulation_each_16<uint16_t> (a, b, true);
+}
+
+static inline unsigned
+__vmaxs2 (unsigned a, unsigned b)
+{
+  return emulation_each_16<int16_t> (a, b, true);
+}
+
+static inline unsigned
+__vmins2 (unsigned a, unsigned b)
+{
+  return emulation_each_16<int16_t> (a, b, false);
+}
+
 #define EMULATION_MIN_MAX(type)                                                                    \
   static inline type min (type a, type b)                                                          \
   {                                                                                                \

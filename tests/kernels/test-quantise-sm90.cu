@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Quantising for SVDQuant linears on sm_90 against a plain model: codes and scales are equal in
+ * every bit, the low-rank product within its rounding, and a second run gives the same bytes.
+ */
+#include "kernels/cuda/svdq_sm90.h"
+#include "kernels/svdq-math.h"
+#include "tests/kernels/cuda-reference.cuh"
+#include "tests/kernels/patience.h"
+
+#include <cuda_fp16.h>
+
+#ifdef EMULATED
+#include "tests/kernels/emulation/emulation.h"
+#endif
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <vector>
+
+#define SKIPPED 77
+
+typedef struct
+{
+  Stream *s;
+  uint64_t seed;
+  int failures;
+} Test;
+
+static void
+report (Test *t, bool ok, const char *name, const char *text)
+{
+  if (!ok)
+    t->failures++;
+  printf ("%-6s %-20s %s %s\n", ok ? "ok" : "FAILED", name, text, ok ? "" : cuda_detail (t->s));
+  fflush (stdout);
+}
+
+/* Memory on the card, freed with the test. */
+template <typename T>
+static Status
+card (Stream *s, const std::vector<T> &host, T **out)
+{
+  CHECK (stream_alloc (s, host.size () * sizeof (T) + 16, (void **)out));
+  /* In `compute`'s order: what is queued there next reads it. */
+  CUDA_CHECK (s, cudaMemcpyAsync (*out, host.data (), host.size () * sizeof (T),
+                                  cudaMemcpyHostToDevice, s->compute));
+  return STATUS_OK;
+}
+
+template <typename T>
+static Status
+host_of (Stream *s, const T *device, std::vector<T> &out)
+{
+  CHECK (cuda_wait (s));
+  CUDA_CHECK (s,
+              cudaMemcpy (out.data (), device, out.size () * sizeof (T), cudaMemcpyDeviceToHost));
+  return STATUS_OK;
+}
+
+static uint32_t
+next (Test *t)
+{
+  t->seed = t->seed * 6364136223846793005ull + 1442695040888963407ull;
+  return (uint32_t)(t->seed >> 32);
+}
+
+/* Near enough to normal. */
+static float
+normal (Test *t)
+{
+  float sum = 0.0f;
+  for (int i = 0; i < 4; i++)
+    sum += next (t) * 2.3283064e-10f - 0.5f;
+  return sum * 1.7320508f;
+}
+
+/* -- quantising ---------------------------------------------------------------------------------
+ */
+
+static int
+exponent_of (float amax, float most)
+{
+  int e = -100;
+  while (e < 100 && amax > ldexpf (most, e))
+    e++;
+  return e;
+}
+
+static void
+quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, float *value,
+              float *scale, float *greatest)
+{
+  std::vector<float> xh (q.k);
+  for (int i = 0; i < q.k; i++)
+    {
+      const float v = bf16_to_float (x[i]), s = bf16_to_float (smooth[i]);
+      xh[i] = q.kind == SVDQ_CODES_E4M3 ? svdq_round_bf16 (v * s) : svdq_smoothed (v, s);
+    }
+  const float amax = *greatest = svdq_greatest (xh.data (), q.k);
+  *scale = 1.0f;
+  if (q.kind == SVDQ_CODES_E4M3)
+    {
+      *scale = ldexpf (1.0f, exponent_of (amax, 448.0f));
+      for (int i = 0; i < q.k; i++)
+        value[i] = e4m3_to_float (svdq_e4m3_from_float (xh[i] / *scale));
+      return;
+    }
+  const int group = q.kind == SVDQ_CODES_INT4_F16 ? SVDQ_INT4_GROUP : SVDQ_NVFP4_GROUP;
+  std::vector<int8_t> codes (group);
+  if (q.kind == SVDQ_CODES_INT4_F16)
+    *scale = ldexpf (1.0f, exponent_of (amax, 32768.0f));
+  for (int g = 0; g < q.k; g += group)
+    {
+      const float of_group = q.kind == SVDQ_CODES_INT4_F16
+                                 ? svdq_quantise_int4 (&xh[g], codes.data ()) / *scale
+                                 : svdq_quantise_nvfp4 (&xh[g], codes.data ()) * 0.5f;
+      for (int i = 0; i < group; i++)
+        value[g + i] = codes[i] * of_group;
+    }
+}
+
+/* The kernels there are, and what of x they are told. */
+enum
+{
+  BY_CLUSTERS,
+  BY_ROWS,
+  BY_ROWS_KNOWN,
+  WAYS
+};
+static const char *const way_names[WAYS] = { "quantise", "quantise rows", "quantise rows known" };
+
+/* What is asked, and what ought to come out. */
+typedef struct
+{
+  SvdqQuantise q;
+  std::vector<uint16_t> x, smooth, down;
+  std::vector<float> reciprocal, value, scale, greatest;
+  std::vector<double> low, low_terms; /* x proj_down, and the sums of its terms' magnitudes */
+  float *known;                       /* `greatest` on the card */
+} Question;
+
+static void
+make_question (Test *t, Question *a)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t k = q.k;
+  a->x.resize (q.m * k), a->smooth.resize (k), a->reciprocal.resize (k);
+  a->down.resize (k * q.rank), a->value.resize (q.m * k), a->scale.resize (q.m);
+  a->greatest.resize (q.m);
+  a->low.assign ((size_t)q.m * q.rank, 0.0), a->low_terms.assign ((size_t)q.m * q.rank, 0.0);
+  for (size_t i = 0; i < a->x.size (); i++)
+    a->x[i] = i / k == 2 ? 0
+                         : bf16_from_float (normal (t) * (i / k % 3 == 1 ? 100.0f : 1.0f)
+                                            * (next (t) % 500 == 0 ? 30.0f : 1.0f));
+  for (size_t i = 0; i < k; i++)
+    {
+      a->smooth[i] = bf16_from_float (0.3f + (next (t) % 1000) * 0.003f);
+      a->reciprocal[i] = 1.0f / bf16_to_float (a->smooth[i]);
+      if (q.kind == SVDQ_CODES_E4M3) /* takes the inverse in its place */
+        a->smooth[i] = bf16_from_float (a->reciprocal[i]);
+    }
+  for (auto &v : a->down)
+    v = bf16_from_float (normal (t) * 0.02f);
+#pragma omp parallel for
+  for (int row = 0; row < q.m; row++)
+    {
+      quantise_row (q, &a->x[row * k], a->smooth.data (), &a->value[row * k], &a->scale[row],
+                    &a->greatest[row]);
+      for (int r = 0; r < q.rank; r++)
+        for (size_t i = 0; i < k; i++)
+          {
+            const double p
+                = (double)bf16_to_float (a->x[row * k + i]) * bf16_to_float (a->down[r * k + i]);
+            a->low[(size_t)row * q.rank + r] += p;
+            a->low_terms[(size_t)row * q.rank + r] += fabs (p);
+          }
+    }
+}
+
+typedef struct
+{
+  std::vector<uint8_t> codes;
+  std::vector<float> scale;
+  std::vector<uint16_t> low;
+} Answer;
+
+/* One run into poisoned memory. */
+static Status
+ask (Stream *s, int way, const Question *a, Answer *out)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t size = q.kind == SVDQ_CODES_E4M3 ? 1 : 2;
+  out->codes.resize (a->x.size () * size), out->scale.resize (q.m);
+  out->low.resize ((size_t)q.m * LOW_RANK_PITCH (q.rank));
+  CUDA_CHECK (s, cudaMemsetAsync (q.codes, POISON, out->codes.size (), s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (q.scale, POISON, q.m * sizeof (float), s->compute));
+  CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
+  CHECK (way == BY_CLUSTERS
+             ? svdq_quantise_sm90 (s, &q)
+             : svdq_quantise_rows_sm90 (s, &q, way == BY_ROWS_KNOWN ? a->known : NULL,
+                                        way == BY_ROWS_KNOWN));
+  CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
+  CHECK (host_of (s, q.scale, out->scale));
+  return host_of (s, (uint16_t *)q.low, out->low);
+}
+
+typedef struct
+{
+  size_t codes, scales, low; /* wrong ones */
+  double worst_low;
+} Faults;
+
+static Faults
+judge (const Question *a, const Answer *got)
+{
+  const SvdqQuantise &q = a->q;
+  const size_t pitch = LOW_RANK_PITCH (q.rank);
+  Faults f = {};
+  for (size_t i = 0; i < a->value.size (); i++)
+    {
+      const float v
+          = q.kind == SVDQ_CODES_E4M3
+                ? e4m3_to_float (got->codes[i])
+                : f16_to_float ((uint16_t)(got->codes[2 * i] | got->codes[2 * i + 1] << 8));
+      if (!(v == a->value[i]) && f.codes++ < 3)
+        printf ("  row %zu k %zu: %g, not %g (x %g)\n", i / q.k, i % q.k, v, a->value[i],
+                bf16_to_float (a->x[i]));
+    }
+  for (int row = 0; row < q.m; row++)
+    {
+      f.scales += got->scale[row] != a->scale[row];
+      const double power = q.kind == SVDQ_CODES_E4M3 ? a->scale[row] : 1.0;
+      for (size_t r = 0; r < pitch; r++)
+        {
+          const double v = bf16_to_float (got->low[row * pitch + r]) * power;
+          const size_t at = (size_t)row * q.rank + r;
+          const double error
+              = r >= (size_t)q.rank
+                    ? (v == 0.0 ? 0.0 : 2.0)
+                    : fabs (v - a->low[at])
+                          / (fabs (a->low[at]) * 0x1p-8 + a->low_terms[at] * 0x1p-20 + 1e-30);
+          f.worst_low = error > f.worst_low ? error : f.worst_low;
+          f.low += !(error <= 1.0);
+        }
+    }
+  return f;
+}
+
+static Status
+test_way (Test *t, int way, const Question *a)
+{
+  Answer first, again;
+  CHECK (ask (t->s, way, a, &first));
+  CHECK (ask (t->s, way, a, &again));
+  const bool same
+      = first.codes == again.codes && first.scale == again.scale && first.low == again.low;
+  const Faults f = judge (a, &first);
+  char text[160];
+  snprintf (text, sizeof text,
+            "kind %d m %d k %d rank %d: wrong codes %zu scales %zu low %zu (worst %.2f), %s",
+            a->q.kind, a->q.m, a->q.k, a->q.rank, f.codes, f.scales, f.low, f.worst_low,
+            same ? "repeats" : "DIFFERS");
+  report (t, f.codes + f.scales + f.low == 0 && same, way_names[way], text);
+  return STATUS_OK;
+}
+
+static Status
+test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
+{
+  Stream *s = t->s;
+  Question a = {};
+  a.q.kind = kind, a.q.m = m, a.q.k = k, a.q.rank = rank;
+  make_question (t, &a);
+  uint16_t *x, *smooth, *down, *fragments;
+  float *inverse;
+  CHECK (card (s, a.x, &x));
+  CHECK (card (s, a.smooth, &smooth));
+  CHECK (card (s, a.down, &down));
+  CHECK (card (s, a.down, &fragments));
+  CHECK (card (s, a.reciprocal, &inverse));
+  CHECK (card (s, a.greatest, &a.known));
+  CHECK (stream_alloc (s, a.x.size () * 2, &a.q.codes));
+  CHECK (stream_alloc (s, m * sizeof (float), (void **)&a.q.scale));
+  CHECK (stream_alloc (s, (size_t)m * LOW_RANK_PITCH (rank) * 2 + 16, &a.q.low));
+  CHECK (svdq_low_rank_fragments (s, down, k, rank, fragments));
+  a.q.x = x, a.q.smooth = smooth, a.q.proj_down = fragments, a.q.inverse = inverse;
+  for (int way = IS_EMULATED ? BY_ROWS : 0; way < WAYS; way++)
+    if (way == BY_CLUSTERS || rank <= 32)
+      CHECK (test_way (t, way, &a));
+  void *all[] = { x, smooth, down, fragments, inverse, a.known, a.q.codes, a.q.scale, a.q.low };
+  for (void *memory : all)
+    stream_free (s, memory);
+  return STATUS_OK;
+}
+
+static Status
+test_quantise (Test *t)
+{
+  static const struct
+  {
+    int m, k, rank;
+  } sizes[] = { { 1, 64, 0 },       { 25, 64, 16 },     { 63, 192, 32 },   { 33, 1344, 48 },
+                { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
+                { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 } };
+  for (int kind = 0; kind < 3; kind++)
+    for (auto &size : sizes)
+      if ((int64_t)size.m * size.k * (size.rank + 32) <= MOST_PRODUCTS)
+        CHECK (test_quantise_size (t, (SvdqCodes)kind, size.m, size.k, size.rank));
+  return STATUS_OK;
+}
+
+int
+main (void)
+{
+  Test t = {};
+  t.seed = (uint64_t)time (NULL);
+#ifdef EMULATED
+  emulation::set_device (90, 4);
+#endif
+  Status status = cuda_open (0, NULL, &t.s);
+  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER)
+    return printf ("no card: skipped\n"), SKIPPED;
+  if (status == STATUS_OK && t.s->caps.sm != 90)
+    return printf ("not sm_90: skipped\n"), cuda_close (t.s), SKIPPED;
+  if (status == STATUS_OK)
+    status = test_quantise (&t);
+  if (status != STATUS_OK)
+    printf ("FAILED %s %s\n", status_name (status), t.s ? cuda_detail (t.s) : "");
+  cuda_close (t.s);
+  return status != STATUS_OK || t.failures > 0;
+}

@@ -221,6 +221,7 @@ launch_turns (Stream *s, const ScaledGemm *scaled)
         launch_turns<TurnTile<columns, true>, early>                                               \
   }
 
+/* The second half is the first with launches that overlap. */
 static const GemmVariant variants[]
     = { TURNS ("2x128x128", 128, false), TURNS ("2x128x160", 160, false),
         TURNS ("2x128x128 early", 128, true), TURNS ("2x128x160 early", 160, true) };
@@ -232,6 +233,23 @@ gemm_turns_sm90_variant_name (int variant)
   return variant < N_VARIANTS ? variants[variant].name : NULL;
 }
 
+/* The fewest columns in a row of tiles behind one another; the wider tile of equals. */
+static int
+pick (const Stream *s, const Gemm *g)
+{
+  int64_t least = INT64_MAX;
+  int best = 0;
+  for (int i = N_VARIANTS / 2 - 1; i >= 0; i--)
+    {
+      const int64_t tiles
+          = CEIL_DIV (g->m, variants[i].rows) * CEIL_DIV (g->n, variants[i].columns);
+      const int64_t columns = CEIL_DIV (tiles, s->caps.multiprocessors) * variants[i].columns;
+      if (columns < least)
+        best = i, least = columns;
+    }
+  return best;
+}
+
 Status
 gemm_turns_sm90 (Stream *s, const ScaledGemm *scaled, int variant)
 {
@@ -240,6 +258,7 @@ gemm_turns_sm90 (Stream *s, const ScaledGemm *scaled, int variant)
   REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
   REQUIRE (s, g->n >= 8 && g->k >= 16 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 16 == 0);
   REQUIRE (s, scaled->rank >= 0 && scaled->rank % 16 == 0);
-  REQUIRE (s, variant >= 0 && variant < N_VARIANTS);
+  REQUIRE (s, variant < N_VARIANTS);
+  variant = variant < 0 ? pick (s, g) : variant;
   return g->swiglu ? variants[variant].swiglu (s, scaled) : variants[variant].plain (s, scaled);
 }

@@ -7,6 +7,10 @@
 
 #include <stdlib.h>
 
+#define TURN_ROWS      128 /* of a tile of gemm_turns_sm90 */
+#define TURN_COLUMNS   160
+#define MOST_RANK_ROWS 32 /* of svdq_quantise_rows_sm90 */
+
 typedef struct
 {
   Linear base;
@@ -206,7 +210,10 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
                          l->up,
                          l->rank,
                          stride };
-  return gemm_e4m3_sm90 (s, &g, -1);
+  /* Warpgroups in turn need a tile each, on every multiprocessor. */
+  const int64_t tiles = CEIL_DIV (m, TURN_ROWS) * CEIL_DIV (base->n, TURN_COLUMNS);
+  return tiles >= 2 * s->caps.multiprocessors ? gemm_turns_sm90 (s, &g, -1)
+                                              : gemm_e4m3_sm90 (s, &g, -1);
 }
 
 static SvdqCodes
@@ -246,7 +253,8 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
                                rows.codes,
                                rows.scale,
                                rows.low };
-      CHECK (svdq_quantise_sm90 (s, &q));
+      CHECK (l->rank <= MOST_RANK_ROWS ? svdq_quantise_rows_sm90 (s, &q, NULL, false)
+                                       : svdq_quantise_sm90 (s, &q));
       CHECK (
           multiply (s, l, &rows, count, (bf16 *)out->data + row * stride + first, stride, swiglu));
     }

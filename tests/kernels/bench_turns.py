@@ -34,6 +34,7 @@ class Theirs:
     """An operation of PyTorch, recorded; run(i) is launch i and holds the tensors."""
 
     def __init__(self, run):
+        self.run = run  # else what the recording reads would be freed
         for i in range(2):
             run(i)
         torch.cuda.synchronize()

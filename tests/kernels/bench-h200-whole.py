@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole picture at full size: ours beside diffusers, in one run on one card.
 
-    bench-h200-whole.py TESSERA-CLI OUT.json [--rounds N] [--side PIXELS]
+    bench-h200-whole.py TESSERA-CLI OUT.json [--rounds N] [--side PIXELS] [--eager] [--ours NAME...]
 
 Needs PyTorch, diffusers (ZImageTransformer2DModel, AutoencoderKL) and transformers (Qwen3Model).
 Their models get random weights on the card; ours makes its own (synthetic:z-image-turbo). Round
 by round: ours as a process of its own, theirs eager, theirs with compiled blocks, each from prompt
 to RGB in host memory, by the host's clock with the card idle at both ends of every phase. The
-median over all rounds counts.
+median over all rounds counts. --eager leaves the compiled blocks out, which take 15 seconds; --ours
+names what of ours to run, of OURS.
 """
 import argparse
 import contextlib
@@ -28,6 +29,15 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 STEPS, TOKENS, SHIFT = 8, 128, 3.0
 PICTURES = 2  # that count, each round; one before them warms up
 PHASES = ("encode", "step", "decode", "total")
+OURS = {
+    "bf16": (),
+    "fast-int4": ("--precision", "int4", "--transformer", "synthetic:int4:32"),
+    "fast-nvfp4": ("--precision", "nvfp4", "--transformer", "synthetic:nvfp4:32"),
+    "exact-int4": ("--precision", "int4", "--transformer", "synthetic:int4:32",
+                   "--arithmetic", "exact"),
+    "exact-nvfp4": ("--precision", "nvfp4", "--transformer", "synthetic:nvfp4:32",
+                    "--arithmetic", "exact"),
+}
 SCALING, SHIFTING = 0.3611, 0.1159  # of the VAE's latents
 
 
@@ -135,13 +145,13 @@ class Clock:
         return {phase: self.times[phase] for phase in PHASES}
 
 
-def ours(program, side, tokens=TOKENS, steps=STEPS, runs=PICTURES + 1):
+def ours(program, side, tokens=TOKENS, steps=STEPS, runs=PICTURES + 1, how=()):
     """(pictures, the program's whole report); the first warm picture only warms up."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "speed.json")
         subprocess.run([program, "bench", "speed", "--model", "synthetic:z-image-turbo",
                         "--device", "cuda", "--size", f"{side}x{side}", "--steps", str(steps),
-                        "--tokens", str(tokens), "--runs", str(runs), "--json-file", path],
+                        "--tokens", str(tokens), "--runs", str(runs), "--json-file", path, *how],
                        check=True, stdout=subprocess.DEVNULL)
         with open(path) as file:
             report = json.load(file)
@@ -176,19 +186,24 @@ def main():
     parser.add_argument("json_file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--ours", nargs="+", choices=OURS, default=["bf16"])
     options = parser.parse_args()
 
     theirs = Theirs(options.side)
-    pictures = {"ours": [], "eager": [], "compiled": []}
-    reports = []
+    pictures = {name: [] for name in [*options.ours, "eager", "compiled"]}
+    reports = {name: [] for name in options.ours}
     eager_pictures(theirs)
-    compile_s = theirs.compile()
+    compile_s = None if options.eager else theirs.compile()
     for _ in range(options.rounds):
-        counted, report = ours(options.program, options.side)
-        pictures["ours"] += counted
-        reports.append(report)
+        for name in options.ours:
+            counted, report = ours(options.program, options.side, how=OURS[name])
+            pictures[name] += counted
+            reports[name].append(report)
         pictures["eager"] += eager_pictures(theirs)
-        pictures["compiled"] += [theirs.picture() for _ in range(PICTURES + 1)][1:]
+        if not options.eager:
+            pictures["compiled"] += [theirs.picture() for _ in range(PICTURES + 1)][1:]
+    pictures = {who: p for who, p in pictures.items() if p}
 
     result = {
         "device": torch.cuda.get_device_name(),
@@ -196,25 +211,28 @@ def main():
                      "transformers": transformers.__version__},
         "side": options.side, "steps": STEPS, "tokens": TOKENS,
         "median_s": {who: median(p) for who, p in pictures.items()},
-        "encoder_64_tokens": encoder_64(options.program, theirs),
         "compilation_s": compile_s,
-        "cold_start_s": [r["open"] + r["first"]["total"] for r in reports],
-        "ours_activations": reports[0]["peak_memory"] - reports[0]["weights"],
+        "cold_start_s": {name: [r["open"] + r["first"]["total"] for r in reports[name]]
+                         for name in reports},
+        "ours_activations": {name: r[0]["peak_memory"] - r[0]["weights"]
+                             for name, r in reports.items()},
         "theirs_decode_activations": theirs.peak_decode,
         "pictures_s": pictures,
         "reports": reports,
     }
+    if not options.eager:
+        result["encoder_64_tokens"] = encoder_64(options.program, theirs)
     with open(options.json_file, "w") as file:
         json.dump(result, file, indent=1)
         file.write("\n")
 
-    print(f"{'':10}" + "".join(f"{who:>12}" for who in pictures) + "  ours/eager ours/compiled")
-    for phase in PHASES:
-        ms = [result["median_s"][who][phase] * 1e3 for who in pictures]
-        print(f"{phase:10}" + "".join(f"{t:9.2f} ms" for t in ms)
-              + f"{ms[0] / ms[1]:12.3f}{ms[0] / ms[2]:14.3f}")
-    print({k: result[k] for k in ("encoder_64_tokens", "compilation_s", "cold_start_s",
-                                  "ours_activations", "theirs_decode_activations")})
+    medians = result["median_s"]
+    print(f"{'':12}" + "".join(f"{phase:>12}" for phase in PHASES) + "   of eager's total")
+    for who, times in medians.items():
+        print(f"{who:12}" + "".join(f"{times[phase] * 1e3:9.2f} ms" for phase in PHASES)
+              + f"{times['total'] / medians['eager']['total']:12.3f}")
+    print({k: result[k] for k in result if k.endswith(("_s", "activations", "tokens"))
+           and k not in ("median_s", "pictures_s")})
 
 
 if __name__ == "__main__":

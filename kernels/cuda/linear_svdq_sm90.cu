@@ -203,13 +203,14 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
               base->k,    l->rank,     swiglu };
       return gemm_codes_sm90 (s, &g, -1);
     }
-  const ScaledGemm g = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu, false, false },
-                         rows->scale,
-                         l->w_scale,
-                         rows->low,
-                         l->up,
-                         l->rank,
-                         stride };
+  const ScaledGemm g
+      = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu, false, false },
+          rows->scale,
+          l->w_scale,
+          rows->low,
+          l->up,
+          l->rank,
+          stride };
   /* Warpgroups in turn need a tile each, on every multiprocessor. */
   const int64_t tiles = CEIL_DIV (m, TURN_ROWS) * CEIL_DIV (base->n, TURN_COLUMNS);
   return tiles >= 2 * s->caps.multiprocessors ? gemm_turns_sm90 (s, &g, -1)

@@ -271,8 +271,8 @@ svdq_codes_pack (Stream *s, const SvdqWeights *w, void *codes, float *scale, voi
 /* -- proj_down in fragments ---------------------------------------------------------------------
  */
 
-/* One thread a word: two k of one rank. from [rank, k]; 16 neighbours of k are the k of a lane's four
- * instructions. */
+/* One thread a word: two k of one rank. from [rank, k]; 16 neighbours of k are the k of a lane's
+ * four instructions. */
 static __global__ void
 fragments_kernel (const bf16 *from, uint32_t *to, int64_t k, int rank)
 {

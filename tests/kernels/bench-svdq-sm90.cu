@@ -127,7 +127,7 @@ run_gemm (Bench *b, const Job *j)
 static Status
 run_e4m3 (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
   const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_e4m3_sm90 (b->s, &g, j->variant);
 }
@@ -135,7 +135,7 @@ run_e4m3 (Bench *b, const Job *j)
 static Status
 run_turns (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu };
+  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
   const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_turns_sm90 (b->s, &g, j->variant);
 }

@@ -77,16 +77,6 @@ next (Test *t)
   return (uint32_t)(t->seed >> 32);
 }
 
-/* Near enough to normal. */
-static float
-normal (Test *t)
-{
-  float sum = 0.0f;
-  for (int i = 0; i < 4; i++)
-    sum += next (t) * 2.3283064e-10f - 0.5f;
-  return sum * 1.7320508f;
-}
-
 /* -- products of E4M3 ---------------------------------------------------------------------------
  */
 

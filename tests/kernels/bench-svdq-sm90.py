@@ -38,6 +38,7 @@ def their_fp8(m, n, k):
 
 
 WAYS = ('clusters', 'rows', 'rows known', 'rows early', 'rows known early')
+ROWS_RANK = 32  # the most that quantising by rows takes
 # What stands in the bench's questions for a way to quantise, before a product in turns.
 TURNS_WAYS = {'turnsclusters': 'clusters', 'turnsrows': 'rows', 'turnsknown': 'rows known',
               'turnsearly': 'rows early', 'turnsknownearly': 'rows known early'}
@@ -64,8 +65,8 @@ def main():
     for m, k, kind, rank in ((4224, 3840, 0, 32), (4224, 10240, 0, 32), (4224, 3840, 0, 0),
                              (4224, 3840, 0, 128), (4224, 3840, 1, 32), (4224, 3840, 2, 32),
                              (4224, 10240, 1, 32), (4224, 10240, 2, 32)):
-        for way in range(len(WAYS) if every else 1):
-            ms = sorted(ours.ms('quantise', way, m, k, kind, rank) or 9.0 for _ in range(ROUNDS))
+        for way in range(len(WAYS) if every and rank <= ROWS_RANK else 1):
+            ms = sorted(ours.ms('quantise', way, m, k, kind, rank) for _ in range(ROUNDS))
             ms = ms[ROUNDS // 2]
             rows.append({'op': 'quantise', 'args': [m, k, kind, rank], 'way': WAYS[way], 'ms': ms})
             print(f'quantise {m}x{k} kind {kind} rank {rank} by {WAYS[way]}: {ms * 1e3:.1f} us')

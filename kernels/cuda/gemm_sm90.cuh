@@ -409,11 +409,10 @@ low_rank_maps (Stream *s, TensorMapEncoder encode, const ScaledGemm *g, int x_ro
 
 typedef void (*GemmKernel) (GemmMaps maps, GemmVectors vectors, TileOrder order, GemmSize size);
 
-/* Persistent blocks of `kernel`, whose tile is T. `early`: they may start before the launch before
- * has ended, and wait for its end themselves (launch_wait). */
+/* Persistent blocks of `kernel`, whose tile is T. */
 template <typename T>
 static Status
-launch_blocks (Stream *s, const ScaledGemm *scaled, GemmKernel kernel, bool early)
+launch_blocks (Stream *s, const ScaledGemm *scaled, GemmKernel kernel)
 {
   const Gemm *g = &scaled->product;
   const TensorKind kind = T::SCALED ? TENSOR_SWIZZLED_BYTES : TENSOR_SWIZZLED;
@@ -441,12 +440,8 @@ launch_blocks (Stream *s, const ScaledGemm *scaled, GemmKernel kernel, bool earl
   const int blocks = tiles < s->caps.multiprocessors ? (int)tiles : s->caps.multiprocessors;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  if (early)
-    launch_early (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
-                  size);
-  else
-    launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
-                   size);
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
+                 size);
   return LAUNCHED (s);
 }
 
@@ -454,7 +449,7 @@ template <typename T>
 static Status
 launch (Stream *s, const ScaledGemm *scaled)
 {
-  return launch_blocks<T> (s, scaled, gemm_sm90_kernel<T>, false);
+  return launch_blocks<T> (s, scaled, gemm_sm90_kernel<T>);
 }
 
 /* -- choosing -----------------------------------------------------------------------------------

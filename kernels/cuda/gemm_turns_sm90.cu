@@ -190,8 +190,6 @@ __launch_bounds__ (T::THREADS, 1)
       tma_prefetch_map (&maps.y);
     }
   __syncthreads ();
-  launch_release ();
-  launch_wait ();
 
   if (group == T::CONSUMERS)
     {
@@ -207,24 +205,20 @@ __launch_bounds__ (T::THREADS, 1)
 #endif
 }
 
-template <typename T, bool EARLY>
+template <typename T>
 static Status
 launch_turns (Stream *s, const ScaledGemm *scaled)
 {
-  return launch_blocks<T> (s, scaled, gemm_turns_kernel<T>, EARLY);
+  return launch_blocks<T> (s, scaled, gemm_turns_kernel<T>);
 }
 
-#define TURNS(name, columns, early)                                                                \
+#define TURNS(columns)                                                                             \
   {                                                                                                \
-    name, BLOCKS_OF_ROWS *WGMMA_ROWS, columns, 0.85,                                               \
-        launch_turns<TurnTile<columns, false>, early>,                                             \
-        launch_turns<TurnTile<columns, true>, early>                                               \
+    "2x128x" #columns, BLOCKS_OF_ROWS *WGMMA_ROWS, columns, 0.85,                                  \
+        launch_turns<TurnTile<columns, false>>, launch_turns<TurnTile<columns, true>>              \
   }
 
-/* The second half is the first with launches that overlap. */
-static const GemmVariant variants[]
-    = { TURNS ("2x128x128", 128, false), TURNS ("2x128x160", 160, false),
-        TURNS ("2x128x128 early", 128, true), TURNS ("2x128x160 early", 160, true) };
+static const GemmVariant variants[] = { TURNS (128), TURNS (160) };
 #define N_VARIANTS ((int)(sizeof variants / sizeof variants[0]))
 
 const char *
@@ -239,7 +233,7 @@ pick (const Stream *s, const Gemm *g)
 {
   int64_t least = INT64_MAX;
   int best = 0;
-  for (int i = N_VARIANTS / 2 - 1; i >= 0; i--)
+  for (int i = N_VARIANTS - 1; i >= 0; i--)
     {
       const int64_t tiles
           = CEIL_DIV (g->m, variants[i].rows) * CEIL_DIV (g->n, variants[i].columns);

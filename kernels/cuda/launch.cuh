@@ -24,22 +24,3 @@ launch_kernel (void (*kernel) (Parameters...), dim3 grid, dim3 block, size_t sha
   };
   launch (arguments...);
 }
-
-/* The same, but blocks may start before the launch before has ended, as places become free. Such a
- * kernel waits for that end itself (launch_wait, mma.cuh) before it touches memory. sm_90 up. */
-template <typename... Parameters, typename... Arguments>
-static inline void
-launch_early (void (*kernel) (Parameters...), dim3 grid, dim3 block, size_t shared,
-              cudaStream_t queue, Arguments &&...arguments)
-{
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = queue;
-  config.attrs = &overlap, config.numAttrs = 1;
-  (void)cudaLaunchKernelEx (&config, kernel, static_cast<Parameters> (arguments)...);
-}

@@ -269,25 +269,3 @@ opaque_word ()
   asm volatile("mov.b32 %0, %1;" : "=r"(word) : "n"(BITS));
   return word;
 }
-
-/* -- launches that overlap ----------------------------------------------------------------------
- */
-
-/* Waits for the end of the launch before, if this one did not (launch_early): what that wrote can
- * be read then, and what it read be written. */
-static __device__ __forceinline__ void
-launch_wait ()
-{
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/* The launch behind may begin to take the places of blocks that have ended. */
-static __device__ __forceinline__ void
-launch_release ()
-{
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}

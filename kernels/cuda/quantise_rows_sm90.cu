@@ -343,8 +343,6 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
   const Shared room = { shared + warp * SLOTS * STRIP_BYTES, partial, partial + PARTIAL_FLOATS };
   const Place p = { (int)blockIdx.x * ROWS, (q.k / STRIP_K - warp + WARPS - 1) / WARPS };
 
-  launch_release ();
-  launch_wait ();
   int own[ROW_BLOCKS] = {}; /* exponents of this lane's rows */
 #pragma unroll
   for (int i = 0; i < SLOTS; i++)
@@ -448,44 +446,41 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float
 
 template <SvdqCodes CODES, int STEPS, bool KNOWN>
 static Status
-launch (Stream *s, const SvdqQuantise *q, const float *greatest, bool early)
+launch (Stream *s, const SvdqQuantise *q, const float *greatest)
 {
   auto *kernel = quantise_rows_kernel<CODES, STEPS, KNOWN>;
   CUDA_CHECK (
       s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
   const unsigned blocks = (unsigned)CEIL_DIV (q->m, ROWS);
-  if (early)
-    launch_early (kernel, blocks, THREADS, SHARED_BYTES, s->compute, *q, greatest);
-  else
-    launch_kernel (kernel, blocks, THREADS, SHARED_BYTES, s->compute, *q, greatest);
+  launch_kernel (kernel, blocks, THREADS, SHARED_BYTES, s->compute, *q, greatest);
   return LAUNCHED (s);
 }
 
 template <SvdqCodes CODES, bool KNOWN>
 static Status
-launch_for_rank (Stream *s, const SvdqQuantise *q, const float *greatest, bool early)
+launch_for_rank (Stream *s, const SvdqQuantise *q, const float *greatest)
 {
   switch (q->rank / LOW_RANKS)
     {
     case 0:
-      return launch<CODES, 0, KNOWN> (s, q, greatest, early);
+      return launch<CODES, 0, KNOWN> (s, q, greatest);
     case 1:
-      return launch<CODES, 1, KNOWN> (s, q, greatest, early);
+      return launch<CODES, 1, KNOWN> (s, q, greatest);
     default:
-      return launch<CODES, 2, KNOWN> (s, q, greatest, early);
+      return launch<CODES, 2, KNOWN> (s, q, greatest);
     }
 }
 
 template <SvdqCodes CODES>
 static Status
-launch_for (Stream *s, const SvdqQuantise *q, const float *greatest, bool early)
+launch_for (Stream *s, const SvdqQuantise *q, const float *greatest)
 {
-  return greatest != NULL ? launch_for_rank<CODES, true> (s, q, greatest, early)
-                          : launch_for_rank<CODES, false> (s, q, NULL, early);
+  return greatest != NULL ? launch_for_rank<CODES, true> (s, q, greatest)
+                          : launch_for_rank<CODES, false> (s, q, NULL);
 }
 
 Status
-svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest, bool early)
+svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest)
 {
   REQUIRE (s, s->caps.sm == 90);
   REQUIRE (s, q->m >= 1 && q->k >= 64 && q->k % STRIP_K == 0 && q->k <= SVDQ_SM90_MOST_K);
@@ -494,10 +489,10 @@ svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest
   switch (q->kind)
     {
     case SVDQ_CODES_E4M3:
-      return launch_for<SVDQ_CODES_E4M3> (s, q, greatest, early);
+      return launch_for<SVDQ_CODES_E4M3> (s, q, greatest);
     case SVDQ_CODES_INT4_F16:
-      return launch_for<SVDQ_CODES_INT4_F16> (s, q, greatest, early);
+      return launch_for<SVDQ_CODES_INT4_F16> (s, q, greatest);
     default:
-      return launch_for_rank<SVDQ_CODES_NVFP4_F16, true> (s, q, NULL, early);
+      return launch_for_rank<SVDQ_CODES_NVFP4_F16, true> (s, q, NULL);
     }
 }

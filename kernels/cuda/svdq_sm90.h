@@ -43,10 +43,8 @@ typedef struct
 Status svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q);
 
 /* The same for ranks up to 32, by blocks that have rows to themselves. `greatest` [m]: the rows'
- * greatest magnitudes once smoothed, where the maker of x knows them, or NULL. `early`: blocks may
- * start before the launch before has ended, and wait for its end themselves. */
-Status
-svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest, bool early);
+ * greatest magnitudes once smoothed, where the maker of x knows them, or NULL. */
+Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest);
 
 /* proj_down [rank, k] BF16 -> the order in which svdq_quantise_sm90 reads it, as many bytes. */
 Status

@@ -11,7 +11,7 @@
  *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
  *   names e4m3, names turns                  names of the variants, from 0, by tabs
  *
- * WAY: 0 by clusters; 1 by rows, 2 with known magnitudes; 3, 4 the same with overlapping launches.
+ * WAY: 0 by clusters; 1 by rows, 2 with known magnitudes.
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state. A measurement is a recording of launches replayed three times: the median, a launch.
@@ -157,7 +157,7 @@ run_quantise (Bench *b, const Job *j)
                            b->low_x };
   if (j->way == 0)
     return svdq_quantise_sm90 (b->s, &q);
-  return svdq_quantise_rows_sm90 (b->s, &q, j->way % 2 == 0 ? b->greatest : NULL, j->way > 2);
+  return svdq_quantise_rows_sm90 (b->s, &q, j->way == 2 ? b->greatest : NULL);
 }
 
 static Status
@@ -227,8 +227,6 @@ answer (Bench *b, const char *question)
                { "turnsclusters", 0, run_fast_turns },
                { "turnsrows", 1, run_fast_turns },
                { "turnsknown", 2, run_fast_turns },
-               { "turnsearly", 3, run_fast_turns },
-               { "turnsknownearly", 4, run_fast_turns },
                { "codes", 0, run_codes },
                { "exact", 0, run_exact },
                { "exactrows", 1, run_exact },

@@ -37,11 +37,10 @@ def their_fp8(m, n, k):
                                              out_dtype=torch.bfloat16, use_fast_accum=True))
 
 
-WAYS = ('clusters', 'rows', 'rows known', 'rows early', 'rows known early')
+WAYS = ('clusters', 'rows', 'rows known')
 ROWS_RANK = 32  # the most that quantising by rows takes
 # What stands in the bench's questions for a way to quantise, before a product in turns.
-TURNS_WAYS = {'turnsclusters': 'clusters', 'turnsrows': 'rows', 'turnsknown': 'rows known',
-              'turnsearly': 'rows early', 'turnsknownearly': 'rows known early'}
+TURNS_WAYS = {'turnsclusters': 'clusters', 'turnsrows': 'rows', 'turnsknown': 'rows known'}
 
 
 def alternatives(turns):
@@ -50,9 +49,7 @@ def alternatives(turns):
              ('exact int4 known', 'exactknown0', -1, 32)]
     for i, name in enumerate(turns):
         found += [(f'turns {name} r{rank}', 'turns', i, rank) for rank in (0, 32)]
-        for op, way in TURNS_WAYS.items():
-            if ('early' in way) == ('early' in name):
-                found.append((f'fast, turns {name}, {way}', op, i, 32))
+        found += [(f'fast, turns {name}, {way}', op, i, 32) for op, way in TURNS_WAYS.items()]
     return found
 
 

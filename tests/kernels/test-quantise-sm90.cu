@@ -202,8 +202,7 @@ ask (Stream *s, int way, const Question *a, Answer *out)
   CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
   CHECK (way == BY_CLUSTERS
              ? svdq_quantise_sm90 (s, &q)
-             : svdq_quantise_rows_sm90 (s, &q, way == BY_ROWS_KNOWN ? a->known : NULL,
-                                        way == BY_ROWS_KNOWN));
+             : svdq_quantise_rows_sm90 (s, &q, way == BY_ROWS_KNOWN ? a->known : NULL));
   CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
   CHECK (host_of (s, q.scale, out->scale));
   return host_of (s, (uint16_t *)q.low, out->low);

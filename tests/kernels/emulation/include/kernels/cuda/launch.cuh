@@ -25,12 +25,3 @@ launch_kernel (void (*kernel) (Parameters...), dim3 grid, dim3 block, size_t sha
   emulation::queue_grid (reinterpret_cast<const void *> (kernel), grid, block, shared, queue,
                          [=] { std::apply (kernel, values); });
 }
-
-/* A grid begins when the one before has ended, as a card may have it, too. */
-template <typename... Parameters, typename... Arguments>
-static inline void
-launch_early (void (*kernel) (Parameters...), dim3 grid, dim3 block, size_t shared,
-              cudaStream_t queue, Arguments &&...arguments)
-{
-  launch_kernel (kernel, grid, block, shared, queue, arguments...);
-}

@@ -226,15 +226,3 @@ opaque_word ()
 {
   return BITS;
 }
-
-/* -- launches that overlap: grids run one behind the other here ------------------------------- */
-
-static inline void
-launch_wait ()
-{
-}
-
-static inline void
-launch_release ()
-{
-}

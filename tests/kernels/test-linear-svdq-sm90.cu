@@ -8,28 +8,16 @@
  */
 #include "kernels/reference/svdq.h"
 #include "kernels/svdq-math.h"
-#include "tests/kernels/cuda-reference.cuh"
+#include "tests/kernels/sm90-test.cuh"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <vector>
 
-#define SKIPPED  77
 #define RUNS     20
 #define MOST_OFF 1e-3 /* share of outputs more than one unit away */
 #define FAST_LIMIT                                                                                 \
   4e-3                  /* relative error to the model of its arithmetic, roundings of y included  \
                          */
 #define LARGE (1 << 24) /* products above which the ideal is not computed: it takes seconds */
-
-typedef struct
-{
-  Stream *s;
-  uint64_t seed;
-  int failures;
-} Test;
 
 typedef struct
 {
@@ -52,23 +40,6 @@ typedef struct
   std::vector<float> outer, bias;
   SvdqSource source;
 } Weights;
-
-static uint32_t
-next (Test *t)
-{
-  t->seed = t->seed * 6364136223846793005ull + 1442695040888963407ull;
-  return (uint32_t)(t->seed >> 32);
-}
-
-/* Near enough to normal. */
-static float
-normal (Test *t)
-{
-  float sum = 0.0f;
-  for (int i = 0; i < 4; i++)
-    sum += next (t) * 2.3283064e-10f - 0.5f;
-  return sum * 1.7320508f;
-}
 
 /* One group of weights of row n: nearest codes under the greatest's scale. */
 static void
@@ -428,24 +399,20 @@ test_size (Test *t, SvdqFormat format, const Size *size)
   return STATUS_OK;
 }
 
-int
-main (void)
+static Status
+test_sizes (Test *t, bool small)
 {
-  Test t = {};
-  t.seed = (uint64_t)time (NULL);
-  Status status = cuda_open (0, NULL, &t.s);
-  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER)
-    return printf ("no card: skipped\n"), SKIPPED;
-  if (status == STATUS_OK && t.s->caps.sm != WGMMA_SM)
-    return printf ("not sm_90: skipped\n"), cuda_close (t.s), SKIPPED;
   void *first = NULL; /* the stream's scratch comes with it */
-  if (status == STATUS_OK)
-    status = cuda_alloc (t.s, 256, &first);
+  (void)small;
+  CHECK (cuda_alloc (t->s, 256, &first));
   for (int format = 0; format < 2; format++)
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && status == STATUS_OK; i++)
-      status = test_size (&t, format ? SVDQ_NVFP4 : SVDQ_INT4, &sizes[i]);
-  if (status != STATUS_OK)
-    printf ("FAILED %s %s\n", status_name (status), t.s ? cuda_detail (t.s) : "");
-  cuda_close (t.s);
-  return status != STATUS_OK || t.failures > 0;
+    for (const Size &size : sizes)
+      CHECK (test_size (t, format ? SVDQ_NVFP4 : SVDQ_INT4, &size));
+  return STATUS_OK;
+}
+
+int
+main (int argc, char **argv)
+{
+  return run_on_sm90 (test_sizes, argc, argv);
 }

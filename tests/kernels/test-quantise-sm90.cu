@@ -6,8 +6,7 @@
  */
 #include "kernels/cuda/svdq_sm90.h"
 #include "kernels/svdq-math.h"
-#include "tests/kernels/cuda-reference.cuh"
-#include "tests/kernels/patience.h"
+#include "tests/kernels/sm90-test.cuh"
 
 #include <cuda_fp16.h>
 
@@ -15,69 +14,9 @@
 #include "tests/kernels/emulation/emulation.h"
 #endif
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <vector>
 
-#define SKIPPED 77
-#define SMALL   ((int64_t)1 << 25) /* products */
-
-typedef struct
-{
-  Stream *s;
-  uint64_t seed;
-  int failures;
-} Test;
-
-static void
-report (Test *t, bool ok, const char *name, const char *text)
-{
-  if (!ok)
-    t->failures++;
-  printf ("%-6s %-20s %s %s\n", ok ? "ok" : "FAILED", name, text, ok ? "" : cuda_detail (t->s));
-  fflush (stdout);
-}
-
-/* Memory on the card, freed with the test. */
-template <typename T>
-static Status
-card (Stream *s, const std::vector<T> &host, T **out)
-{
-  CHECK (stream_alloc (s, host.size () * sizeof (T) + 16, (void **)out));
-  /* In `compute`'s order: what is queued there next reads it. */
-  CUDA_CHECK (s, cudaMemcpyAsync (*out, host.data (), host.size () * sizeof (T),
-                                  cudaMemcpyHostToDevice, s->compute));
-  return STATUS_OK;
-}
-
-template <typename T>
-static Status
-host_of (Stream *s, const T *device, std::vector<T> &out)
-{
-  CHECK (cuda_wait (s));
-  CUDA_CHECK (s,
-              cudaMemcpy (out.data (), device, out.size () * sizeof (T), cudaMemcpyDeviceToHost));
-  return STATUS_OK;
-}
-
-static uint32_t
-next (Test *t)
-{
-  t->seed = t->seed * 6364136223846793005ull + 1442695040888963407ull;
-  return (uint32_t)(t->seed >> 32);
-}
-
-/* Near enough to normal. */
-static float
-normal (Test *t)
-{
-  float sum = 0.0f;
-  for (int i = 0; i < 4; i++)
-    sum += next (t) * 2.3283064e-10f - 0.5f;
-  return sum * 1.7320508f;
-}
+#define SMALL ((int64_t)1 << 25) /* products */
 
 /* -- quantising ---------------------------------------------------------------------------------
  */
@@ -298,8 +237,9 @@ test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
 }
 
 static Status
-test_quantise (Test *t, int64_t most)
+test_quantise (Test *t, bool small)
 {
+  const int64_t most = small ? SMALL : MOST_PRODUCTS;
   static const struct
   {
     int m, k, rank;
@@ -316,20 +256,8 @@ test_quantise (Test *t, int64_t most)
 int
 main (int argc, char **argv)
 {
-  Test t = {};
-  t.seed = (uint64_t)time (NULL);
 #ifdef EMULATED
   emulation::set_device (90, 4);
 #endif
-  Status status = cuda_open (0, NULL, &t.s);
-  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER)
-    return printf ("no card: skipped\n"), SKIPPED;
-  if (status == STATUS_OK && t.s->caps.sm != 90)
-    return printf ("not sm_90: skipped\n"), cuda_close (t.s), SKIPPED;
-  if (status == STATUS_OK)
-    status = test_quantise (&t, argc > 1 && strcmp (argv[1], "small") == 0 ? SMALL : MOST_PRODUCTS);
-  if (status != STATUS_OK)
-    printf ("FAILED %s %s\n", status_name (status), t.s ? cuda_detail (t.s) : "");
-  cuda_close (t.s);
-  return status != STATUS_OK || t.failures > 0;
+  return run_on_sm90 (test_quantise, argc, argv);
 }

@@ -4,7 +4,7 @@
  * arithmetic. `test-svdq-sm90 small`: with small ones alone.
  */
 #include "kernels/cuda/svdq_sm90.h"
-#include "tests/kernels/cuda-reference.cuh"
+#include "tests/kernels/sm90-test.cuh"
 #ifdef EMULATED
 #include "tests/kernels/emulation/emulation.h"
 #endif
@@ -12,21 +12,9 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <vector>
 
-#define SKIPPED 77
-#define SMALL   ((int64_t)1 << 28) /* products, of which a sanitizer has the time for */
-
-typedef struct
-{
-  Stream *s;
-  uint64_t seed;
-  int failures;
-} Test;
+#define SMALL ((int64_t)1 << 28) /* products, of which a sanitizer has the time for */
 
 /* Emulated, a product runs in several orders of its threads; sums of errors are added in any. */
 static void
@@ -37,44 +25,6 @@ in_any_order (bool each)
 #else
   (void)each;
 #endif
-}
-
-static void
-report (Test *t, bool ok, const char *name, const char *text)
-{
-  if (!ok)
-    t->failures++;
-  printf ("%-6s %-20s %s %s\n", ok ? "ok" : "FAILED", name, text, ok ? "" : cuda_detail (t->s));
-  fflush (stdout);
-}
-
-/* Memory on the card, freed with the test. */
-template <typename T>
-static Status
-card (Stream *s, const std::vector<T> &host, T **out)
-{
-  CHECK (stream_alloc (s, host.size () * sizeof (T) + 16, (void **)out));
-  /* In `compute`'s order: what is queued there next reads it. */
-  CUDA_CHECK (s, cudaMemcpyAsync (*out, host.data (), host.size () * sizeof (T),
-                                  cudaMemcpyHostToDevice, s->compute));
-  return STATUS_OK;
-}
-
-template <typename T>
-static Status
-host_of (Stream *s, const T *device, std::vector<T> &out)
-{
-  CHECK (cuda_wait (s));
-  CUDA_CHECK (s,
-              cudaMemcpy (out.data (), device, out.size () * sizeof (T), cudaMemcpyDeviceToHost));
-  return STATUS_OK;
-}
-
-static uint32_t
-next (Test *t)
-{
-  t->seed = t->seed * 6364136223846793005ull + 1442695040888963407ull;
-  return (uint32_t)(t->seed >> 32);
 }
 
 /* -- products of E4M3 ---------------------------------------------------------------------------
@@ -235,21 +185,9 @@ test_products (Test *t, bool small)
 int
 main (int argc, char **argv)
 {
-  Test t = {};
-  t.seed = (uint64_t)time (NULL);
 #ifdef EMULATED
   emulation::set_device (90, 2); /* few multiprocessors: several tiles each */
   in_any_order (false);
 #endif
-  Status status = cuda_open (0, NULL, &t.s);
-  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER)
-    return printf ("no card: skipped\n"), SKIPPED;
-  if (status == STATUS_OK && t.s->caps.sm != WGMMA_SM)
-    return printf ("not sm_90: skipped\n"), cuda_close (t.s), SKIPPED;
-  if (status == STATUS_OK)
-    status = test_products (&t, argc > 1 && strcmp (argv[1], "small") == 0);
-  if (status != STATUS_OK)
-    printf ("FAILED %s %s\n", status_name (status), t.s ? cuda_detail (t.s) : "");
-  cuda_close (t.s);
-  return status != STATUS_OK || t.failures > 0;
+  return run_on_sm90 (test_products, argc, argv);
 }

@@ -16,12 +16,19 @@ checkpoint_part_name (CheckpointPart part)
   return names[part];
 }
 
-/* Under the names that diffusers and transformers give their files. */
+/* Under the names that diffusers and transformers give their files: those of a variant
+ * ("model.fp16.safetensors", "model.safetensors.index.fp16.json") count where there are no others.
+ */
 static char *
 find_standard_file (const char *folder, CheckpointPart part)
 {
   const char *stem = part == CHECKPOINT_TEXT_ENCODER ? "model" : "diffusion_pytorch_model";
-  static const char *const endings[] = { ".safetensors.index.json", ".safetensors" };
+  static const char *const endings[] = {
+    ".safetensors.index.json",      ".safetensors",
+    ".safetensors.index.bf16.json", ".bf16.safetensors",
+    ".safetensors.index.fp16.json", ".fp16.safetensors",
+    ".safetensors.index.fp32.json", ".fp32.safetensors",
+  };
 
   for (guint i = 0; i < G_N_ELEMENTS (endings); i++)
     {

@@ -36,6 +36,42 @@ weights_find_prefix (Safetensors *file)
   return g_strdup ("");
 }
 
+/* The other parts of a file of everything: "text_encoders.qwen3_4b.transformer.model....",
+ * "vae....". A name that only this part has ends in one of `marks`, and what comes before it is the
+ * prefix. */
+static char *
+find_prefix_before (Safetensors *file, const char *const *marks)
+{
+  for (; *marks != NULL; marks++)
+    for (guint i = 0; i < safetensors_count (file); i++)
+      {
+        const char *name = safetensors_name (file, i);
+        gsize length = strlen (name), mark = strlen (*marks);
+
+        if (g_str_has_suffix (name, *marks) && (length == mark || name[length - mark - 1] == '.'))
+          return g_strndup (name, length - mark);
+      }
+  return g_strdup ("");
+}
+
+static char *
+find_prefix (CheckpointPart part, Safetensors *file)
+{
+  static const char *const encoder[] = { "model.embed_tokens.weight", NULL };
+  static const char *const vae[] = { "decoder.conv_in.weight", NULL };
+
+  switch (part)
+    {
+    case CHECKPOINT_TRANSFORMER:
+      return weights_find_prefix (file);
+    case CHECKPOINT_TEXT_ENCODER:
+      return find_prefix_before (file, encoder);
+    case CHECKPOINT_VAE:
+      return find_prefix_before (file, vae);
+    }
+  g_assert_not_reached ();
+}
+
 Weights *
 weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
 {
@@ -43,7 +79,7 @@ weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
 
   self->part = part;
   self->file = file;
-  self->prefix = part == CHECKPOINT_TRANSFORMER ? weights_find_prefix (file) : g_strdup ("");
+  self->prefix = find_prefix (part, file);
   self->n_blocks = part == CHECKPOINT_VAE ? n : 0;
   self->n_layers = part == CHECKPOINT_TEXT_ENCODER ? n : 0;
   self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
@@ -99,19 +135,20 @@ weights_count (Weights *self)
   return total;
 }
 
+/* The name that this part has in other programs' files. */
 static gboolean
-translate (Weights *self, const char *name, Place *place)
+translate (Weights *self, const char *name, GString *out, NameSlice *slice)
 {
   switch (self->part)
     {
     case CHECKPOINT_TRANSFORMER:
-      if (self->svdq != NULL && naming_nunchaku (name, place->stored, &place->slice))
+      if (self->svdq != NULL && naming_nunchaku (name, out, slice))
         return TRUE;
-      return naming_comfy (name, place->stored, &place->slice);
+      return naming_comfy (name, out, slice);
     case CHECKPOINT_TEXT_ENCODER:
-      return naming_bare_text_encoder (name, place->stored);
+      return naming_bare_text_encoder (name, out);
     case CHECKPOINT_VAE:
-      return naming_bfl_vae (name, self->n_blocks, place->stored);
+      return naming_bfl_vae (name, self->n_blocks, out);
     }
   return FALSE;
 }
@@ -126,9 +163,12 @@ locate (Weights *self, const char *name, Place *place, SafetensorsInfo *info)
   g_string_append (place->stored, name);
   if (safetensors_info (self->file, place->stored->str, info))
     return TRUE;
-  g_string_assign (place->stored, self->prefix);
+  g_string_truncate (place->stored, 0);
   place->renamed = TRUE;
-  return translate (self, name, place) && safetensors_info (self->file, place->stored->str, info);
+  if (!translate (self, name, place->stored, &place->slice))
+    return FALSE;
+  g_string_prepend (place->stored, self->prefix);
+  return safetensors_info (self->file, place->stored->str, info);
 }
 
 static char *
@@ -206,6 +246,9 @@ weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error
   /* BFL writes linear layers as 1x1 convolutions. */
   while (place.renamed && out->rank > rank && out->shape[out->rank - 1] == 1)
     out->rank--;
+  /* A row may be written as a vector: the pad tokens in files that were GGUF before. */
+  if (rank == 2 && shape[0] == 1 && out->rank == 1)
+    *out = tensor_2d (out->dtype, out->data, 1, out->shape[0]);
   if (out->rank != rank || memcmp (out->shape, shape, (gsize)rank * sizeof *shape) != 0)
     {
       found = print_shape (info.rank, info.shape);
@@ -245,6 +288,7 @@ is_unused_in_text_encoder (Weights *self, const char *name)
 static gboolean
 is_unused_half (Weights *self, const char *name, const char *half)
 {
+  gsize prefix = strlen (self->prefix);
   GHashTableIter iter;
   gpointer used;
 
@@ -252,7 +296,7 @@ is_unused_half (Weights *self, const char *name, const char *half)
     return FALSE;
   g_hash_table_iter_init (&iter, self->used);
   while (g_hash_table_iter_next (&iter, &used, NULL))
-    if (g_str_has_prefix (used, half))
+    if (g_str_has_prefix ((const char *)used + prefix, half))
       return FALSE;
   return TRUE;
 }
@@ -260,19 +304,20 @@ is_unused_half (Weights *self, const char *name, const char *half)
 gboolean
 weights_is_known_unused (Weights *self, const char *stored)
 {
+  const char *name = stored + strlen (self->prefix);
+
+  /* Beside the prefix a file of everything has the other parts, in other namings. */
+  if (!g_str_has_prefix (stored, self->prefix))
+    return TRUE;
   switch (self->part)
     {
     case CHECKPOINT_TRANSFORMER:
-      /* Beside the prefix a file of everything has the other parts, in other namings. */
-      return !g_str_has_prefix (stored, self->prefix)
-             || g_str_equal (stored + strlen (self->prefix), "norm_final.weight");
+      return g_str_equal (name, "norm_final.weight");
     case CHECKPOINT_TEXT_ENCODER:
-      return is_unused_in_text_encoder (self, stored);
+      return is_unused_in_text_encoder (self, name);
     case CHECKPOINT_VAE:
-      return g_str_has_prefix (stored, "quant_conv.")
-             || g_str_has_prefix (stored, "post_quant_conv.")
-             || is_unused_half (self, stored, "encoder.")
-             || is_unused_half (self, stored, "decoder.");
+      return g_str_has_prefix (name, "quant_conv.") || g_str_has_prefix (name, "post_quant_conv.")
+             || is_unused_half (self, name, "encoder.") || is_unused_half (self, name, "decoder.");
     }
   return FALSE;
 }

@@ -5,6 +5,7 @@
 #include "engine/error.h"
 #include "engine/json.h"
 #include "engine/pretokenize.h"
+#include "engine/tokenizer-parts.h"
 
 #include <string.h>
 
@@ -316,9 +317,13 @@ Tokenizer *
 tokenizer_new (const char *dir, GError **error)
 {
   g_autofree char *path = g_build_filename (dir, "tokenizer.json", NULL);
-  g_autoptr (cJSON) root = json_load (path, MAX_FILE_BYTES, error);
   g_autoptr (Tokenizer) self = NULL;
+  g_autoptr (cJSON) root = NULL;
 
+  if (!g_file_test (path, G_FILE_TEST_EXISTS) && tokenizer_parts_are_there (dir))
+    root = tokenizer_parts_load (dir, MAX_FILE_BYTES, error);
+  else
+    root = json_load (path, MAX_FILE_BYTES, error);
   if (root == NULL)
     return NULL;
   self = g_new0 (Tokenizer, 1);

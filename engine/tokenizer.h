@@ -16,7 +16,8 @@ typedef struct _Tokenizer Tokenizer;
 
 #define TOKENIZER_MAX_PROMPT 512 /* ids kept of a prompt (spec z-image 2.4) */
 
-/* Reads `dir`/tokenizer.json. Errors: ENGINE_ERROR_MODEL, G_FILE_ERROR_*, naming the file. */
+/* Reads `dir`/tokenizer.json, or where there is none vocab.json and merges.txt
+ * (tokenizer-parts.h). Errors: ENGINE_ERROR_MODEL, G_FILE_ERROR_*, naming the file. */
 Tokenizer *tokenizer_new (const char *dir, GError **error);
 void tokenizer_free (Tokenizer *self); /* NULL is a no-op */
 

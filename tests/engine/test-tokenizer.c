@@ -41,6 +41,57 @@ open_tiny (void)
   return tokenizer;
 }
 
+/* vocab.json and merges.txt instead of tokenizer.json give the same ids; the added tokens come from
+ * either of two files. */
+static void
+test_parts (void)
+{
+  static const char text[]
+      = "<|im_start|>user\nthe cat's 12  cafe\xcc\x81 \xe4\xb8\x80<|im_end|>\n";
+  g_autofree char *source = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
+  g_autoptr (cJSON) whole = json_load (source, 1 << 20, NULL);
+  g_autoptr (Tokenizer) reference = open_tiny ();
+  g_autoptr (GArray) expected = tokenizer_encode (reference, text, -1);
+  g_autoptr (GString) added = g_string_new ("{");
+  g_autoptr (GError) error = NULL;
+  char *dir = model_copy_new ();
+  g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
+  static const char *const names[]
+      = { "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json" };
+  const cJSON *token;
+
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autofree char *name = g_build_filename ("tiny-zimage", names[i], NULL);
+      g_autofree char *target = test_data_path (name);
+
+      model_copy_replace (dir, names[i], target);
+    }
+  cJSON_ArrayForEach (token, cJSON_GetObjectItem (whole, "added_tokens"))
+      g_string_append_printf (added, "%s\"%s\": %d", added->len > 1 ? ", " : "",
+                              cJSON_GetObjectItem (token, "content")->valuestring,
+                              cJSON_GetObjectItem (token, "id")->valueint);
+  g_string_append_c (added, '}');
+  model_copy_replace (dir, "tokenizer/tokenizer.json", NULL);
+  for (int i = 0; i < 2; i++)
+    {
+      g_autoptr (Tokenizer) parts = tokenizer_new (folder, &error);
+      g_autoptr (GArray) ids = NULL;
+
+      g_assert_no_error (error);
+      ids = tokenizer_encode (parts, text, -1);
+      g_assert_cmpmem (ids->data, ids->len * sizeof (gint64), expected->data,
+                       expected->len * sizeof (gint64));
+      model_copy_write (dir, "tokenizer/tokenizer_config.json", "{}");
+      model_copy_write (dir, "tokenizer/added_tokens.json", added->str);
+    }
+  model_copy_replace (dir, "tokenizer/added_tokens.json", NULL);
+  g_assert_null (tokenizer_new (folder, &error));
+  g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+  g_assert_nonnull (strstr (error->message, "added_tokens"));
+  model_copy_free (dir);
+}
+
 static void
 assert_ids (GArray *ids, const cJSON *expected, const char *text)
 {
@@ -379,6 +430,7 @@ main (int argc, char **argv)
   g_test_add_func ("/tokenizer/rare", test_rare);
   g_test_add_func ("/tokenizer/traces", test_traces);
   g_test_add_func ("/tokenizer/merges-as-strings", test_merges_as_strings);
+  g_test_add_func ("/tokenizer/parts", test_parts);
   for (guint i = 0; i < G_N_ELEMENTS (damages); i++)
     {
       g_autofree char *name = g_strconcat ("/tokenizer/damaged/", damages[i].file, NULL);

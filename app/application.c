@@ -2,10 +2,10 @@
 #include "app/application.h"
 
 #include "app/compat.h"
-#include "app/idle-trim.h"
-#include "app/models-window.h"
-#include "app/models.h"
-#include "app/speed-page.h"
+#include "app/memory/idle-trim.h"
+#include "app/models/models-window.h"
+#include "app/models/models.h"
+#include "app/models/speed-page.h"
 #include "app/window.h"
 
 #include <glib/gi18n.h>

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "app/lora-list.h"
+#include "app/lora/lora-list.h"
 
 #include <gtk/gtk.h>
 

@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "app/queue.h"
+#include "app/generation/queue.h"
 
 #include <gtk/gtk.h>
 

@@ -3,7 +3,7 @@
  * LoRA files that come into the window, and go.
  */
 #include "app/compat.h"
-#include "app/lora-folder.h"
+#include "app/lora/lora-folder.h"
 #include "app/window-private.h"
 
 #include <glib/gi18n.h>

@@ -4,9 +4,9 @@
  */
 #pragma once
 
-#include "app/history-strip.h"
-#include "app/memory-gauge.h"
-#include "app/restore-report.h"
+#include "app/history/history-strip.h"
+#include "app/history/restore-report.h"
+#include "app/memory/memory-gauge.h"
 #include "app/run-bar.h"
 #include "app/window.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/window.h"
 
-#include "app/models.h"
+#include "app/models/models.h"
 #include "app/window-private.h"
 
 #include <glib/gi18n.h>

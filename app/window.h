@@ -7,10 +7,10 @@
  */
 #pragma once
 
-#include "app/compare-view.h"
+#include "app/compare/compare-view.h"
 #include "app/controls.h"
+#include "app/generation/queue.h"
 #include "app/message-page.h"
-#include "app/queue.h"
 
 #include <adwaita.h>
 

@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "engine/arena.h"
+#include "engine/memory/arena.h"
 
 #include <gio/gio.h>
 

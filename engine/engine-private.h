@@ -4,9 +4,9 @@
  */
 #pragma once
 
-#include "engine/calibration.h"
+#include "engine/computer/calibration.h"
+#include "engine/memory/plan.h"
 #include "engine/observe.h"
-#include "engine/plan.h"
 #include "engine/prompt-cache.h"
 
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/engine-private.h"
 
-#include "engine/adapters.h"
+#include "engine/lora/adapters.h"
 
 #include <unistd.h>
 

@@ -15,8 +15,8 @@
  */
 #pragma once
 
-#include "engine/image.h"
-#include "engine/request.h"
+#include "engine/picture/image.h"
+#include "engine/picture/request.h"
 
 #include <gio/gio.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/linear.h"
 
-#include "engine/adapters.h"
+#include "engine/lora/adapters.h"
 
 /* A backend, and whether its products are of the file's own numbers in hardware. */
 typedef struct
@@ -73,8 +73,8 @@ choose_for (const Context *ctx, const LinearSource *source)
 
 #ifdef HAVE_CUDA
 /* Bytes run four times as fast as 16 bit on the Blackwell of the desktop, and expanding codes costs
- * little beside 16-bit products there and on Turing, Ampere and Ada. On data-centre cards 16-bit products
- * are too fast for either (measured on sm_90). */
+ * little beside 16-bit products there and on Turing, Ampere and Ada. On data-centre cards 16-bit
+ * products are too fast for either (measured on sm_90). */
 static const char *
 fall_back_speed (const LinearBackend *backend, int sm)
 {

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/linear.h"
 
 G_BEGIN_DECLS

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/models.h"
 
-#include "engine/adapters.h"
-#include "engine/synthetic.h"
+#include "engine/checkpoint/synthetic.h"
+#include "engine/lora/adapters.h"
 
 #include <string.h>
 

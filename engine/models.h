@@ -7,11 +7,11 @@
  */
 #pragma once
 
-#include "engine/checkpoint.h"
-#include "engine/device.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/computer/device.h"
 #include "engine/preview.h"
 #include "engine/text-encoder.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "engine/transformer.h"
 #include "engine/vae.h"
 

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 
 G_BEGIN_DECLS
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/pipeline.h"
 
-#include "engine/adapters.h"
+#include "engine/lora/adapters.h"
 #include "engine/noise.h"
 #include "engine/sampler.h"
 

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "engine/image.h"
+#include "engine/picture/image.h"
 #include "engine/vae.h"
 
 G_BEGIN_DECLS

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "engine/shelf.h"
+#include "engine/memory/shelf.h"
 
 G_BEGIN_DECLS
 

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 G_BEGIN_DECLS
 

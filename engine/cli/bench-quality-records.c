@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/cli/bench-quality.h"
 
-#include "engine/atomic-file.h"
-#include "engine/inspection.h"
-#include "engine/json.h"
+#include "engine/checkpoint/inspection.h"
+#include "engine/files/atomic-file.h"
+#include "engine/files/json.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>

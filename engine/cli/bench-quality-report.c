@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/cli/bench-quality.h"
 
-#include "engine/json.h"
+#include "engine/files/json.h"
 
 #include <math.h>
 #include <string.h>

@@ -15,7 +15,7 @@
 
 #include "engine/cli/cli.h"
 #include "engine/engine.h"
-#include "engine/metrics.h"
+#include "engine/metrics/metrics.h"
 
 G_BEGIN_DECLS
 

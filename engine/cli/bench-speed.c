@@ -4,8 +4,8 @@
  */
 #include "engine/cli/cli.h"
 
-#include "engine/atomic-file.h"
-#include "engine/benchmark.h"
+#include "engine/computer/benchmark.h"
+#include "engine/files/atomic-file.h"
 
 #include <string.h>
 

@@ -4,8 +4,8 @@
  */
 #include "engine/cli/cli.h"
 
-#include "engine/json.h"
-#include "engine/metrics.h"
+#include "engine/files/json.h"
+#include "engine/metrics/metrics.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/cli/cli.h"
 
-#include "engine/doctor.h"
+#include "engine/computer/doctor.h"
 #include "engine/engine.h"
-#include "engine/json.h"
+#include "engine/files/json.h"
 
 #include <stdio.h>
 

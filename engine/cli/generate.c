@@ -5,7 +5,7 @@
 #include "engine/cli/cli.h"
 
 #include "engine/engine.h"
-#include "engine/json.h"
+#include "engine/files/json.h"
 
 #include <unistd.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/cli/cli.h"
 
+#include "engine/checkpoint/inspection.h"
 #include "engine/engine.h"
-#include "engine/image.h"
-#include "engine/inspection.h"
+#include "engine/picture/image.h"
 
 #include <stdio.h>
 

@@ -5,7 +5,7 @@
 #include "engine/cli/cli.h"
 
 #include "engine/engine.h"
-#include "engine/json.h"
+#include "engine/files/json.h"
 
 #define DEFAULT_CARD 89 /* compute capability * 10 of a card that is planned for without a name */
 

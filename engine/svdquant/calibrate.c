@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/svdquant/calibrate.h"
 
-#include "engine/atomic-file.h"
+#include "engine/files/atomic-file.h"
 #include "engine/observe.h"
 #include "kernels/tensor.h"
 

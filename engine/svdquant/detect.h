@@ -7,8 +7,8 @@
  */
 #pragma once
 
-#include "engine/json.h"
-#include "engine/safetensors.h"
+#include "engine/files/json.h"
+#include "engine/files/safetensors.h"
 
 G_BEGIN_DECLS
 

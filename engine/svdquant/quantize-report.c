@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/svdquant/quantize.h"
 
-#include "engine/atomic-file.h"
-#include "engine/json.h"
+#include "engine/files/atomic-file.h"
+#include "engine/files/json.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/svdquant/quantize.h"
 
-#include "engine/checkpoint-private.h"
+#include "engine/checkpoint/checkpoint-private.h"
 #include "engine/engine.h"
 #include "engine/svdquant/convert.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/weight-only/encode.h"
 
-#include "engine/plan.h"
+#include "engine/memory/plan.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 #include "engine/weight-only/file.h"
 
 #include "engine/engine.h"
-#include "engine/json.h"
+#include "engine/files/json.h"
 #include "kernels/weight-codes.h"
 
 #include <string.h>

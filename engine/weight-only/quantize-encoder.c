@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/weight-only/quantize-encoder.h"
 
-#include "engine/checkpoint-private.h"
+#include "engine/checkpoint/checkpoint-private.h"
+#include "engine/checkpoint/inventory.h"
 #include "engine/engine.h"
-#include "engine/inventory.h"
 #include "engine/weight-only/encode.h"
 #include "engine/weight-only/file.h"
 #include "kernels/weight-codes.h"

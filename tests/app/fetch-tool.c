@@ -5,7 +5,7 @@
  * With --pause=BYTES it cancels itself once so much is there. Prints "ok" or "DOMAIN-CODE MESSAGE"
  * as its last line, and before it "host NAME" for each host.
  */
-#include "app/fetch.h"
+#include "app/fetch/fetch.h"
 
 #include <stdio.h>
 #include <unistd.h>

@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "app/picture.h"
+#include "app/history/picture.h"
 
 #include <gtk/gtk.h>
 

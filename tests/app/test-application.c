@@ -5,7 +5,7 @@
  * may be half-written then, and what was not finished must be there at the next start.
  */
 #include "app/application.h"
-#include "app/journal.h"
+#include "app/generation/journal.h"
 #include "app/window.h"
 #include "harness.h"
 

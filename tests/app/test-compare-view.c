@@ -2,8 +2,8 @@
  *
  * The view of one picture or two: what is drawn where, what is refused, what a screen reader finds.
  */
-#include "app/compare-view.h"
-#include "engine/metrics.h"
+#include "app/compare/compare-view.h"
+#include "engine/metrics/metrics.h"
 #include "harness.h"
 
 #include <string.h>

@@ -2,11 +2,11 @@
  *
  * test-doctor-page.c - what a person sees of each thing that can be wrong
  */
-#include "app/doctor-page.h"
+#include "app/models/doctor-page.h"
 
 #include "tests/app/harness.h"
 
-#include "engine/doctor.h"
+#include "engine/computer/doctor.h"
 
 /* One machine each, as doctor_look would have found it; the judging is the real one. */
 static const struct

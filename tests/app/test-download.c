@@ -4,10 +4,10 @@
  *
  * The server gives tests/data/tiny-zimage under /good and nothing under /bad.
  */
-#include "app/download.h"
+#include "app/models/download.h"
 
-#include "app/adopt.h"
-#include "app/verify.h"
+#include "app/models/adopt.h"
+#include "app/models/verify.h"
 
 #include <glib/gstdio.h>
 #include <libsoup/soup.h>

@@ -3,7 +3,7 @@
  * Text encoders of fewer bits: found in a model's folder, chosen, used, and done without where they
  * cannot be.
  */
-#include "app/models.h"
+#include "app/models/models.h"
 #include "engine/weight-only/quantize-encoder.h"
 #include "tests/engine/model-copy.h"
 #include "window-fixture.h"

@@ -2,8 +2,8 @@
  *
  * The history and the queue's journal: what is on disk is what there is.
  */
-#include "app/history.h"
-#include "app/journal.h"
+#include "app/generation/journal.h"
+#include "app/history/history.h"
 #include "harness.h"
 
 #include <glib/gstdio.h>

@@ -3,7 +3,7 @@
  * A job as the window sees it: properties change on the main thread, and not more often than that
  * has time for.
  */
-#include "app/job.h"
+#include "app/generation/job.h"
 #include "harness.h"
 
 #include <string.h>

@@ -2,9 +2,9 @@
  *
  * LoRA files in the window: what comes into the list, into requests and out of pictures again.
  */
-#include "app/lora-folder.h"
-#include "app/restore-report.h"
-#include "engine/safetensors.h"
+#include "app/history/restore-report.h"
+#include "app/lora/lora-folder.h"
+#include "engine/files/safetensors.h"
 #include "window-fixture.h"
 
 #include <glib/gstdio.h>

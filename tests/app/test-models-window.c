@@ -2,7 +2,7 @@
  *
  * test-models-window.c - a model in each state that needs no network
  */
-#include "app/models-window.h"
+#include "app/models/models-window.h"
 
 #include "fake-desktop.h"
 #include "tests/app/harness.h"

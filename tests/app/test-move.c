@@ -5,7 +5,7 @@
  * The other disk is /dev/shm. `test-move --child HOME FOLDER PROGRESS` is the program that is
  * killed: it moves, and counts in the file PROGRESS.
  */
-#include "app/move.h"
+#include "app/models/move.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>

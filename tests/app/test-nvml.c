@@ -3,7 +3,7 @@
  * Whose a card's memory is, by a management library that says what the test tells it to; its path
  * is the argument.
  */
-#include "app/nvml.h"
+#include "app/memory/nvml.h"
 
 #include <unistd.h>
 

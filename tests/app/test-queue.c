@@ -3,9 +3,9 @@
  * The queue with the real engine: order, what survives, what happens when the disk says no, and
  * two hundred generations started and cancelled at moments that a seeded generator picks.
  */
-#include "app/idle-trim.h"
-#include "app/journal.h"
-#include "app/queue.h"
+#include "app/generation/journal.h"
+#include "app/generation/queue.h"
+#include "app/memory/idle-trim.h"
 #include "harness.h"
 
 #include <glib/gstdio.h>

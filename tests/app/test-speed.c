@@ -3,7 +3,7 @@
  * "Benchmark this computer": what is measured of the small model, that it can be cancelled, what
  * the file says, and how figures look.
  */
-#include "app/speed-page.h"
+#include "app/models/speed-page.h"
 #include "harness.h"
 
 #include <cjson/cJSON.h>

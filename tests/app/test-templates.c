@@ -3,10 +3,10 @@
  * One of each widget is created, shown and destroyed, with every warning fatal: that finds wrong
  * names in templates, missing icons' sizes, children that nobody frees.
  */
-#include "app/history-strip.h"
-#include "app/memory-bar.h"
-#include "app/memory-gauge.h"
-#include "app/restore-report.h"
+#include "app/history/history-strip.h"
+#include "app/history/restore-report.h"
+#include "app/memory/memory-bar.h"
+#include "app/memory/memory-gauge.h"
 #include "app/run-bar.h"
 #include "app/window.h"
 #include "harness.h"

@@ -2,8 +2,8 @@
  *
  * How the main window looks in each of its states, light and dark.
  */
-#include "app/memory-gauge.h"
-#include "app/models.h"
+#include "app/memory/memory-gauge.h"
+#include "app/models/models.h"
 #include "window-fixture.h"
 
 #define GIGABYTE ((guint64)1 << 30)

@@ -2,7 +2,7 @@
  *
  * The main window in its states: what is shown, and which actions are enabled.
  */
-#include "app/restore-report.h"
+#include "app/history/restore-report.h"
 #include "window-fixture.h"
 
 #include <string.h>

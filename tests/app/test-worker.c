@@ -2,7 +2,7 @@
  *
  * The engine's thread with the real engine and the small model: order, cancelling, errors.
  */
-#include "app/worker.h"
+#include "app/generation/worker.h"
 #include "harness.h"
 
 #include <string.h>

@@ -7,7 +7,7 @@
  */
 #include "tests/engine/bench-memory.h"
 
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 #include <glib/gstdio.h>
 #include <stdio.h>

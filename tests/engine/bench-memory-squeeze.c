@@ -6,7 +6,7 @@
  */
 #include "tests/engine/bench-memory.h"
 
-#include "engine/device.h"
+#include "engine/computer/device.h"
 
 #include <signal.h>
 #include <stdio.h>

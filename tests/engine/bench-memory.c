@@ -15,7 +15,7 @@
  */
 #include "tests/engine/bench-memory.h"
 
-#include "engine/json.h"
+#include "engine/files/json.h"
 
 #include <glib/gstdio.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
  *
  *   bench-pipeline MODEL [SIZE [STEPS]]
  */
-#include "engine/plan.h"
+#include "engine/memory/plan.h"
 
 #include <stdlib.h>
 #include <string.h>

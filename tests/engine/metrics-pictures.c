@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/engine/metrics-pictures.h"
 
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 #include <stdlib.h>
 

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "engine/image.h"
+#include "engine/picture/image.h"
 
 /* Picture `scene` (transfer full); see scene() there for the names. */
 Image *metrics_picture (const char *scene, int width, int height);

@@ -2,8 +2,8 @@
  *
  * What a benchmark counts and writes. How fast anything is depends on the machine and is not asked.
  */
-#include "engine/benchmark.h"
-#include "engine/json.h"
+#include "engine/computer/benchmark.h"
+#include "engine/files/json.h"
 
 #include <math.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  *
  * test-catalogue.c - the catalogue that is shipped, and texts that must be refused
  */
-#include "engine/catalogue.h"
+#include "engine/checkpoint/catalogue.h"
 #include "engine/engine.h"
 
 #include <string.h>

@@ -2,9 +2,9 @@
  *
  * test-checkpoint.c - model folders, whole and damaged, in every naming
  */
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/naming.h"
 #include "engine/engine.h"
-#include "engine/naming.h"
 #include "tests/engine/model-copy.h"
 
 #include <glib/gstdio.h>

@@ -2,7 +2,7 @@
  *
  * test-doctor.c - every cause, from made-up machines: a folder in place of "/", a fake libcuda
  */
-#include "engine/doctor.h"
+#include "engine/computer/doctor.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>

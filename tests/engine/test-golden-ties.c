@@ -4,7 +4,7 @@
  * step from the trace's own latents, and the first step with the reference's choice wherever a
  * number lies so near a tie that the last place decides its code (engine/svdquant/README.md).
  */
-#include "engine/device.h"
+#include "engine/computer/device.h"
 #include "engine/engine.h"
 #include "engine/transformer.h"
 

@@ -4,7 +4,7 @@
  * device named first ("cuda", in BF16). Exits with 77 when that is not there.
  */
 #include "engine/engine.h"
-#include "engine/json.h"
+#include "engine/files/json.h"
 #include "tests/engine/trace-compare.h"
 
 #include <glib/gstdio.h>

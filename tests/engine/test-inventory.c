@@ -2,7 +2,7 @@
  *
  * test-inventory.c - the list of needed tensors, against the published model's own numbers
  */
-#include "engine/inventory.h"
+#include "engine/checkpoint/inventory.h"
 
 typedef struct
 {

@@ -4,9 +4,9 @@
  * happens to files that do not fit. On the CPU, or on the device named first ("cuda"); exits with
  * 77 when that is not there.
  */
-#include "engine/adapters.h"
 #include "engine/engine.h"
 #include "engine/linear.h"
+#include "engine/lora/adapters.h"
 #include "engine/models.h"
 #include "tests/engine/lora-files.h"
 #include "tests/engine/trace-compare.h"

@@ -3,8 +3,8 @@
  * 30 pairs of pictures, and what the public implementations say of them.
  */
 #include "engine/engine.h"
-#include "engine/json.h"
-#include "engine/metrics.h"
+#include "engine/files/json.h"
+#include "engine/metrics/metrics.h"
 #include "tests/engine/metrics-pictures.h"
 
 #include <glib/gstdio.h>

@@ -3,7 +3,7 @@
  * What must hold for any metric, and the difference map.
  */
 #include "engine/engine.h"
-#include "engine/metrics.h"
+#include "engine/metrics/metrics.h"
 
 #include <math.h>
 #include <string.h>

@@ -2,8 +2,8 @@
  *
  * Noise and schedule against what torch and diffusers give.
  */
+#include "engine/files/safetensors.h"
 #include "engine/noise.h"
-#include "engine/safetensors.h"
 #include "engine/sampler.h"
 
 #include <math.h>

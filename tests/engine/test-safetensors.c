@@ -3,7 +3,7 @@
  * test-safetensors.c - reading what is whole, refusing what is not, writing
  */
 #include "engine/engine.h"
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 #include <glib/gstdio.h>
 #include <string.h>

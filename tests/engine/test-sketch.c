@@ -3,7 +3,7 @@
  * The built-in model in 4 bit: both formats draw what BF16 draws from the same seed.
  */
 #include "engine/engine.h"
-#include "engine/metrics.h"
+#include "engine/metrics/metrics.h"
 
 #define LEAST_PSNR 15.0 /* dB, of any picture */
 #define MEAN_PSNR  22.0

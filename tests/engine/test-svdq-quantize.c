@@ -3,7 +3,7 @@
  * The quantiser on the fixture's transformer: each level is better than the one before on inputs
  * that none of them has seen, and no worse than the published way of doing it.
  */
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/observe.h"
 #include "engine/svdquant/judge.h"

@@ -2,8 +2,8 @@
  *
  * test-synthetic.c - made-up models: the published sizes, and numbers of sensible magnitude
  */
+#include "engine/checkpoint/synthetic.h"
 #include "engine/engine.h"
-#include "engine/synthetic.h"
 #include "kernels/svdq-math.h"
 
 #include <math.h>

@@ -3,10 +3,10 @@
  * test-tokenizer.c - ids as the reference makes them, and time that stays in bounds
  */
 #include "engine/engine.h"
-#include "engine/json.h"
-#include "engine/pretokenize.h"
-#include "engine/safetensors.h"
-#include "engine/tokenizer.h"
+#include "engine/files/json.h"
+#include "engine/files/safetensors.h"
+#include "engine/tokenizer/pretokenize.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "tests/engine/model-copy.h"
 
 #include <glib/gstdio.h>

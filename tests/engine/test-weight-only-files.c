@@ -3,7 +3,7 @@
  * Text encoders in 8 and 4 bit that are not what they should be: each is refused with a message
  * that names the file and what is wrong with it.
  */
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/weight-only/file.h"
 #include "engine/weight-only/quantize-encoder.h"

@@ -3,10 +3,10 @@
  * Text encoders in 8 and 4 bit: how much rounding changes, from a dense model to a file and back,
  * pictures drawn with it, what the plan says of it, and files that are not what they should be.
  */
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/engine.h"
-#include "engine/json.h"
-#include "engine/metrics.h"
+#include "engine/files/json.h"
+#include "engine/metrics/metrics.h"
 #include "engine/weight-only/file.h"
 #include "engine/weight-only/quantize-encoder.h"
 #include "kernels/reference/codes.h"

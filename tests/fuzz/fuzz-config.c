@@ -3,8 +3,8 @@
  * A config of a model folder; the first byte chooses which. A folder that opens must hold values
  * that sizes can be computed from.
  */
-#include "engine/config.h"
-#include "engine/inventory.h"
+#include "engine/checkpoint/config.h"
+#include "engine/checkpoint/inventory.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <glib/gstdio.h>

@@ -3,9 +3,9 @@
  * A text encoder's file, dense or in codes, for a model of one small layer: what it is, whether it
  * fits, and every linear in it.
  */
-#include "engine/checkpoint-private.h"
+#include "engine/checkpoint/checkpoint-private.h"
+#include "engine/checkpoint/inventory.h"
 #include "engine/engine.h"
-#include "engine/inventory.h"
 #include "engine/weight-only/file.h"
 #include "kernels/reference/codes.h"
 #include "tests/fuzz/fuzz.h"

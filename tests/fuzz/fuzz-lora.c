@@ -2,7 +2,7 @@
  *
  * A LoRA file, for a transformer so small that its factors fit into a corpus.
  */
-#include "engine/lora-file.h"
+#include "engine/lora/lora-file.h"
 #include "tests/fuzz/fuzz.h"
 
 static void

@@ -2,7 +2,7 @@
  *
  * A PNG file with text chunks.
  */
-#include "engine/image.h"
+#include "engine/picture/image.h"
 #include "tests/fuzz/fuzz.h"
 
 int

@@ -3,7 +3,7 @@
  * A request as JSON, as A1111's text and as ComfyUI's graph. What is accepted must be valid, and
  * must come back from its own JSON as it was.
  */
-#include "engine/request.h"
+#include "engine/picture/request.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <string.h>

@@ -2,7 +2,7 @@
  *
  * A weight file, or (first byte '{') an index of shards.
  */
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 #include "tests/fuzz/fuzz.h"
 
 static void

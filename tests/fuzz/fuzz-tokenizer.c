@@ -2,7 +2,7 @@
  *
  * A tokenizer.json (first byte '{'), or a text for the tiny model's tokenizer.
  */
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 static void

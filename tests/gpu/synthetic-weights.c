@@ -9,8 +9,8 @@
  * block in numbers (it goes on from the block's start where it passes the end), -1 for all ones,
  * and its extents.
  */
-#include "engine/inventory.h"
-#include "engine/synthetic.h"
+#include "engine/checkpoint/inventory.h"
+#include "engine/checkpoint/synthetic.h"
 
 #include <stdio.h>
 #include <string.h>

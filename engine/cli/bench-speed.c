@@ -100,15 +100,15 @@ cli_bench_speed (int argc, char **argv, GError **error)
     { "tokens", 0, 0, G_OPTION_ARG_INT, &o.tokens, "Length of the filler on a synthetic model",
       "N" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o.size, "Multiples of 16 from 64 to 2048", "WxH" },
-    { "steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "Denoising steps", "N" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, "bf16, svdquant, int4 or nvfp4", "P" },
+    { "steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "Denoising steps (default: 8)", "N" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, CLI_PRECISION_HELP, "P" },
     { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o.lora_texts,
       "LoRA and its strength, 1 if not given; may be repeated", "FILE[:S]" },
     { "arithmetic", 0, 0, G_OPTION_ARG_STRING, &o.arithmetic, CLI_ARITHMETIC_HELP, "A" },
-    { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, "auto, cpu, cuda or cuda:N", "D" },
-    { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget, "Most device memory to hold",
-      "B" },
-    { "offload", 0, 0, G_OPTION_ARG_STRING, &o.offload, "auto, none, model or stream", "L" },
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &o.device, CLI_DEVICE_HELP, "D" },
+    { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget,
+      "Most device memory to hold, such as 16GiB", "B" },
+    { "offload", 0, 0, G_OPTION_ARG_STRING, &o.offload, CLI_OFFLOAD_HELP, "L" },
     { "runs", 0, 0, G_OPTION_ARG_INT, &o.runs, "Warm runs after the first", "N" },
     { "json-file", 0, 0, G_OPTION_ARG_FILENAME, &o.json_file, "Write all figures here", "FILE" },
     G_OPTION_ENTRY_NULL,
@@ -151,6 +151,7 @@ cli_bench_speed (int argc, char **argv, GError **error)
   if (engine == NULL)
     return FALSE;
   open = (double)(g_get_monotonic_time () - started) / 1e6;
+  cli_choose_precision (engine, o.precision, o.transformer, &request);
   if (!benchmark_run (engine, o.model, &request, o.runs, NULL, NULL, NULL, &benchmark, error))
     return FALSE;
   g_clear_pointer (&engine, engine_free); /* the product wants the memory */

@@ -49,8 +49,12 @@ gboolean cli_usage_error (GError **error, const char *format, ...) G_GNUC_PRINTF
 
 #define CLI_TEXT_ENCODER_HELP                                                                      \
   "Text encoder to use instead of the folder's own, such as one in 8 bit"
+#define CLI_PRECISION_HELP                                                                         \
+  "bf16, svdquant, int4 or nvfp4 (default: what --transformer is, or else bf16)"
+#define CLI_DEVICE_HELP  "auto (default), cpu, cuda or cuda:N"
+#define CLI_OFFLOAD_HELP "Weights the device cannot hold: auto (default), none, model or stream"
 #define CLI_ARITHMETIC_HELP                                                                        \
-  "4-bit files: fast, or exact where the device has a faster one than the file's own"
+  "4-bit files: fast (default), or exact where the device has a faster one than the file's own"
 
 /* Values of options that several commands take; NULL text changes nothing. "1024x768"; one of
  * `names` (NULL-terminated) as its index; "bf16", "svdquant", or unless svdquant_type is NULL,
@@ -60,6 +64,12 @@ gboolean cli_parse_choice (const char *option, const char *text, const char *con
                            GError **error);
 gboolean cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_type,
                               GError **error);
+/* Refuses the name of a picture that is not a PNG; NULL is fine. */
+gboolean cli_check_png_name (const char *option, const char *path, GError **error);
+/* Unless `told` names a precision: SVDQuant, if that is what the file `transformer` is (NULL for
+ * none) or all that this model and device can run. */
+void
+cli_choose_precision (Engine *engine, const char *told, const char *transformer, EngineRequest *r);
 /* "FILE" or "FILE:STRENGTH", NULL-terminated. The request points into `loras` (EngineLora), which
  * point into *files, a vector to be freed with g_strfreev. A file that is there gets its absolute
  * path; other names are the engine's to look for. */

@@ -149,5 +149,5 @@ cli_compare (int argc, char **argv, GError **error)
       g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "two pictures are needed");
       return FALSE;
     }
-  return compare (&o, error);
+  return cli_check_png_name ("--heatmap", o.heatmap, error) && compare (&o, error);
 }

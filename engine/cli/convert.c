@@ -24,7 +24,7 @@ cli_convert (int argc, char **argv, GError **error)
 {
   g_autofree char *out = NULL;
   const GOptionEntry entries[] = {
-    { "output", 'o', 0, G_OPTION_ARG_FILENAME, &out, "the file to write", "FILE" },
+    { "output", 'o', 0, G_OPTION_ARG_FILENAME, &out, "The file to write", "FILE" },
     { NULL },
   };
   g_autoptr (CliInterrupt) interrupt = NULL;
@@ -39,7 +39,8 @@ cli_convert (int argc, char **argv, GError **error)
     return FALSE;
   if (out == NULL)
     {
-      g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "Say where to write: -o FILE");
+      g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED,
+                   "-o FILE is missing: where to write");
       return FALSE;
     }
   interrupt = cli_interrupt_new ();

@@ -63,19 +63,20 @@ cli_doctor (int argc, char **argv, GError **error)
   g_autofree char *data_dir = NULL;
   gboolean json = FALSE;
   const GOptionEntry entries[] = {
-    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "print JSON", NULL },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL },
     { "models", 0, 0, G_OPTION_ARG_FILENAME, &data_dir,
-      "where models are kept (default: the user's data folder)", "DIR" },
+      "Where models are kept (default: the user's data folder)", "DIR" },
     { NULL },
   };
   g_autoptr (DoctorEvidence) evidence = NULL;
   g_autoptr (GPtrArray) findings = NULL;
   guint problems = 0;
 
-  if (!cli_parse (argc, argv,
-                  "Says whether this machine can make images well, and what mends what is wrong.\n"
-                  "Fails if a graphics card is there but cannot be used.",
-                  entries, NULL, NULL, error))
+  if (!cli_parse (
+          argc, argv,
+          "Says whether this machine can make pictures well, and what mends what is wrong.\n"
+          "Fails if a graphics card is there but cannot be used.",
+          entries, NULL, NULL, error))
     return FALSE;
   evidence = doctor_look (&(DoctorPlace){ .data_dir = data_dir });
   findings = doctor_judge (evidence);

@@ -77,6 +77,8 @@ fill_engine_options (const Options *o, EngineOptions *e, GError **error)
       || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error)
       || !cli_parse_offload (o->offload, &e->offload, error))
     return FALSE;
+  if (o->threads < 0)
+    return cli_usage_error (error, "--threads is %d; it must be 0 (all cores) or more", o->threads);
   e->device = o->device;
   e->transformer_file = o->transformer;
   e->text_encoder_file = o->text_encoder;
@@ -99,28 +101,29 @@ parse (int argc, char **argv, Options *o, GError **error)
     { "negative", 0, 0, G_OPTION_ARG_FILENAME, &o->negative, "What to keep out (with guidance)",
       "TEXT" },
     { "guidance", 0, 0, G_OPTION_ARG_DOUBLE, &o->guidance,
-      "Guidance, 0 = off (for the undistilled model)", "G" },
+      "Guidance, 0 (default) = off (for the undistilled model)", "G" },
     { "cfg-normalization", 0, 0, G_OPTION_ARG_DOUBLE, &o->cfg_normalization,
-      "Largest ratio of norms under guidance, 0 = off", "F" },
+      "Largest ratio of norms under guidance, 0 (default) = off", "F" },
     { "cfg-truncation", 0, 0, G_OPTION_ARG_DOUBLE, &o->cfg_truncation,
-      "Time above which guidance is off, 1 = never", "F" },
-    { "seed", 's', 0, G_OPTION_ARG_STRING, &o->seed, "Seed of the noise", "N" },
-    { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
+      "Time above which guidance is off, 1 (default) = never", "F" },
+    { "seed", 's', 0, G_OPTION_ARG_STRING, &o->seed, "Seed of the noise (default: 0)", "N" },
+    { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps (default: 8)", "N" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
       "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16, svdquant, int4 or nvfp4", "P" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, CLI_PRECISION_HELP, "P" },
     { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o->lora_texts,
       "LoRA and its strength, 1 if not given; may be repeated", "FILE[:S]" },
-    { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, CLI_DEVICE_HELP, "D" },
     { "cpu-math", 0, 0, G_OPTION_ARG_STRING, &o->cpu_math,
-      "CPU matrix products in fp32 or bf16 (where the processor has it)", "M" },
+      "CPU matrix products in fp32 (default) or bf16 (where the processor has it)", "M" },
     { "arithmetic", 0, 0, G_OPTION_ARG_STRING, &o->arithmetic, CLI_ARITHMETIC_HELP, "A" },
-    { "threads", 't', 0, G_OPTION_ARG_INT, &o->threads, "CPU threads, 0 = all cores", "N" },
+    { "threads", 't', 0, G_OPTION_ARG_INT, &o->threads, "CPU threads, 0 (default) = all cores",
+      "N" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o->memory_budget,
       "Most device memory to hold, such as 16GiB", "B" },
-    { "offload", 0, 0, G_OPTION_ARG_STRING, &o->offload,
-      "Weights the device cannot hold: auto, none, model or stream", "L" },
-    { "noise", 0, 0, G_OPTION_ARG_STRING, &o->noise, "torch-cpu or torch-cuda", "KIND" },
+    { "offload", 0, 0, G_OPTION_ARG_STRING, &o->offload, CLI_OFFLOAD_HELP, "L" },
+    { "noise", 0, 0, G_OPTION_ARG_STRING, &o->noise,
+      "torch-cpu (default) or torch-cuda: whose random numbers", "KIND" },
     { "latents", 0, 0, G_OPTION_ARG_FILENAME, &o->latents,
       "Start from latents.init in this safetensors file", "FILE" },
     { "trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "Write every stage's tensors here", "FILE" },
@@ -265,6 +268,7 @@ generate (const Options *o, EngineRequest *request, const EngineOptions *engine_
   engine = engine_new (o->model, engine_options, error);
   if (engine == NULL)
     return FALSE;
+  cli_choose_precision (engine, o->precision, o->transformer, request);
   if (o->size == NULL)
     request->width = request->height = engine_get_native_size (engine);
   if (o->trace != NULL)
@@ -291,9 +295,12 @@ cli_generate (int argc, char **argv, GError **error)
     return FALSE;
   if (options.model == NULL)
     options.model = engine_find_builtin_model ();
-  if (options.model == NULL || options.prompt == NULL)
-    return cli_usage_error (error, "--model and --prompt are needed");
-  return fill_request (&options, &request, &engine_options, error)
+  if (options.model == NULL)
+    return cli_usage_error (error, "--model DIR is missing, and the built-in model was not found");
+  if (options.prompt == NULL)
+    return cli_usage_error (error, "--prompt TEXT is missing");
+  return cli_check_png_name ("--output", options.output, error)
+         && fill_request (&options, &request, &engine_options, error)
          && engine_request_validate (&request, error)
          && fill_engine_options (&options, &engine_options, error)
          && generate (&options, &request, &engine_options, error);

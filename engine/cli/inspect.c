@@ -171,7 +171,7 @@ cli_inspect (int argc, char **argv, GError **error)
   gboolean json = FALSE;
   const char *path = NULL;
   const GOptionEntry entries[] = {
-    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "print JSON", NULL },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL },
     { NULL },
   };
   g_autoptr (Inspection) inspection = NULL;

@@ -43,7 +43,8 @@ cli_parse (int argc, char **argv, const char *summary, const GOptionEntry *entri
       argv++;
     }
   if (argc > (positional != NULL ? 2 : 1))
-    g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "unexpected argument %s",
+    g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED,
+                 "unexpected argument %s (a text of several words needs quotes)",
                  argv[positional != NULL ? 2 : 1]);
   else if (positional != NULL && argc < 2)
     g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "%s is missing", positional);
@@ -102,8 +103,8 @@ print_help (void)
         "Commands:");
   for (guint i = 0; i < G_N_ELEMENTS (commands); i++)
     printf ("  %-10s %s\n", commands[i].name, commands[i].summary);
-  puts ("\nEach command answers --help. Exit status: 0 done, 1 failed, 2 wrong usage,\n"
-        "130 interrupted.");
+  puts ("\nEach command answers --help; tessera-cli --version says which version this is.\n"
+        "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
 }
 
 static CliStatus
@@ -134,7 +135,7 @@ run (int argc, char **argv, GError **error)
   if (name == NULL)
     g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED,
                  "no command given; tessera-cli --help lists them");
-  else if (strcmp (name, "--help") == 0 || strcmp (name, "-h") == 0)
+  else if (strcmp (name, "--help") == 0 || strcmp (name, "-h") == 0 || strcmp (name, "help") == 0)
     {
       print_help ();
       return TRUE;

@@ -4,6 +4,8 @@
  */
 #include "engine/cli/cli.h"
 
+#include "engine/inspection.h"
+
 #include <string.h>
 
 gboolean
@@ -68,6 +70,49 @@ cli_parse_precision (const char *text, EngineRequest *r, const char **svdquant_t
   if (choice > ENGINE_PRECISION_SVDQUANT)
     *svdquant_type = names[choice];
   return TRUE;
+}
+
+gboolean
+cli_check_png_name (const char *option, const char *path, GError **error)
+{
+  static const char *const others[]
+      = { ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jxl" };
+  g_autofree char *name = path != NULL ? g_ascii_strdown (path, -1) : NULL;
+
+  for (guint i = 0; name != NULL && i < G_N_ELEMENTS (others); i++)
+    if (g_str_has_suffix (name, others[i]))
+      return cli_usage_error (error, "%s is \"%s\"; only PNG is written, so name it FILE.png",
+                              option, path);
+  return TRUE;
+}
+
+/* Headers alone are read. A file that cannot be is the engine's to refuse. */
+static gboolean
+is_svdquant (const char *transformer)
+{
+  g_autoptr (Inspection) inspection = NULL;
+
+  if (g_str_has_prefix (transformer, "synthetic:"))
+    return TRUE;
+  inspection = inspection_new (transformer, NULL);
+  for (guint i = 0; inspection != NULL && i < inspection->parts->len; i++)
+    {
+      const InspectionPart *part = g_ptr_array_index (inspection->parts, i);
+
+      if (part->precision != NULL && g_str_has_prefix (part->precision, "SVDQuant"))
+        return TRUE;
+    }
+  return FALSE;
+}
+
+void
+cli_choose_precision (Engine *engine, const char *told, const char *transformer, EngineRequest *r)
+{
+  if (told == NULL
+      && ((transformer != NULL && is_svdquant (transformer))
+          || (!engine_supports (engine, ENGINE_PRECISION_BF16, NULL)
+              && engine_supports (engine, ENGINE_PRECISION_SVDQUANT, NULL))))
+    r->precision = ENGINE_PRECISION_SVDQUANT;
 }
 
 gboolean

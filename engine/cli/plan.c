@@ -254,12 +254,12 @@ parse (int argc, char **argv, Options *o, GError **error)
       "TEXT" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o->size,
       "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
-    { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps", "N" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, "bf16, svdquant, int4 or nvfp4", "P" },
-    { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, "auto, cpu, cuda or cuda:N", "D" },
+    { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps (default: 8)", "N" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, CLI_PRECISION_HELP, "P" },
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, CLI_DEVICE_HELP, "D" },
     { "card", 0, 0, G_OPTION_ARG_STRING, &o->card,
-      "Plan for a card of this compute capability, here or not", "8.9" },
-    { "offload", 0, 0, G_OPTION_ARG_STRING, &o->offload, "auto, none, model or stream", "L" },
+      "Plan for a card of this compute capability, such as 8.9, here or not", "X.Y" },
+    { "offload", 0, 0, G_OPTION_ARG_STRING, &o->offload, CLI_OFFLOAD_HELP, "L" },
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o->memory_budget,
       "Most device memory to hold, such as 16GiB", "B" },
     { "json", 0, 0, G_OPTION_ARG_NONE, &o->json, "Print the plan as JSON", NULL },
@@ -287,7 +287,7 @@ cli_plan (int argc, char **argv, GError **error)
   if (o.model == NULL)
     o.model = engine_find_builtin_model ();
   if (o.model == NULL)
-    return cli_usage_error (error, "--model is needed");
+    return cli_usage_error (error, "--model DIR is missing, and the built-in model was not found");
   request.prompt = o.prompt != NULL ? o.prompt : usual;
   request.steps = o.steps;
   options.device = o.device;
@@ -304,6 +304,7 @@ cli_plan (int argc, char **argv, GError **error)
   engine = open_engine (&o, &options, error);
   if (engine == NULL)
     return FALSE;
+  cli_choose_precision (engine, o.precision, o.transformer, &request);
   if (o.size == NULL)
     request.width = request.height = engine_get_native_size (engine);
   if (!engine_plan (engine, &request, &plan, error))

@@ -43,7 +43,8 @@ parse_options (int argc, char **argv, Options *o, GError **error)
     { "bits", 0, 0, G_OPTION_ARG_INT, &o->bits, "Of the text encoder's weights: 8 (default) or 4",
       "N" },
     { "precision", 0, 0, G_OPTION_ARG_FILENAME, &o->precision, "int4 (default) or nvfp4", "NAME" },
-    { "rank", 'r', 0, G_OPTION_ARG_INT, &o->rank, "Rank of the 16-bit branch (default: 32)", "R" },
+    { "rank", 'r', 0, G_OPTION_ARG_INT, &o->rank,
+      "Rank of the 16-bit branch, a multiple of 16 (default: 32)", "R" },
     { "feed-forward-rank", 0, 0, G_OPTION_ARG_INT, &o->feed_forward_rank,
       "Another rank for the feed-forward's linears, which are less sensitive", "R" },
     { "level", 0, 0, G_OPTION_ARG_INT, &o->level,
@@ -53,7 +54,8 @@ parse_options (int argc, char **argv, Options *o, GError **error)
     { "prompts", 0, 0, G_OPTION_ARG_FILENAME, &o->prompts,
       "Prompts to calibrate on, one a line (default: eight of our own)", "FILE" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Steps of each such picture (default: 8)", "N" },
-    { "size", 0, 0, G_OPTION_ARG_INT, &o->size, "Its sides in pixels (default: 512)", "N" },
+    { "size", 0, 0, G_OPTION_ARG_INT, &o->size,
+      "Its sides in pixels, a multiple of 16 (default: 512)", "N" },
     { "rows", 0, 0, G_OPTION_ARG_INT, &o->rows, "Inputs kept of each linear (default: 2048)", "N" },
     G_OPTION_ENTRY_NULL,
   };
@@ -65,7 +67,8 @@ parse_options (int argc, char **argv, Options *o, GError **error)
                   entries, NULL, NULL, error))
     return FALSE;
   if (o->model == NULL || o->out == NULL)
-    return cli_usage_error (error, "Say what to read and where to write: --model DIR -o FILE");
+    return cli_usage_error (error,
+                            "--model DIR and -o FILE are needed: what to read, and where to write");
   if (o->level < 0 || o->level > 2)
     return cli_usage_error (error, "--level is %d; it must be 0, 1 or 2", o->level);
   if (o->steps < 1 || o->steps > 100 || o->size < 32 || o->size > 2048 || o->rows < 64

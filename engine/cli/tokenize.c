@@ -12,9 +12,10 @@ cli_tokenize (int argc, char **argv, GError **error)
   g_autofree char *prompt = NULL;
   gboolean json = FALSE;
   const GOptionEntry entries[] = {
-    { "tokenizer", 0, 0, G_OPTION_ARG_FILENAME, &dir, "folder that holds tokenizer.json, or vocab.json and merges.txt", "DIR" },
-    { "prompt", 0, 0, G_OPTION_ARG_FILENAME, &prompt, "the prompt", "TEXT" },
-    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "print JSON (the only form there is)", NULL },
+    { "tokenizer", 0, 0, G_OPTION_ARG_FILENAME, &dir,
+      "Folder that holds tokenizer.json, or vocab.json and merges.txt", "DIR" },
+    { "prompt", 0, 0, G_OPTION_ARG_FILENAME, &prompt, "The prompt", "TEXT" },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON (the only form there is)", NULL },
     { NULL },
   };
   g_autoptr (Tokenizer) tokenizer = NULL;

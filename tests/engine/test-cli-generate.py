@@ -57,6 +57,21 @@ def quantised_encoder(folder):
            error="quantised already")
 
 
+def quantised_transformer(folder):
+    path, picture = folder / "int4.safetensors", folder / "cat.png"
+    expect("a transformer in 4 bit", 0, "quantize", "--level", 0, "--rank", 16, "--model", TINY,
+           "--output", path, output=str(path))
+    for told, kernels in ((), "cpu-svdq"), (("--precision", "bf16"), "cpu"):
+        result = expect(f"it draws, told {told}", 0,
+                        *arguments(TINY, "--json", "--transformer", path, "--output", picture, *told))
+        used = json.loads(result.stdout)["kernels"]
+        check("by what it is unless told", used.startswith(kernels)
+              and ("svdq" in used) == ("svdq" in kernels), used)
+    plan = expect("it is planned", 0, "plan", "--json", "--model", TINY, "--transformer", path,
+                  "--size", "64x64", "--device", "cpu")
+    check("as what it is, too", json.loads(plan.stdout)["precision"] == "svdquant", plan.stdout)
+
+
 def wrong_usage(folder):
     cases = [
         ("--size", "65x64", "width"),
@@ -66,10 +81,13 @@ def wrong_usage(folder):
         ("--precision", "fp1", "fp1"),
         ("--noise", "white", "white"),
         ("--guidance", "nan", "guidance"),
+        ("--threads", "-1", "--threads"),
+        ("--output", "cat.jpg", "only PNG"),
     ]
     for option, value, cause in cases:
-        expect(f"{option} {value}", 2, *arguments(TINY, option, value, "--output",
-                                                   folder / "cat.png"), error=cause)
+        expect(f"{option} {value}", 2, *arguments(TINY, "--output", folder / "cat.png", option,
+                                                  value), error=cause)
+    expect("a prompt without quotes", 2, *arguments(TINY, "on", "a", "chair"), error="quotes")
     expect("no prompt", 2, "generate", "--model", TINY, error="--prompt")
     check("wrong usage writes nothing", is_empty(folder))
 
@@ -145,6 +163,8 @@ with tempfile.TemporaryDirectory() as name:
     draw(pictures)
     (base / "encoder").mkdir()
     quantised_encoder(base / "encoder")
+    (base / "transformer").mkdir()
+    quantised_transformer(base / "transformer")
     wrong_usage(pictures)
     damaged(base / "models", pictures)
     unwritable(pictures)

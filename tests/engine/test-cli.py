@@ -24,6 +24,9 @@ def usage():
     expect("help", 0, "--help", output="inspect")
     for command in "inspect", "tokenize", "devices":
         expect(f"help of {command}", 0, command, "--help", output=f"tessera-cli {command}")
+    expect("help as a word", 0, "help", output="inspect")
+    expect("help of bench", 0, "bench", "--help", output="quality")
+    expect("bench what", 2, "bench", error="speed or quality")
     for kind in "speed", "quality":
         expect(f"help of bench {kind}", 0, "bench", kind, "--help",
                output=f"tessera-cli bench {kind}")

@@ -4,7 +4,7 @@
  */
 #include "engine/cli/cli.h"
 
-#include "engine/inspection.h"
+#include "engine/checkpoint/inspection.h"
 
 #include <string.h>
 

@@ -346,7 +346,8 @@ fetch_part_discard (const char *path)
 }
 
 char *
-fetch_file_digest (const char *path, GChecksumType type, GCancellable *cancellable, GError **error)
+fetch_file_digest (const char *path, GChecksumType type, guint64 *done, GCancellable *cancellable,
+                   GError **error)
 {
   g_autoptr (GChecksum) sum = g_checksum_new (type);
   const gsize size = 1 << 20;
@@ -356,7 +357,11 @@ fetch_file_digest (const char *path, GChecksumType type, GCancellable *cancellab
 
   while (fd >= 0 && !g_cancellable_set_error_if_cancelled (cancellable, error)
          && (got = read (fd, buffer, size)) > 0)
-    g_checksum_update (sum, buffer, got);
+    {
+      g_checksum_update (sum, buffer, got);
+      if (done != NULL)
+        __atomic_add_fetch (done, (guint64)got, __ATOMIC_RELAXED);
+    }
   if (fd >= 0)
     close (fd);
   if (got == 0)

@@ -43,9 +43,10 @@ guint64 fetch_bytes_below (const char *folder);
 void fetch_part_discard (const char *path);
 
 /* Digest of the file so far, in lower case hex (transfer full). Errors: G_FILE_ERROR_*,
- * G_IO_ERROR_CANCELLED. */
-char *
-fetch_file_digest (const char *path, GChecksumType type, GCancellable *cancellable, GError **error);
+ * G_IO_ERROR_CANCELLED. `done`: bytes are added to it as they are read, by __atomic; may be NULL.
+ */
+char *fetch_file_digest (const char *path, GChecksumType type, guint64 *done,
+                         GCancellable *cancellable, GError **error);
 /* FALSE with G_IO_ERROR_NO_SPACE if the disk of `path` has less than `bytes` to give. */
 gboolean fetch_check_space (const char *path, guint64 bytes, GError **error);
 

@@ -289,7 +289,7 @@ check_digest (Fetch *self, const Probe *probe, GCancellable *cancellable, GError
 
   if (expected == NULL)
     return ANSWER_OK;
-  found = fetch_file_digest (part, self->hash != NULL ? self->hash_type : G_CHECKSUM_SHA256,
+  found = fetch_file_digest (part, self->hash != NULL ? self->hash_type : G_CHECKSUM_SHA256, NULL,
                              cancellable, error);
   if (found == NULL)
     return ANSWER_FAILED;

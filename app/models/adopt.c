@@ -108,7 +108,7 @@ is_same (const char *path, const CatalogueFile *file, const char *sha256, guint6
     return FALSE;
   if (expected == NULL)
     return length > 0;
-  digest = fetch_file_digest (path, file->hash != NULL ? file->hash_type : G_CHECKSUM_SHA256,
+  digest = fetch_file_digest (path, file->hash != NULL ? file->hash_type : G_CHECKSUM_SHA256, NULL,
                               cancellable, NULL);
   return digest != NULL && g_str_equal (digest, expected);
 }

@@ -5,6 +5,7 @@
 #include "app/models/model-fetch.h"
 #include "app/models/models.h"
 #include "app/models/move.h"
+#include "app/models/verify.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -31,7 +32,8 @@ struct _TesseraDownload
   guint64 last_fetched;
   double rate;
 
-  TreeProgress move;
+  DownloadCheck check;
+  TreeProgress work; /* of a move or a check */
 };
 
 G_DEFINE_FINAL_TYPE (TesseraDownload, download, G_TYPE_OBJECT)
@@ -101,13 +103,13 @@ run_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellab
 static void
 get_progress (TesseraDownload *self, ModelFetchProgress *progress)
 {
-  if (self->state != DOWNLOAD_MOVING)
+  if (self->state != DOWNLOAD_MOVING && self->state != DOWNLOAD_CHECKING)
     {
       model_fetch_get_progress (self->fetch, progress);
       return;
     }
-  progress->total = __atomic_load_n (&self->move.total, __ATOMIC_RELAXED);
-  progress->done = progress->fetched = __atomic_load_n (&self->move.done, __ATOMIC_RELAXED);
+  progress->total = __atomic_load_n (&self->work.total, __ATOMIC_RELAXED);
+  progress->done = progress->fetched = __atomic_load_n (&self->work.done, __ATOMIC_RELAXED);
   progress->looking = FALSE;
 }
 
@@ -128,11 +130,12 @@ on_interval (gpointer data)
   return G_SOURCE_CONTINUE;
 }
 
-/* What begins and ends alike for a download and a move. */
+/* What begins and ends alike for a download, a move and a check. */
 static void
 begin_run (TesseraDownload *self, DownloadState state)
 {
   g_clear_pointer (&self->error, g_free);
+  self->check = CHECK_NONE;
   self->state = state;
   self->paused = FALSE;
   self->last_fetched = 0;
@@ -156,7 +159,11 @@ on_run (GObject *source, GAsyncResult *result, gpointer data)
 
   end_run (self);
   if (g_task_propagate_boolean (G_TASK (result), &error))
-    self->state = DOWNLOAD_DONE;
+    {
+      self->state = DOWNLOAD_DONE;
+      if (self->check == CHECK_MENDS) /* a fetched file is compared, too */
+        self->check = CHECK_GOOD;
+    }
   else if (g_error_matches (error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
     self->state = DOWNLOAD_PAUSED;
   else
@@ -217,6 +224,7 @@ download_forget (TesseraDownload *self)
   g_return_if_fail (TESSERA_IS_DOWNLOAD (self) && self->cancellable == NULL);
 
   self->state = DOWNLOAD_IDLE;
+  self->check = CHECK_NONE;
   g_clear_pointer (&self->error, g_free);
 }
 
@@ -251,7 +259,7 @@ move_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancella
   TesseraDownload *self = source;
   GError *error = NULL;
 
-  if (move_model (self->dir, data, &self->move, cancellable, &error))
+  if (move_model (self->dir, data, &self->work, cancellable, &error))
     g_task_return_boolean (task, TRUE);
   else
     g_task_return_error (task, error);
@@ -280,7 +288,7 @@ download_move (TesseraDownload *self, const char *folder)
 
   if (self->state != DOWNLOAD_DONE || self->cancellable != NULL)
     return;
-  self->move = (TreeProgress){ 0 };
+  self->work = (TreeProgress){ 0 };
   begin_run (self, DOWNLOAD_MOVING);
   task = g_task_new (self, self->cancellable, on_moved, NULL);
   g_task_set_task_data (task, g_strdup (folder), g_free);
@@ -288,6 +296,70 @@ download_move (TesseraDownload *self, const char *folder)
   g_task_set_check_cancellable (task, FALSE);
   g_task_run_in_thread (task, move_thread);
   g_signal_emit (self, signals[CHANGED], 0);
+}
+
+/* -- checking -----------------------------------------------------------------------------------
+ */
+
+static void
+check_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+{
+  TesseraDownload *self = source;
+  GError *error = NULL;
+
+  if (verify_model (self->model, self->dir, TRUE, &self->work, cancellable, &error))
+    g_task_return_boolean (task, TRUE);
+  else
+    g_task_return_error (task, error);
+}
+
+static void
+on_checked (GObject *source, GAsyncResult *result, gpointer data)
+{
+  TesseraDownload *self = TESSERA_DOWNLOAD (source);
+  g_autoptr (GError) error = NULL;
+
+  end_run (self);
+  self->state = DOWNLOAD_DONE;
+  if (g_task_propagate_boolean (G_TASK (result), &error))
+    self->check = CHECK_GOOD;
+  else if (g_error_matches (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA)
+           || g_error_matches (error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND))
+    {
+      download_start (self, g_task_get_task_data (G_TASK (result)));
+      self->check = CHECK_MENDS;
+    }
+  else if (!g_error_matches (error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
+    {
+      self->check = CHECK_FAILED;
+      self->error = g_strdup (error->message);
+    }
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+void
+download_check (TesseraDownload *self, const char *const *folders)
+{
+  g_autoptr (GTask) task = NULL;
+
+  g_return_if_fail (TESSERA_IS_DOWNLOAD (self));
+
+  if (self->state != DOWNLOAD_DONE || self->cancellable != NULL)
+    return;
+  self->work = (TreeProgress){ 0 };
+  begin_run (self, DOWNLOAD_CHECKING);
+  task = g_task_new (self, self->cancellable, on_checked, NULL);
+  g_task_set_task_data (task, g_strdupv ((char **)folders), (GDestroyNotify)g_strfreev);
+  /* What was deleted as damaged when Cancel came must be fetched again. */
+  g_task_set_check_cancellable (task, FALSE);
+  g_task_run_in_thread (task, check_thread);
+  g_signal_emit (self, signals[CHANGED], 0);
+}
+
+DownloadCheck
+download_get_check (TesseraDownload *self)
+{
+  return self->check;
 }
 
 gboolean

@@ -22,7 +22,16 @@ typedef enum
   DOWNLOAD_FAILED,
   DOWNLOAD_DONE,
   DOWNLOAD_MOVING,
+  DOWNLOAD_CHECKING,
 } DownloadState;
+
+typedef enum /* what came of the last check, until the model is fetched or moved */
+{
+  CHECK_NONE,
+  CHECK_GOOD,
+  CHECK_FAILED, /* not every file can be read: download_get_error */
+  CHECK_MENDS,  /* a file was damaged or missing, and is on its way */
+} DownloadCheck;
 
 #define TESSERA_TYPE_DOWNLOAD (download_get_type ())
 G_DECLARE_FINAL_TYPE (TesseraDownload, download, TESSERA, DOWNLOAD, GObject)
@@ -34,7 +43,8 @@ TesseraDownload *download_new (Catalogue *catalogue, const CatalogueModel *model
 /* Begins or goes on; nothing if it runs. `folders`: where to look for files before the network is
  * asked, NULL-terminated, may be NULL. It fails at once if the disk has no room for the rest. */
 void download_start (TesseraDownload *self, const char *const *folders);
-/* Ends a run as the user wants it, or a move; takes effect at once, "changed" follows. */
+/* Ends a run as the user wants it, or a move, or a check; takes effect at once, "changed" follows.
+ */
 void download_pause (TesseraDownload *self);
 /* The same at the end of the program: the next start shall go on. */
 void download_interrupt (TesseraDownload *self);
@@ -45,6 +55,11 @@ gboolean download_any_interrupted (const char *models_dir); /* of whatever catal
 /* Moves a whole model to FOLDER/ID (move.h); its progress is download_get_progress's, a failure is
  * download_get_error's while it is again DOWNLOAD_DONE. */
 void download_move (TesseraDownload *self, const char *folder);
+/* Reads every file of a whole model (verify.h); its progress is download_get_progress's, what came
+ * of it download_get_check's. What is damaged or missing is fetched again at once, as by
+ * download_start. */
+void download_check (TesseraDownload *self, const char *const *folders);
+DownloadCheck download_get_check (TesseraDownload *self);
 /* While DOWNLOAD_IDLE: it shall go to FOLDER/ID in place of MODELS_DIR/ID. Errors: move_prepare. */
 gboolean download_set_folder (TesseraDownload *self, const char *folder, GError **error);
 
@@ -52,9 +67,10 @@ gboolean download_set_folder (TesseraDownload *self, const char *folder, GError 
 void download_forget (TesseraDownload *self);
 
 DownloadState download_get_state (TesseraDownload *self);
-const char *download_get_name (TesseraDownload *self);  /* of the model */
-const char *download_get_dir (TesseraDownload *self);   /* of the model */
-const char *download_get_error (TesseraDownload *self); /* of the last run or move, or NULL */
+const char *download_get_name (TesseraDownload *self); /* of the model */
+const char *download_get_dir (TesseraDownload *self);  /* of the model */
+const char *
+download_get_error (TesseraDownload *self); /* of the last run, move or check, or NULL */
 /* Bytes there and in all (0: not known yet), bytes a second, seconds left (-1: not known yet). */
 void download_get_progress (TesseraDownload *self, guint64 *done, guint64 *total, double *rate,
                             int *seconds_left);

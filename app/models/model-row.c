@@ -4,7 +4,7 @@
 #include "app/compat.h"
 #include "app/models/adopt.h"
 #include "app/models/move.h"
-#include "app/models/verify.h"
+#include "app/models/tree.h"
 
 #include <glib/gi18n.h>
 #include <glib/gstdio.h>
@@ -20,8 +20,8 @@ struct _TesseraModelRow
   GSettings *settings;
   const CatalogueModel *model;
   char *models_dir;
-  gboolean recommended, verifying, removing;
-  char *verdict; /* of the last check */
+  gboolean recommended, removing;
+  char *verdict; /* why what was asked for was not done, or NULL */
 };
 
 G_DEFINE_FINAL_TYPE (TesseraModelRow, model_row, ADW_TYPE_ACTION_ROW)
@@ -41,6 +41,11 @@ describe_progress (TesseraModelRow *self)
   done_text = g_format_size (done);
   total_text = g_format_size (total);
   rate_text = g_format_size ((guint64)rate);
+  if (download_get_state (self->download) == DOWNLOAD_CHECKING)
+    return g_strdup_printf (_ ("%s of %s checked"), done_text, total_text);
+  if (download_get_check (self->download) == CHECK_MENDS)
+    return g_strdup_printf (_ ("A file was damaged and is fetched again; %s of %s are here"),
+                            done_text, total_text);
   if (download_get_state (self->download) == DOWNLOAD_MOVING)
     return g_strdup_printf (_ ("%s of %s moved"), done_text, total_text);
   if (download_is_looking (self->download))
@@ -69,6 +74,10 @@ describe_place (TesseraModelRow *self)
 
   if (target != NULL && !g_file_test (dir, G_FILE_TEST_IS_DIR))
     return g_strdup_printf (_ ("It is in %s, which is not there: attach that disk"), target);
+  if (download_get_check (self->download) == CHECK_GOOD)
+    return g_strdup (_ ("Every file is as it was published"));
+  if (download_get_check (self->download) == CHECK_FAILED)
+    return g_strdup_printf (_ ("Not every file could be read: %s"), error);
   if (error != NULL)
     return g_strdup_printf (_ ("It was not moved: %s"), error);
   if (target != NULL)
@@ -115,14 +124,13 @@ describe (TesseraModelRow *self)
   g_autofree char *size = g_format_size (catalogue_model_bytes (self->model));
   const char *error = download_get_error (self->download);
 
-  if (self->verifying)
-    return g_strdup (_ ("Reading every file…"));
   if (self->verdict != NULL)
     return g_strdup (self->verdict);
   switch (download_get_state (self->download))
     {
     case DOWNLOAD_RUNNING:
     case DOWNLOAD_MOVING:
+    case DOWNLOAD_CHECKING:
       return describe_progress (self);
     case DOWNLOAD_FAILED:
       if (is_away (self))
@@ -150,9 +158,11 @@ update (TesseraModelRow *self)
     [DOWNLOAD_IDLE] = N_ ("_Download…"),  [DOWNLOAD_RUNNING] = N_ ("_Pause"),
     [DOWNLOAD_PAUSED] = N_ ("_Continue"), [DOWNLOAD_FAILED] = N_ ("_Try Again"),
     [DOWNLOAD_DONE] = N_ ("_Use"),        [DOWNLOAD_MOVING] = N_ ("_Cancel"),
+    [DOWNLOAD_CHECKING] = N_ ("_Cancel"),
   };
   const DownloadState state = download_get_state (self->download);
-  const gboolean busy = state == DOWNLOAD_RUNNING || state == DOWNLOAD_MOVING;
+  const gboolean busy
+      = state == DOWNLOAD_RUNNING || state == DOWNLOAD_MOVING || state == DOWNLOAD_CHECKING;
   const gboolean in_use = state == DOWNLOAD_DONE && is_in_use (self);
   g_autofree char *text = describe (self);
   guint64 done, total;
@@ -171,9 +181,9 @@ update (TesseraModelRow *self)
   gtk_widget_set_visible (GTK_WIDGET (self->verify), state == DOWNLOAD_DONE);
   gtk_widget_set_visible (GTK_WIDGET (self->move), state == DOWNLOAD_DONE);
   gtk_widget_set_visible (GTK_WIDGET (self->discard), state != DOWNLOAD_IDLE && !busy);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->verifying && !self->removing);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->move), !self->verifying && !self->removing);
-  gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->verifying && !self->removing);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->verify), !self->removing);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->move), !self->removing);
+  gtk_widget_set_sensitive (GTK_WIDGET (self->discard), !self->removing);
   gtk_progress_bar_set_fraction (self->bar, total > 0 ? (double)done / (double)total : 0);
 }
 
@@ -303,6 +313,7 @@ on_main_button (GtkButton *button, gpointer data)
       break;
     case DOWNLOAD_RUNNING:
     case DOWNLOAD_MOVING:
+    case DOWNLOAD_CHECKING:
       download_pause (self->download);
       break;
     case DOWNLOAD_PAUSED:
@@ -317,45 +328,13 @@ on_main_button (GtkButton *button, gpointer data)
 }
 
 static void
-verify_thread (GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
-{
-  TesseraModelRow *self = source;
-  GError *error = NULL;
-
-  if (verify_model (self->model, data, TRUE, cancellable, &error))
-    g_task_return_boolean (task, TRUE);
-  else
-    g_task_return_error (task, error);
-}
-
-static void
-on_verified (GObject *source, GAsyncResult *result, gpointer data)
-{
-  TesseraModelRow *self = TESSERA_MODEL_ROW (source);
-  g_autoptr (GError) error = NULL;
-
-  self->verifying = FALSE;
-  g_free (self->verdict);
-  if (g_task_propagate_boolean (G_TASK (result), &error))
-    self->verdict = g_strdup (_ ("Every file is as it was published"));
-  else
-    {
-      self->verdict = NULL;
-      start (self, NULL); /* the damaged file is gone, and comes again */
-    }
-  update (self);
-}
-
-static void
 on_verify (GtkButton *button, gpointer data)
 {
   TesseraModelRow *self = data;
-  g_autoptr (GTask) task = g_task_new (self, NULL, on_verified, NULL);
+  g_auto (GStrv) folders = adopt_list_folders (self->models_dir, NULL);
 
-  self->verifying = TRUE;
-  update (self);
-  g_task_set_task_data (task, g_strdup (download_get_dir (self->download)), g_free);
-  g_task_run_in_thread (task, verify_thread);
+  g_clear_pointer (&self->verdict, g_free);
+  download_check (self->download, (const char *const *)folders);
 }
 
 static void
@@ -571,9 +550,11 @@ model_row_init (TesseraModelRow *self)
   self->bar = GTK_PROGRESS_BAR (gtk_progress_bar_new ());
   gtk_widget_set_valign (GTK_WIDGET (self->bar), GTK_ALIGN_CENTER);
   gtk_widget_set_size_request (GTK_WIDGET (self->bar), 120, -1);
+  gtk_accessible_update_property (GTK_ACCESSIBLE (self->bar), GTK_ACCESSIBLE_PROPERTY_LABEL,
+                                  _ ("Progress"), -1);
   adw_action_row_add_suffix (ADW_ACTION_ROW (self), GTK_WIDGET (self->bar));
   self->verify
-      = add_icon_button (self, "emblem-ok-symbolic", _ ("Check Files"), G_CALLBACK (on_verify));
+      = add_icon_button (self, "security-high-symbolic", _ ("Check Files"), G_CALLBACK (on_verify));
   self->move = add_icon_button (self, "folder-symbolic", _ ("Move to Another Folder…"),
                                 G_CALLBACK (on_move));
   self->discard = add_icon_button (self, "user-trash-symbolic", _ ("Move to the Wastebasket"),

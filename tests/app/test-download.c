@@ -166,7 +166,8 @@ wait_for (Fixture *f, DownloadState state)
   const gint64 end = g_get_monotonic_time () + LIMIT * G_USEC_PER_SEC;
 
   while ((download_get_state (f->download) == DOWNLOAD_RUNNING
-          || download_get_state (f->download) == DOWNLOAD_MOVING)
+          || download_get_state (f->download) == DOWNLOAD_MOVING
+          || download_get_state (f->download) == DOWNLOAD_CHECKING)
          && g_get_monotonic_time () < end)
     g_main_context_iteration (NULL, TRUE);
   if (download_get_error (f->download) != NULL && state != DOWNLOAD_FAILED)
@@ -427,11 +428,52 @@ test_adopt_chosen (Fixture *f, gconstpointer data)
   g_assert_cmpuint (times_asked (f, file), ==, 0);
 }
 
+/* Spoils two files; the check finds both, and both come again. */
 static void
 test_verify (Fixture *f, gconstpointer data)
 {
+  g_autofree char *path = NULL, *other = NULL;
+  guint64 done, total;
+  double rate;
+  int left;
+
+  make_catalogue (f, "good", TRUE, "");
+  make_download (f);
+  download_start (f->download, NULL);
+  wait_for (f, DOWNLOAD_DONE);
+  g_assert_cmpint (download_get_check (f->download), ==, CHECK_NONE);
+  download_check (f->download, NULL);
+  g_assert_cmpint (download_get_state (f->download), ==, DOWNLOAD_CHECKING);
+  wait_for (f, DOWNLOAD_DONE);
+  g_assert_cmpint (download_get_check (f->download), ==, CHECK_GOOD);
+
+  path = g_build_filename (download_get_dir (f->download), FILES[3], NULL);
+  other = g_build_filename (download_get_dir (f->download), FILES[5], NULL);
+  g_assert_true (g_file_set_contents (path, "spoiled", -1, NULL));
+  g_assert_cmpint (g_unlink (other), ==, 0);
+  download_check (f->download, NULL);
+  download_pause (f->download); /* at once: nothing is touched */
+  wait_for (f, DOWNLOAD_DONE);
+  g_assert_cmpint (download_get_check (f->download), ==, CHECK_NONE);
+  g_assert_true (g_file_test (path, G_FILE_TEST_EXISTS));
+
+  g_hash_table_remove_all (f->asked);
+  download_check (f->download, NULL);
+  wait_for (f, DOWNLOAD_DONE);
+  g_assert_cmpint (download_get_check (f->download), ==, CHECK_GOOD);
+  check_files (f);
+  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 3); /* model_index.json, too */
+  download_get_progress (f->download, &done, &total, &rate, &left);
+  g_assert_cmpuint (done, ==, total);
+}
+
+/* What is read is counted, and the first wrong file is named. */
+static void
+test_verify_model (Fixture *f, gconstpointer data)
+{
   g_autofree char *path = NULL;
   g_autoptr (GError) error = NULL;
+  TreeProgress progress = { 0 };
   const CatalogueModel *model;
 
   make_catalogue (f, "good", TRUE, "");
@@ -439,19 +481,18 @@ test_verify (Fixture *f, gconstpointer data)
   download_start (f->download, NULL);
   wait_for (f, DOWNLOAD_DONE);
   model = catalogue_find (f->catalogue, "tiny");
-  g_assert_true (verify_model (model, download_get_dir (f->download), FALSE, NULL, &error));
+  g_assert_true (
+      verify_model (model, download_get_dir (f->download), FALSE, &progress, NULL, &error));
   g_assert_no_error (error);
+  g_assert_cmpuint (progress.total, >, 0);
+  g_assert_cmpuint (progress.done, ==, progress.total);
   path = g_build_filename (download_get_dir (f->download), FILES[3], NULL);
   g_assert_true (g_file_set_contents (path, "spoiled", -1, NULL));
-  g_assert_false (verify_model (model, download_get_dir (f->download), TRUE, NULL, &error));
+  g_assert_false (
+      verify_model (model, download_get_dir (f->download), TRUE, &progress, NULL, &error));
   g_assert_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA);
   g_assert_nonnull (strstr (error->message, FILES[3]));
   g_assert_false (g_file_test (path, G_FILE_TEST_EXISTS));
-  g_hash_table_remove_all (f->asked);
-  download_start (f->download, NULL);
-  wait_for (f, DOWNLOAD_DONE);
-  check_files (f);
-  g_assert_cmpuint (g_hash_table_size (f->asked), ==, 2); /* model_index.json, too */
 }
 
 int
@@ -472,5 +513,6 @@ main (int argc, char **argv)
   ADD ("/download/adopt-chosen/comfy", GINT_TO_POINTER (FALSE), test_adopt_chosen);
   ADD ("/download/adopt-chosen/hub", GINT_TO_POINTER (TRUE), test_adopt_chosen);
   ADD ("/download/verify", NULL, test_verify);
+  ADD ("/download/verify-model", NULL, test_verify_model);
   return g_test_run ();
 }

@@ -81,6 +81,21 @@ count_buttons (TesseraModelsWindow *window, const char *text)
   return 100 - n;
 }
 
+/* What the row of that title says below it, or NULL. */
+static const char *
+find_subtitle (GtkWidget *widget, const char *title)
+{
+  const char *found = NULL;
+
+  if (ADW_IS_ACTION_ROW (widget)
+      && g_str_equal (adw_preferences_row_get_title (ADW_PREFERENCES_ROW (widget)), title))
+    return adw_action_row_get_subtitle (ADW_ACTION_ROW (widget));
+  for (GtkWidget *child = gtk_widget_get_first_child (widget); child != NULL && found == NULL;
+       child = gtk_widget_get_next_sibling (child))
+    found = find_subtitle (child, title);
+  return found;
+}
+
 static AdwMessageDialog *
 find_dialog (void)
 {
@@ -203,6 +218,24 @@ test_remove (Fixture *f, gconstpointer data)
   g_assert_null (g_settings_get_user_value (f->settings, "model"));
 }
 
+/* While its files are read a model can be neither used nor removed, and the check can be ended. */
+static void
+test_check (Fixture *f, gconstpointer data)
+{
+  const int discards = count_buttons (f->window, "Move to the Wastebasket");
+
+  press (f->window, "Check Files", 0);
+  g_assert_cmpint (count_buttons (f->window, "_Cancel"), ==, 1);
+  g_assert_cmpint (count_buttons (f->window, "Move to the Wastebasket"), ==, discards - 1);
+  WAIT_FOR (count_buttons (f->window, "_Cancel") == 0);
+  g_assert_cmpstr (find_subtitle (GTK_WIDGET (f->window), "A Model here"), ==,
+                   "Every file is as it was published");
+  press (f->window, "Check Files", 0);
+  press (f->window, "_Cancel", 0);
+  WAIT_FOR (count_buttons (f->window, "_Cancel") == 0);
+  g_assert_cmpstr (find_subtitle (GTK_WIDGET (f->window), "A Model here"), ==, "On this computer");
+}
+
 /* The desktop answers in order: after this its earlier answers are here, and need only be read. */
 static void
 let_answers_arrive (void)
@@ -254,6 +287,7 @@ main (int argc, char **argv)
   ADD ("shots", NULL, test_shots);
   ADD ("in-use", NULL, test_in_use);
   ADD ("remove", NULL, test_remove);
+  ADD ("check", NULL, test_check);
   ADD ("told", "", test_told);
   result = g_test_run ();
   fake_desktop_free (desktop);

@@ -216,7 +216,7 @@ read_header (Safetensors *self, const char *path, GMappedFile *map, GError **err
   const cJSON *item;
   guint64 header;
 
-  if (length < PREFIX_BYTES)
+  if (length <= PREFIX_BYTES)
     return error_fail_model (
         error, path, "%" G_GUINT64_FORMAT " bytes are too few for a safetensors file", length);
   if (!check_magic (contents, path, error))

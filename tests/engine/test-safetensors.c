@@ -24,8 +24,8 @@ typedef struct
 static const Damage damages[] = {
   { "empty.safetensors", "too few" },
   { "short.safetensors", "too few" },
-  { "header-100mb.safetensors", "claims 100000000 bytes" },
-  { "header-huge.safetensors", "claims 18446744073709551615 bytes" },
+  { "header-100mb.safetensors", "claims 100000000 bytes, the file has" },
+  { "header-huge.safetensors", "claims 18446744073709551615 bytes, more than 100000000" },
   { "not-json.safetensors", "not valid JSON" },
   { "not-utf8.safetensors", "not valid UTF-8" },
   { "deep-json.safetensors", "nested too deeply" },
@@ -60,6 +60,134 @@ test_damaged (gconstpointer data)
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
   g_assert_nonnull (strstr (error->message, damage->cause));
   g_assert_nonnull (strstr (error->message, "/damaged/"));
+}
+
+/* A file of this header and so many bytes behind it. `excess` is added to the header's length. */
+static void
+write_raw (const char *path, const char *header, gsize payload, int excess)
+{
+  g_autoptr (GByteArray) bytes = g_byte_array_new ();
+  g_autofree guint8 *zeros = g_malloc0 (payload + 1);
+  guint64 length = GUINT64_TO_LE ((guint64)((gint64)strlen (header) + excess));
+
+  g_byte_array_append (bytes, (const guint8 *)&length, sizeof length);
+  g_byte_array_append (bytes, (const guint8 *)header, (guint)strlen (header));
+  g_byte_array_append (bytes, zeros, (guint)payload);
+  g_assert_true (g_file_set_contents (path, (const char *)bytes->data, (gssize)bytes->len, NULL));
+}
+
+#define U8(shape, begin, end)                                                                      \
+  "{\"dtype\":\"U8\",\"shape\":[" #shape "],\"data_offsets\":[" #begin "," #end "]}"
+
+/* What just fits is read, and one more or less is refused. */
+static void
+test_edges (void)
+{
+  static const struct
+  {
+    const char *header;
+    gsize payload;
+    int excess;
+    const char *cause; /* NULL: it is read */
+  } cases[] = {
+    { "{\"a\":" U8 (4, 0, 4) "}", 4, 0, NULL },
+    { "{\"a\":" U8 (4, 0, 4) "}", 3, 0, "tensor a lies at bytes 0 to 4 of 3" },
+    { "{\"a\":" U8 (3, 0, 4) "}", 4, 0, "has 4 bytes, its shape and type U8 need 3" },
+    { "{\"a\":" U8 (5, 0, 4) "}", 4, 0, "has 4 bytes, its shape and type U8 need 5" },
+    { "{\"a\":" U8 (4, 0, 4) ",\"b\":" U8 (4, 4, 8) "}", 8, 0, NULL },
+    { "{\"a\":" U8 (4, 0, 4) ",\"b\":" U8 (5, 3, 8) "}", 8, 0, "tensors a and b overlap" },
+    { "{\"a\":" U8 (4, 0, 4) ",\"b\":" U8 (0, 2, 2) "}", 4, 0, NULL }, /* nothing lies there */
+    { "{}", 0, 0, NULL },
+    { "{}", 0, 1, "the header claims 3 bytes, the file has 10" },
+    { "", 0, 0, "8 bytes are too few" },
+  };
+  g_autofree char *path = g_build_filename (g_get_tmp_dir (), "tessera-edge-XXXXXX", NULL);
+
+  g_close (g_mkstemp (path), NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (Safetensors) file = NULL;
+
+      write_raw (path, cases[i].header, cases[i].payload, cases[i].excess);
+      file = safetensors_open (path, &error);
+      g_test_message ("%s: %s", cases[i].header, error != NULL ? error->message : "is read");
+      g_assert_true ((file != NULL) == (cases[i].cause == NULL));
+      g_assert_true (file != NULL || strstr (error->message, cases[i].cause) != NULL);
+    }
+  g_unlink (path);
+}
+
+/* More axes than a view has: such a tensor can be listed, and nothing else. */
+static void
+test_five_axes (void)
+{
+  g_autofree char *path = g_build_filename (g_get_tmp_dir (), "tessera-axes-XXXXXX", NULL);
+  g_autoptr (Safetensors) file = NULL;
+  SafetensorsInfo info;
+  Tensor tensor;
+
+  g_close (g_mkstemp (path), NULL);
+  write_raw (path,
+             "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,2,1,1],\"data_offsets\":[0,8]},"
+             "\"b\":{\"dtype\":\"F32\",\"shape\":[1,2,1,1],\"data_offsets\":[8,16]}}",
+             16, 0);
+  file = safetensors_open (path, NULL);
+  g_assert_nonnull (file);
+  g_assert_false (safetensors_find (file, "a", &tensor));
+  g_assert_true (safetensors_info (file, "a", &info));
+  g_assert_cmpint (info.rank, ==, 5);
+  g_assert_true (safetensors_find (file, "b", &tensor));
+  g_assert_cmpint (tensor.rank, ==, 4);
+  g_unlink (path);
+}
+
+/* An index leads to its own folder only, and each tensor to the shard that it names. */
+static void
+test_shards (void)
+{
+  static const struct
+  {
+    const char *map, *cause;
+  } cases[] = {
+    { "{\"a\":\"1.safetensors\",\"b\":\"2.safetensors\"}", NULL },
+    { "{\"a\":\"1.safetensors\",\"b\":\"1.safetensors\"}", "tensor b is not in 1.safetensors" },
+    { "{\"a\":\"2.safetensors\",\"b\":\"2.safetensors\"}", "tensor a is not in 2.safetensors" },
+    { "{\"a\":\"2.safetensors\",\"b\":\"1.safetensors\"}", "tensor a is not in 2.safetensors" },
+    { "{\"a\":\".\"}", "tensor a is not mapped to a plain file name" },
+    { "{\"a\":\"..\"}", "tensor a is not mapped to a plain file name" },
+    { "{\"a\":\"\"}", "tensor a is not mapped to a plain file name" },
+    { "{\"a\":7}", "tensor a is not mapped to a plain file name" },
+  };
+  g_autofree char *folder = g_dir_make_tmp ("safetensors-XXXXXX", NULL);
+  g_autofree char *first = g_build_filename (folder, "1.safetensors", NULL);
+  g_autofree char *second = g_build_filename (folder, "2.safetensors", NULL);
+  g_autofree char *index = g_build_filename (folder, "model.safetensors.index.json", NULL);
+
+  write_raw (first, "{\"__metadata__\":{\"from\":\"first\"},\"a\":" U8 (4, 0, 4) "}", 4, 0);
+  write_raw (second, "{\"__metadata__\":{\"from\":\"second\"},\"b\":" U8 (2, 0, 2) "}", 2, 0);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *text = g_strdup_printf ("{\"weight_map\":%s}", cases[i].map);
+      g_autoptr (GError) error = NULL;
+      g_autoptr (Safetensors) file = NULL;
+      SafetensorsInfo info;
+
+      g_assert_true (g_file_set_contents (index, text, -1, NULL));
+      file = safetensors_open (index, &error);
+      g_assert_true ((file != NULL) == (cases[i].cause == NULL));
+      g_assert_true (file != NULL || strstr (error->message, cases[i].cause) != NULL);
+      if (file == NULL)
+        continue;
+      g_assert_cmpuint (safetensors_bytes (file), ==, 6);
+      g_assert_cmpstr (safetensors_metadata (file, "from"), ==, "first");
+      g_assert_true (safetensors_info (file, "b", &info));
+      g_assert_cmpstr (info.file, ==, second);
+    }
+  g_unlink (first);
+  g_unlink (second);
+  g_unlink (index);
+  g_rmdir (folder);
 }
 
 /* Other containers are named, and a header of as many bytes as they begin with is none of them. */
@@ -280,6 +408,9 @@ main (int argc, char **argv)
       g_test_add_data_func (name, &damages[i], test_damaged);
     }
   g_test_add_func ("/safetensors/absent", test_absent);
+  g_test_add_func ("/safetensors/edges", test_edges);
+  g_test_add_func ("/safetensors/five-axes", test_five_axes);
+  g_test_add_func ("/safetensors/shards", test_shards);
   g_test_add_func ("/safetensors/containers", test_containers);
   g_test_add_func ("/safetensors/model-file", test_model_file);
   g_test_add_func ("/safetensors/write", test_write);

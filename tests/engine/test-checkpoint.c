@@ -2,9 +2,10 @@
  *
  * test-checkpoint.c - model folders, whole and damaged, in every naming
  */
-#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/checkpoint-private.h"
 #include "engine/checkpoint/naming.h"
 #include "engine/engine.h"
+#include "engine/weight-only/file.h"
 #include "tests/engine/model-copy.h"
 
 #include <glib/gstdio.h>
@@ -358,6 +359,109 @@ test_shards (void)
   model_copy_free (dir);
 }
 
+/* A folder without the usual names has one file of weights, or it is not said which one counts.
+ * Hidden files are downloads under way. */
+static void
+test_other_names (void)
+{
+  char *dir = model_copy_new ();
+  g_autofree char *vae = test_data_path ("tiny-zimage/vae/diffusion_pytorch_model.safetensors");
+  g_autofree char *other = g_build_filename (dir, "vae", "other.safetensors", NULL);
+  g_autofree char *found = NULL;
+  g_autoptr (GError) none = NULL, several = NULL;
+
+  model_copy_replace (dir, "vae/diffusion_pytorch_model.safetensors", NULL);
+  model_copy_write (dir, "vae/.part.safetensors", "");
+  g_assert_null (checkpoint_find_file (dir, CHECKPOINT_VAE, &none));
+  g_assert_nonnull (strstr (none->message, "vae: no weights here"));
+  model_copy_replace (dir, "vae/other.safetensors", vae);
+  found = checkpoint_find_file (dir, CHECKPOINT_VAE, NULL);
+  g_assert_cmpstr (found, ==, other);
+  model_copy_replace (dir, "vae/third.safetensors", vae);
+  g_assert_null (checkpoint_find_file (dir, CHECKPOINT_VAE, &several));
+  g_assert_nonnull (strstr (several->message, "several .safetensors files"));
+  model_copy_free (dir);
+}
+
+/* A file of the given tensors, each of zeros. */
+static void
+write_zeros (const char *path, const char *const *names, int n)
+{
+  static const guint8 zeros[4];
+  g_autoptr (SafetensorsWriter) writer = safetensors_writer_new ();
+
+  for (int i = 0; i < n; i++)
+    safetensors_writer_add (writer, names[i], DTYPE_U8, 2, (int64_t[]){ 2, 2 }, zeros);
+  g_assert_true (safetensors_writer_write (writer, path, NULL));
+}
+
+static void
+test_quantised_elsewhere (void)
+{
+  static const char *const names[] = { "model.layers.0.mlp.up_proj.qweight" };
+  char *dir = model_copy_new ();
+  g_autofree char *path = g_build_filename (dir, "four-bit.safetensors", NULL);
+  g_autoptr (GError) encoder = NULL, vae = NULL;
+
+  write_zeros (path, names, G_N_ELEMENTS (names));
+  g_assert_null (checkpoint_open (dir, NULL, path, &encoder));
+  g_assert_nonnull (strstr (encoder->message, "SVDQuant weights, where dense ones"));
+  model_copy_replace (dir, "vae/diffusion_pytorch_model.safetensors", path);
+  g_assert_null (checkpoint_open (dir, NULL, NULL, &vae));
+  g_assert_nonnull (strstr (vae->message, "SVDQuant weights, where dense ones"));
+  g_unlink (path);
+  model_copy_free (dir);
+}
+
+/* Fused rows that are no three layers' are not cut into three, and codes are no numbers. */
+static void
+test_views (void)
+{
+  static const guint16 numbers[7 * 2];
+  Safetensors *file = safetensors_new_borrowed ("made up");
+  Tensor fused = { DTYPE_BF16, 2, { 6, 2, 1, 1 }, (void *)numbers };
+  Tensor uneven = { DTYPE_BF16, 2, { 7, 2, 1, 1 }, (void *)numbers };
+  Tensor codes = { DTYPE_U8, 2, { 2, 2, 1, 1 }, (void *)numbers };
+  g_autoptr (Weights) weights = NULL;
+  g_autoptr (GError) shape = NULL, type = NULL;
+  Tensor t;
+
+  safetensors_add_borrowed (file, "layers.0.attention.qkv.weight", &fused);
+  safetensors_add_borrowed (file, "layers.1.attention.qkv.weight", &uneven);
+  safetensors_add_borrowed (file, "layers.0.feed_forward.w1.weight", &codes);
+  weights = weights_new (CHECKPOINT_TRANSFORMER, file, 0, NULL);
+  g_assert_nonnull (weights);
+  g_assert_true (weights_get (weights, &t, "layers.0.attention.to_k.weight", NULL, 2, 2, 2));
+  g_assert_true (t.data == numbers + 4);
+  g_assert_false (weights_get (weights, &t, "layers.1.attention.to_k.weight", &shape, 2, 2, 2));
+  g_assert_nonnull (
+      strstr (shape->message, "shape [7, 2], expected [2, 2] for each of q, k and v"));
+  g_assert_false (weights_get (weights, &t, "layers.0.feed_forward.w1.weight", &type, 2, 2, 2));
+  g_assert_nonnull (strstr (type->message, "has type U8"));
+}
+
+/* Two codes of 4 bit are a byte, and two numbers. */
+static void
+test_count (void)
+{
+  static const guint16 numbers[64];
+  Safetensors *file = safetensors_new_borrowed ("made up");
+  Tensor codes = { DTYPE_U8, 2, { 2, 32, 1, 1 }, (void *)numbers };
+  Tensor scales = { DTYPE_F16, 2, { 2, 1, 1, 1 }, (void *)numbers };
+  Tensor norm = { DTYPE_BF16, 1, { 5, 1, 1, 1 }, (void *)numbers };
+  g_autoptr (Weights) weights = NULL;
+  g_autoptr (GError) error = NULL;
+
+  safetensors_set_borrowed_metadata (file, WEIGHT_ONLY_KEY,
+                                     "{\"version\":1,\"bits\":4,\"group\":64}");
+  safetensors_add_borrowed (file, "model.layers.0.mlp.up_proj" WEIGHT_ONLY_CODES, &codes);
+  safetensors_add_borrowed (file, "model.layers.0.mlp.up_proj" WEIGHT_ONLY_SCALES, &scales);
+  safetensors_add_borrowed (file, "model.layers.0.input_layernorm.weight", &norm);
+  weights = weights_new (CHECKPOINT_TEXT_ENCODER, file, 2, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (weights_count (weights), ==, 2 * 64 + 2 + 5);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -377,5 +481,9 @@ main (int argc, char **argv)
   g_test_add_func ("/checkpoint/comfy", test_comfy);
   g_test_add_func ("/checkpoint/bfl-names", test_bfl_names);
   g_test_add_func ("/checkpoint/shards", test_shards);
+  g_test_add_func ("/checkpoint/other-names", test_other_names);
+  g_test_add_func ("/checkpoint/quantised-elsewhere", test_quantised_elsewhere);
+  g_test_add_func ("/checkpoint/views", test_views);
+  g_test_add_func ("/checkpoint/count", test_count);
   return g_test_run ();
 }

@@ -279,8 +279,10 @@ test_write (void)
 {
   g_autofree char *folder = g_dir_make_tmp ("safetensors-XXXXXX", NULL);
   g_autofree char *path = g_build_filename (folder, "sample.safetensors", NULL);
+  g_autofree char *contents = NULL;
   g_autoptr (GError) error = NULL;
   g_autoptr (Safetensors) file = NULL;
+  guint64 header;
   Tensor tensor;
 
   write_sample (path);
@@ -288,6 +290,11 @@ test_write (void)
   file = safetensors_open (path, &error);
   g_assert_no_error (error);
   g_assert_cmpuint (safetensors_count (file), ==, 5);
+  g_assert_cmpstr (safetensors_name (file, 0), ==, "ids"); /* the widest first, from a place */
+  g_assert_cmpstr (safetensors_name (file, 4), ==, "odd"); /* where it can be read in place */
+  g_assert_true (g_file_get_contents (path, &contents, NULL, NULL));
+  memcpy (&header, contents, sizeof header);
+  g_assert_cmpuint (GUINT64_FROM_LE (header) % sizeof header, ==, 0);
   g_assert_cmpstr (safetensors_metadata (file, "note"), ==, "line\nbreak");
   g_assert_null (safetensors_metadata (file, "absent"));
   g_assert_true (safetensors_find (file, "wide \"quoted\"", &tensor));

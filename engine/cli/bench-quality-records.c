@@ -165,7 +165,6 @@ describe_run (const QualityRun *self)
   g_autoptr (cJSON) root = cJSON_CreateObject ();
   g_autofree char *seed = g_strdup_printf ("%" G_GUINT64_FORMAT, self->request.seed);
   cJSON *prompts, *configurations;
-  char *printed, *text;
 
   cJSON_AddStringToObject (root, "schema", "tessera bench quality 1");
   cJSON_AddNumberToObject (root, "width", self->request.width);
@@ -199,10 +198,7 @@ describe_run (const QualityRun *self)
       cJSON_AddStringToObject (item, "prompt", p->text);
       cJSON_AddItemToArray (prompts, item);
     }
-  printed = cJSON_Print (root);
-  text = g_strconcat (printed, "\n", NULL);
-  cJSON_free (printed);
-  return text;
+  return json_print (root, TRUE);
 }
 
 static gboolean
@@ -305,8 +301,7 @@ quality_row_save (const QualityRun *self, const QualityConfiguration *configurat
   g_autofree char *record = quality_row_path (self, configuration, prompt, ".json");
   g_autofree char *path = quality_row_path (self, configuration, prompt, ".png");
   g_autoptr (cJSON) root = cJSON_CreateObject ();
-  char *text;
-  gboolean ok;
+  g_autofree char *text = NULL;
 
   if (picture != NULL && !image_save_png (picture, path, NULL, error))
     return FALSE;
@@ -319,8 +314,6 @@ quality_row_save (const QualityRun *self, const QualityConfiguration *configurat
   cJSON_AddNumberToObject (root, "activations", (double)row->activations);
   cJSON_AddNumberToObject (root, "peak", (double)row->peak);
   cJSON_AddNumberToObject (root, "system_peak", (double)row->system_peak);
-  text = cJSON_Print (root);
-  ok = atomic_file_put_text (record, text, error);
-  cJSON_free (text);
-  return ok;
+  text = json_print (root, TRUE);
+  return atomic_file_put_text (record, text, error);
 }

@@ -163,7 +163,6 @@ as_json (const QualityRun *run)
   g_autoptr (cJSON) root = cJSON_CreateObject ();
   g_autofree char *seed = g_strdup_printf ("%" G_GUINT64_FORMAT, run->request.seed);
   cJSON *configurations;
-  char *printed, *text;
 
   cJSON_AddStringToObject (root, "schema", "tessera quality report 1");
   cJSON_AddStringToObject (root, "version", TESSERA_VERSION);
@@ -176,10 +175,7 @@ as_json (const QualityRun *run)
   for (guint i = 0; i < run->configurations->len; i++)
     cJSON_AddItemToArray (configurations,
                           configuration_to_json (run, g_ptr_array_index (run->configurations, i)));
-  printed = cJSON_Print (root);
-  text = g_strconcat (printed, "\n", NULL);
-  cJSON_free (printed);
-  return text;
+  return json_print (root, TRUE);
 }
 
 /* -- Markdown ------------------------------------------------------------------------------------

@@ -237,12 +237,10 @@ save (Engine *engine, const Options *o, const EngineRequest *request, Image *ima
   gint64 ended = g_get_monotonic_time ();
   g_autoptr (cJSON) record = describe (engine, request, progress, started, ended);
   const char *output = o->output != NULL ? o->output : "tessera.png";
-  ImageInfo info
-      = { .request = (EngineRequest *)request, .details = cJSON_PrintUnformatted (record) };
-  gboolean ok = image_save_png (image, output, &info, error);
+  g_autofree char *details = json_print (record, FALSE);
+  ImageInfo info = { .request = (EngineRequest *)request, .details = details };
 
-  cJSON_free (info.details);
-  if (!ok)
+  if (!image_save_png (image, output, &info, error))
     return FALSE;
   if (o->json)
     {

@@ -2,6 +2,7 @@
 #include "engine/cli/cli.h"
 
 #include "engine/engine.h"
+#include "engine/files/json.h"
 
 #include <locale.h>
 #include <stdio.h>
@@ -60,10 +61,9 @@ cli_parse (int argc, char **argv, const char *summary, const GOptionEntry *entri
 void
 cli_print_json (const cJSON *json)
 {
-  char *text = cJSON_PrintUnformatted (json);
+  g_autofree char *text = json_print (json, FALSE);
 
   puts (text != NULL ? text : "null");
-  cJSON_free (text);
 }
 
 char *

@@ -201,21 +201,12 @@ to_json (const Benchmark *self)
   return root;
 }
 
-static char *
-print (const cJSON *json)
-{
-  char *text = cJSON_Print (json), *copy = g_strconcat (text, "\n", NULL);
-
-  cJSON_free (text);
-  return copy;
-}
-
 char *
 benchmark_to_json (const Benchmark *self)
 {
   g_autoptr (cJSON) json = to_json (self);
 
-  return print (json);
+  return json_print (json, TRUE);
 }
 
 gboolean
@@ -229,6 +220,6 @@ benchmark_save (const Benchmark *const *all, int n, const char *path, GError **e
   list = cJSON_AddArrayToObject (root, "benchmarks");
   for (int i = 0; i < n; i++)
     cJSON_AddItemToArray (list, to_json (all[i]));
-  text = print (root);
+  text = json_print (root, TRUE);
   return atomic_file_put_text (path, text, error);
 }

@@ -201,16 +201,13 @@ write_file (Calibration *self, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (self->path);
   g_autoptr (cJSON) root = read_file (self->path);
-  gboolean ok;
-  char *text;
+  g_autofree char *text = NULL;
 
   cJSON_DeleteItemFromObjectCaseSensitive (root, self->device);
   cJSON_AddItemToObject (root, self->device, curves_to_json (self));
-  text = cJSON_PrintUnformatted (root);
+  text = json_print (root, FALSE);
   (void)g_mkdir_with_parents (folder, 0700); /* opening says what is wrong */
-  ok = atomic_file_put_text (self->path, text, error);
-  cJSON_free (text);
-  return ok;
+  return atomic_file_put_text (self->path, text, error);
 }
 
 /* -- use ----------------------------------------------------------------------------------------

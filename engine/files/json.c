@@ -231,6 +231,16 @@ json_is_count (const cJSON *item, guint64 *out)
   return TRUE;
 }
 
+char *
+json_print (const cJSON *json, gboolean indented)
+{
+  char *printed = indented ? cJSON_Print (json) : cJSON_PrintUnformatted (json);
+  char *text = g_strconcat (printed, indented ? "\n" : NULL, NULL);
+
+  cJSON_free (printed);
+  return text;
+}
+
 void
 json_append_string (GString *out, const char *text)
 {

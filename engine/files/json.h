@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * json.h - reading JSON that came from somewhere else
+ * json.h - reading JSON that came from somewhere else, and printing our own
  *
  * cJSON does the parsing; here are the limits it lacks (bytes, depth, number of values) and typed
  * access whose errors name the file and the key.
@@ -42,6 +42,10 @@ gboolean json_get_ints (const cJSON *object, const char *key, int low, int high,
 
 /* TRUE if `item` is a whole number from 0 to 2^53, exactly. */
 gboolean json_is_count (const cJSON *item, guint64 *out);
+
+/* The text of `json`: one line without its end, or as the `indented` lines of a file, each with
+ * its end (transfer full). */
+char *json_print (const cJSON *json, gboolean indented);
 
 /* Appends `text` (UTF-8) as a JSON string, quotes included. */
 void json_append_string (GString *out, const char *text);

@@ -200,9 +200,8 @@ loras_to_json (const EngineRequest *r)
 char *
 engine_request_to_json (const EngineRequest *r)
 {
-  cJSON *root = cJSON_CreateObject ();
+  g_autoptr (cJSON) root = cJSON_CreateObject ();
   g_autofree char *seed = g_strdup_printf ("%" G_GUINT64_FORMAT, r->seed);
-  char *printed, *result;
 
   cJSON_AddStringToObject (root, "schema", SCHEMA);
   cJSON_AddStringToObject (root, "prompt", r->prompt);
@@ -220,11 +219,7 @@ engine_request_to_json (const EngineRequest *r)
   cJSON_AddNumberToObject (root, "cfg_truncation", r->cfg_truncation);
   if (r->n_loras > 0)
     cJSON_AddItemToObject (root, "loras", loras_to_json (r));
-  printed = cJSON_PrintUnformatted (root);
-  result = g_strdup (printed);
-  cJSON_free (printed);
-  cJSON_Delete (root);
-  return result;
+  return json_print (root, FALSE);
 }
 
 static gboolean

@@ -3,6 +3,7 @@
 
 #include "engine/checkpoint/checkpoint-private.h"
 #include "engine/engine.h"
+#include "engine/files/json.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -106,8 +107,6 @@ char *
 svdq_describe_canonical (SvdqFormat format, int rank, const char *source, const char *sha256)
 {
   g_autoptr (cJSON) root = cJSON_CreateObject ();
-  g_autofree char *text = NULL;
-  char *printed;
   cJSON *from;
 
   cJSON_AddNumberToObject (root, "version", 1);
@@ -123,10 +122,7 @@ svdq_describe_canonical (SvdqFormat format, int rank, const char *source, const 
   if (sha256 != NULL)
     cJSON_AddStringToObject (from, "sha256", sha256);
   cJSON_AddStringToObject (root, "tool", "tessera " TESSERA_VERSION);
-  printed = cJSON_PrintUnformatted (root);
-  text = g_strdup (printed);
-  cJSON_free (printed);
-  return g_steal_pointer (&text);
+  return json_print (root, FALSE);
 }
 
 /* The transformer's config: the file's own, or that of the folder it lies in. */

@@ -47,11 +47,8 @@ char *
 quantize_line_to_json (const QuantizeLine *line)
 {
   g_autoptr (cJSON) root = line_to_object (line);
-  char *printed = cJSON_PrintUnformatted (root);
-  char *text = g_strdup (printed);
 
-  cJSON_free (printed);
-  return text;
+  return json_print (root, FALSE);
 }
 
 static double
@@ -144,7 +141,6 @@ print_json (const QuantizeJob *job, GArray *lines)
 {
   g_autoptr (cJSON) root = cJSON_CreateObject ();
   cJSON *list;
-  char *printed, *text;
 
   cJSON_AddStringToObject (root, "precision", job->settings.format == SVDQ_INT4 ? "int4" : "nvfp4");
   cJSON_AddNumberToObject (root, "level", (double)job->settings.level);
@@ -152,10 +148,7 @@ print_json (const QuantizeJob *job, GArray *lines)
   list = cJSON_AddArrayToObject (root, "linears");
   for (guint i = 0; i < lines->len; i++)
     cJSON_AddItemToArray (list, line_to_object (&g_array_index (lines, QuantizeLine, i)));
-  printed = cJSON_Print (root);
-  text = g_strdup (printed);
-  cJSON_free (printed);
-  return text;
+  return json_print (root, TRUE);
 }
 
 static gboolean

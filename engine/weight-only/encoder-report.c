@@ -122,7 +122,6 @@ static char *
 print_json (const EncoderReport *report)
 {
   g_autoptr (cJSON) root = cJSON_CreateObject ();
-  char *printed, *text;
 
   cJSON_AddNumberToObject (root, "bits", report->job->bits);
   cJSON_AddBoolToObject (root, "calibrated", report->job->prompts != NULL);
@@ -132,10 +131,7 @@ print_json (const EncoderReport *report)
   cJSON_AddNumberToObject (root, "seconds", report->seconds);
   add_prompts (root, report);
   add_linears (root, report);
-  printed = cJSON_Print (root);
-  text = g_strdup (printed);
-  cJSON_free (printed);
-  return text;
+  return json_print (root, TRUE);
 }
 
 static gboolean

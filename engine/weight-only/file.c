@@ -68,7 +68,6 @@ weight_only_describe (int bits, const char *source, const char *sha256)
 {
   g_autoptr (cJSON) root = cJSON_CreateObject ();
   cJSON *from;
-  char *printed, *text;
 
   cJSON_AddNumberToObject (root, "version", VERSION);
   cJSON_AddNumberToObject (root, "bits", bits);
@@ -77,10 +76,7 @@ weight_only_describe (int bits, const char *source, const char *sha256)
   cJSON_AddStringToObject (from, "file", source);
   cJSON_AddStringToObject (from, "sha256", sha256);
   cJSON_AddStringToObject (root, "tool", "tessera " TESSERA_VERSION);
-  printed = cJSON_PrintUnformatted (root);
-  text = g_strdup (printed);
-  cJSON_free (printed);
-  return text;
+  return json_print (root, FALSE);
 }
 
 gboolean

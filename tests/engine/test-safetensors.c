@@ -154,6 +154,8 @@ test_shards (void)
     { "{\"a\":\"1.safetensors\",\"b\":\"1.safetensors\"}", "tensor b is not in 1.safetensors" },
     { "{\"a\":\"2.safetensors\",\"b\":\"2.safetensors\"}", "tensor a is not in 2.safetensors" },
     { "{\"a\":\"2.safetensors\",\"b\":\"1.safetensors\"}", "tensor a is not in 2.safetensors" },
+    { "{\"a\":\"1.safetensors\",\"b\":\"2.safetensors\",\"c\":\"2.safetensors\"}",
+      "tensor c is not in 2.safetensors" },
     { "{\"a\":\".\"}", "tensor a is not mapped to a plain file name" },
     { "{\"a\":\"..\"}", "tensor a is not mapped to a plain file name" },
     { "{\"a\":\"\"}", "tensor a is not mapped to a plain file name" },
@@ -164,7 +166,10 @@ test_shards (void)
   g_autofree char *second = g_build_filename (folder, "2.safetensors", NULL);
   g_autofree char *index = g_build_filename (folder, "model.safetensors.index.json", NULL);
 
-  write_raw (first, "{\"__metadata__\":{\"from\":\"first\"},\"a\":" U8 (4, 0, 4) "}", 4, 0);
+  write_raw (
+      first,
+      "{\"__metadata__\":{\"from\":\"first\"},\"a\":" U8 (4, 0, 4) ",\"c\":" U8 (0, 4, 4) "}", 4,
+      0);
   write_raw (second, "{\"__metadata__\":{\"from\":\"second\"},\"b\":" U8 (2, 0, 2) "}", 2, 0);
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {

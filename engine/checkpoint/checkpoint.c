@@ -72,6 +72,13 @@ read_configs (Checkpoint *self, GError **error)
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: no such model folder", self->dir);
       return FALSE;
     }
+  if (!config_is_model_folder (self->dir))
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: not a model folder (no model_index.json or transformer/config.json)",
+                   self->dir);
+      return FALSE;
+    }
   if (!config_check_pipeline (self->dir, error)
       || !config_read_transformer (self->dir, &self->transformer, error)
       || !config_read_text_encoder (self->dir, &self->text_encoder, error)

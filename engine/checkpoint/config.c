@@ -289,6 +289,22 @@ config_read_scheduler (const char *dir, SchedulerConfig *out, GError **error)
 }
 
 gboolean
+config_is_model_folder (const char *dir)
+{
+  static const char *const signs[]
+      = { "model_index.json", "transformer/config.json", "text_encoder/config.json" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (signs); i++)
+    {
+      g_autofree char *path = g_build_filename (dir, signs[i], NULL);
+
+      if (g_file_test (path, G_FILE_TEST_EXISTS))
+        return TRUE;
+    }
+  return FALSE;
+}
+
+gboolean
 config_check_pipeline (const char *dir, GError **error)
 {
   g_autofree char *path = g_build_filename (dir, "model_index.json", NULL);

@@ -18,6 +18,8 @@ gboolean config_read_text_encoder (const char *dir, TextEncoderConfig *out, GErr
 gboolean config_read_vae (const char *dir, VaeConfig *out, GError **error);
 gboolean config_read_scheduler (const char *dir, SchedulerConfig *out, GError **error);
 
+/* Whether it has the files by which a model folder is known, read or not. */
+gboolean config_is_model_folder (const char *dir);
 /* Refuses a model_index.json of another pipeline; a folder without the file passes. */
 gboolean config_check_pipeline (const char *dir, GError **error);
 

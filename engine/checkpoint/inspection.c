@@ -354,22 +354,6 @@ inspect_loose_files (Inspection *self)
     }
 }
 
-static gboolean
-is_model_folder (const char *dir)
-{
-  static const char *const signs[]
-      = { "model_index.json", "transformer/config.json", "text_encoder/config.json" };
-
-  for (guint i = 0; i < G_N_ELEMENTS (signs); i++)
-    {
-      g_autofree char *path = g_build_filename (dir, signs[i], NULL);
-
-      if (g_file_test (path, G_FILE_TEST_EXISTS))
-        return TRUE;
-    }
-  return FALSE;
-}
-
 static void
 inspect_folder (Inspection *self)
 {
@@ -443,7 +427,7 @@ inspect_anything (Inspection *self, GError **error)
                    "%s: neither a .safetensors file, nor an index of shards, nor a model folder",
                    self->path);
     }
-  else if (is_model_folder (self->path))
+  else if (config_is_model_folder (self->path))
     {
       inspect_folder (self);
       return TRUE;

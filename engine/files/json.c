@@ -2,6 +2,7 @@
 #include "engine/files/json.h"
 
 #include "engine/engine.h"
+#include "engine/files/mapped-file.h"
 
 #include <math.h>
 #include <string.h>
@@ -79,15 +80,9 @@ json_parse (const char *text, gsize length, const char *path, GError **error)
 cJSON *
 json_load (const char *path, gsize max_bytes, GError **error)
 {
-  g_autoptr (GMappedFile) file = NULL;
+  g_autoptr (GMappedFile) file = mapped_file_open (path, error);
   gsize length;
 
-  if (g_file_test (path, G_FILE_TEST_EXISTS) && !g_file_test (path, G_FILE_TEST_IS_REGULAR))
-    {
-      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: not a regular file", path);
-      return NULL;
-    }
-  file = g_mapped_file_new (path, FALSE, error);
   if (file == NULL)
     return NULL;
   length = g_mapped_file_get_length (file);

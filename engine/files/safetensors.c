@@ -3,6 +3,7 @@
 
 #include "engine/error.h"
 #include "engine/files/json.h"
+#include "engine/files/mapped-file.h"
 
 #include <string.h>
 
@@ -260,12 +261,8 @@ read_header (Safetensors *self, const char *path, GMappedFile *map, GError **err
 static gboolean
 open_shard (Safetensors *self, const char *path, GError **error)
 {
-  GMappedFile *map;
+  GMappedFile *map = mapped_file_open (path, error);
 
-  /* Opening a pipe would wait for somebody to write to it. */
-  if (g_file_test (path, G_FILE_TEST_EXISTS) && !g_file_test (path, G_FILE_TEST_IS_REGULAR))
-    return error_fail_model (error, path, "not a regular file");
-  map = g_mapped_file_new (path, FALSE, error);
   if (map == NULL)
     return FALSE;
   g_ptr_array_add (self->maps, map);

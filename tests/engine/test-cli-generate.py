@@ -110,6 +110,11 @@ def damaged(folder, output):
                *arguments(model, "--output", output / "cat.png"), error=cause)
     expect("no such model", 1, *arguments("/nowhere", "--output", output / "cat.png"),
            error="/nowhere: no such model folder")
+    expect("a folder of something else", 1, *arguments(output, "--output", output / "cat.png"),
+           error="not a model folder")
+    expect("no such transformer", 1, *arguments(TINY, "--transformer", "no.safetensors", "--output",
+                                                output / "cat.png"),
+           error="no.safetensors: no such file")
     expect("damaged latents", 1, *arguments(TINY, "--latents", DAMAGED / "truncated.safetensors",
                                             "--output", output / "cat.png"), error="truncated")
     check("damaged models leave no picture", is_empty(output))

@@ -102,12 +102,15 @@ def damaged(folder, output):
         (TRANSFORMER, "good.safetensors", "is missing"),
         ("vae/diffusion_pytorch_model.safetensors", None, "vae: no weights here"),
         ("tokenizer/tokenizer.json", "tokenizer-unknown-model.json", "WordPiece"),
-        ("tokenizer/tokenizer.json", None, "tokenizer.json"),
     ]
     for i, (name, by, cause) in enumerate(cases):
         model = copy_model(folder / str(i), **{name: by and DAMAGED / by})
         expect(f"model with {by or 'no'} {name}", 1,
                *arguments(model, "--output", output / "cat.png"), error=cause)
+    bare = copy_model(folder / "bare", **{"tokenizer/tokenizer.json": None,
+                                          "tokenizer/vocab.json": None})
+    expect("model without a tokenizer", 1, *arguments(bare, "--output", output / "cat.png"),
+           error="tokenizer.json")
     expect("no such model", 1, *arguments("/nowhere", "--output", output / "cat.png"),
            error="/nowhere: no such model folder")
     expect("a folder of something else", 1, *arguments(output, "--output", output / "cat.png"),

@@ -13,6 +13,7 @@ G_BEGIN_DECLS
 
 typedef struct _Journal Journal;
 
+/* NULL while another program keeps its jobs there (PATH.lock is locked). */
 Journal *journal_new (const char *path);
 /* Writes what is left to write, then frees; NULL is a no-op. */
 void journal_free (Journal *self);
@@ -21,8 +22,8 @@ void journal_free (Journal *self);
 void journal_write (Journal *self, GPtrArray *jobs);
 gboolean journal_is_writing (Journal *self);
 
-/* The jobs of a journal (transfer full). What is damaged or invalid is left out; a file that is
- * not there has none. */
+/* The jobs of a journal (transfer full). What is damaged or invalid is left out, and the file kept
+ * as PATH.unread; a file that is not there has none. */
 GPtrArray *journal_read (const char *path);
 
 G_END_DECLS

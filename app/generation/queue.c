@@ -13,6 +13,7 @@ struct _TesseraQueue
   Journal *journal;
   GPtrArray *waiting; /* of TesseraJob */
   GPtrArray *saving;  /* done, but not yet a file */
+  GPtrArray *unsaved; /* done, but no file could be written: made again in the next session */
   TesseraJob *running;
   char *model, *device;   /* names, for the pictures' facts; NULL while none is open */
   const char *kernels[2]; /* by precision, likewise; static */
@@ -56,6 +57,7 @@ write_journal (TesseraQueue *self)
   if (self->journal == NULL)
     return;
   jobs = g_ptr_array_new ();
+  g_ptr_array_extend (jobs, self->unsaved, NULL, NULL);
   g_ptr_array_extend (jobs, self->saving, NULL, NULL);
   if (self->running != NULL)
     g_ptr_array_add (jobs, self->running);
@@ -96,6 +98,8 @@ on_saved (GObject *source, GAsyncResult *result, gpointer data)
   TesseraQueue *self = finished->queue;
   TesseraEntry *entry = history_add_finish (TESSERA_HISTORY (source), result, &error);
 
+  if (entry == NULL && error != NULL)
+    g_ptr_array_add (self->unsaved, g_object_ref (finished->job));
   g_ptr_array_remove (self->saving, finished->job);
   write_journal (self);
   if (entry != NULL)
@@ -279,11 +283,11 @@ queue_new (TesseraWorker *worker, TesseraHistory *history, const char *journal)
 
   self->worker = g_object_ref (worker);
   self->history = g_object_ref (history);
-  if (journal != NULL)
+  self->journal = journal != NULL ? journal_new (journal) : NULL;
+  if (self->journal != NULL)
     {
       g_autoptr (GPtrArray) jobs = journal_read (journal);
 
-      self->journal = journal_new (journal);
       g_ptr_array_extend_and_steal (self->waiting, g_steal_pointer (&jobs));
       self->paused = self->waiting->len > 0;
     }
@@ -347,6 +351,7 @@ queue_finalize (GObject *object)
   g_clear_pointer (&self->journal, journal_free);
   g_ptr_array_unref (self->waiting);
   g_ptr_array_unref (self->saving);
+  g_ptr_array_unref (self->unsaved);
   g_free (self->model);
   g_free (self->device);
   G_OBJECT_CLASS (queue_parent_class)->finalize (object);
@@ -380,4 +385,5 @@ queue_init (TesseraQueue *self)
 {
   self->waiting = g_ptr_array_new_with_free_func (g_object_unref);
   self->saving = g_ptr_array_new_with_free_func (g_object_unref);
+  self->unsaved = g_ptr_array_new_with_free_func (g_object_unref);
 }

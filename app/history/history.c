@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/history/history.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct _TesseraHistory
@@ -169,21 +170,42 @@ on_folder_read (GObject *source, GAsyncResult *result, gpointer data)
   g_object_notify_by_pspec (G_OBJECT (self), properties[PROP_LOADING]);
 }
 
+/* A thousandth of a second after `stem`; NULL if that is none. */
+static char *
+stem_after (const char *stem)
+{
+  int year, month, day, hour, minute, second, thousandth;
+  g_autoptr (GDateTime) moment = NULL, next = NULL;
+
+  if (sscanf (stem, "%4d%2d%2d-%2d%2d%2d-%3d", &year, &month, &day, &hour, &minute, &second,
+              &thousandth)
+      == 7)
+    moment = g_date_time_new_utc (year, month, day, hour, minute, second);
+  next = moment != NULL ? g_date_time_add (moment, (thousandth + 1) * G_TIME_SPAN_MILLISECOND)
+                        : NULL;
+  return next != NULL ? history_stem_at (next, NULL) : NULL;
+}
+
+char *
+history_stem_at (GDateTime *now, const char *last)
+{
+  g_autofree char *moment = g_date_time_format (now, "%Y%m%d-%H%M%S");
+  g_autofree char *stem
+      = g_strdup_printf ("%s-%03d", moment, g_date_time_get_microsecond (now) / 1000);
+  char *later = last != NULL && strcmp (stem, last) <= 0 ? stem_after (last) : NULL;
+
+  return later != NULL ? later : g_steal_pointer (&stem);
+}
+
 char *
 history_new_stem (TesseraHistory *self)
 {
   g_autoptr (GDateTime) now = g_date_time_new_now_local ();
-  g_autofree char *moment = g_date_time_format (now, "%Y%m%d-%H%M%S");
-  g_autofree char *stem = NULL;
+  char *stem = history_stem_at (now, self->last_stem);
 
-  for (int i = 0; stem == NULL || (self->last_stem && strcmp (stem, self->last_stem) <= 0); i++)
-    {
-      g_free (stem);
-      stem = g_strdup_printf ("%s-%03d", moment, g_date_time_get_microsecond (now) / 1000 + i);
-    }
   g_free (self->last_stem);
   self->last_stem = g_strdup (stem);
-  return g_steal_pointer (&stem);
+  return stem;
 }
 
 typedef struct

@@ -23,8 +23,11 @@ TesseraHistory *history_new (const char *folder);
 const char *history_get_folder (TesseraHistory *self);
 gboolean history_get_loading (TesseraHistory *self);
 
-/* A name for this request, unlike any before it in this process (transfer full). */
+/* A name for this request, later than any before it in this process (transfer full). */
 char *history_new_stem (TesseraHistory *self);
+/* The name for `now`, or the one after `last` (or NULL) where that is as late: clocks are set back,
+ * and local time goes back every autumn (transfer full). */
+char *history_stem_at (GDateTime *now, const char *last);
 
 /* Saves under `stem` on a pool thread, then shows the entry (transfer none) at the top. */
 void history_add_async (TesseraHistory *self, TesseraPicture *picture, const char *stem,

@@ -96,6 +96,25 @@ on_loaded (GObject *source, GAsyncResult *result, gpointer data)
   g_assert_nonnull (*picture);
 }
 
+/* Whatever the clock does, names grow. */
+static void
+test_stem (void)
+{
+  g_autoptr (GDateTime) night = g_date_time_new_utc (2026, 10, 25, 2, 59, 59.5);
+  g_autoptr (GDateTime) hour_before = g_date_time_add_hours (night, -1);
+  g_autofree char *first = history_stem_at (night, NULL);
+  g_autofree char *same = history_stem_at (night, first);
+  g_autofree char *before = history_stem_at (hour_before, same);
+  g_autofree char *next_day = history_stem_at (hour_before, "20261231-235959-999");
+  g_autofree char *foreign = history_stem_at (night, "a name");
+
+  g_assert_cmpstr (first, ==, "20261025-025959-500");
+  g_assert_cmpstr (same, ==, "20261025-025959-501");
+  g_assert_cmpstr (before, ==, "20261025-025959-502");
+  g_assert_cmpstr (next_day, ==, "20270101-000000-000");
+  g_assert_cmpstr (foreign, ==, first);
+}
+
 /* What was asked for can be read from the file. */
 static void
 test_add (Fixture *f, gconstpointer data)
@@ -204,6 +223,7 @@ test_journal (void)
   EngineRequest request = small_request ();
   Journal *journal = journal_new (path);
 
+  g_assert_null (journal_new (path)); /* a second program keeps its hands off */
   for (guint i = 0; i < 3; i++)
     {
       request.seed = G_MAXUINT64 - i;
@@ -240,15 +260,19 @@ test_damaged_journal (void)
   };
   g_autofree char *folder = make_folder ();
   g_autofree char *path = g_build_filename (folder, "queue.json", NULL);
+  g_autofree char *aside = g_strconcat (path, ".unread", NULL);
   g_autoptr (GPtrArray) jobs = NULL;
 
   for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
     {
       g_autoptr (GPtrArray) none = NULL;
+      g_autofree char *kept = NULL;
 
       g_assert_true (g_file_set_contents (path, texts[i], -1, NULL));
       none = journal_read (path);
       g_assert_cmpuint (none->len, ==, 0);
+      g_assert_true (g_file_get_contents (aside, &kept, NULL, NULL));
+      g_assert_cmpstr (kept, ==, texts[i]);
     }
   g_assert_true (g_file_set_contents (
       path, "{\"jobs\":[{\"request\":{\"schema\":\"tessera.request/v1\"},\"pair\":\"../../x\"}]}",
@@ -272,6 +296,7 @@ main (int argc, char *argv[])
   ADD ("watched", test_watched);
   ADD ("unreadable", test_unreadable);
 #undef ADD
+  g_test_add_func ("/history/stem", test_stem);
   g_test_add_func ("/journal/write-and-read", test_journal);
   g_test_add_func ("/journal/damaged", test_damaged_journal);
   return g_test_run ();

@@ -201,7 +201,8 @@ test_restart (Fixture *f, gconstpointer data)
   }
 }
 
-/* A history that cannot be written: the picture is handed over, and work goes on. */
+/* A history that cannot be written: the picture is handed over, work goes on, and what could not be
+ * kept is still asked for in the next session. */
 static void
 test_not_saved (Fixture *f, gconstpointer data)
 {
@@ -215,6 +216,12 @@ test_not_saved (Fixture *f, gconstpointer data)
   WAIT_FOR (f->not_saved == 2);
   g_assert_cmpstr (f->order->str, ==, "DD");
   g_assert_cmpuint (f->saved, ==, 0);
+  WAIT_FOR (!queue_is_saving (f->queue));
+  {
+    g_autoptr (GPtrArray) left = journal_read (f->journal);
+
+    g_assert_cmpuint (left->len, ==, 2);
+  }
 }
 
 static void

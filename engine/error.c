@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/error.h"
 
-G_DEFINE_QUARK (engine-error-quark, engine_error)
+#include <string.h>
+
+G_DEFINE_QUARK (engine - error - quark, engine_error)
 
 gboolean
 error_fail_model (GError **error, const char *path, const char *format, ...)
@@ -14,4 +16,25 @@ error_fail_model (GError **error, const char *path, const char *format, ...)
   va_end (arguments);
   g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL, "%s: %s", path, text);
   return FALSE;
+}
+
+gboolean
+error_check_stand_in (GError **error, const char *path, const char *contents, gsize length)
+{
+  static const struct
+  {
+    const char *start, *what;
+  } others[] = {
+    { "version https://git-lfs.github.com/",
+      "only Git LFS's pointer to the file; fetch the file itself, with git lfs pull" },
+    { "<!DOCTYPE html", "a web page, not the file; download it again" },
+    { "<!doctype html", "a web page, not the file; download it again" },
+    { "<html", "a web page, not the file; download it again" },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (others); i++)
+    if (length >= strlen (others[i].start)
+        && memcmp (contents, others[i].start, strlen (others[i].start)) == 0)
+      return error_fail_model (error, path, "%s", others[i].what);
+  return TRUE;
 }

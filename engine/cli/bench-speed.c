@@ -143,7 +143,8 @@ cli_bench_speed (int argc, char **argv, GError **error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
       || !cli_parse_loras (o.lora_texts, &request, o.loras, &o.lora_files, error)
       || !cli_parse_offload (o.offload, &options.offload, error)
-      || !engine_request_validate (&request, error))
+      || !engine_request_validate (&request, error)
+      || (o.json_file != NULL && !atomic_file_check (o.json_file, error)))
     return FALSE;
 
   started = g_get_monotonic_time ();

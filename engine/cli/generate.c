@@ -5,9 +5,12 @@
 #include "engine/cli/cli.h"
 
 #include "engine/engine.h"
+#include "engine/files/atomic-file.h"
 #include "engine/files/json.h"
 
 #include <unistd.h>
+
+#define MAX_THREADS 1024 /* a stack each: many more, and OpenMP ends the program */
 
 typedef struct
 {
@@ -77,8 +80,9 @@ fill_engine_options (const Options *o, EngineOptions *e, GError **error)
       || !cli_parse_bytes (o->memory_budget, &e->memory_budget, error)
       || !cli_parse_offload (o->offload, &e->offload, error))
     return FALSE;
-  if (o->threads < 0)
-    return cli_usage_error (error, "--threads is %d; it must be 0 (all cores) or more", o->threads);
+  if (o->threads < 0 || o->threads > MAX_THREADS)
+    return cli_usage_error (error, "--threads is %d; it must be from 0 (all cores) to %d",
+                            o->threads, MAX_THREADS);
   e->device = o->device;
   e->transformer_file = o->transformer;
   e->text_encoder_file = o->text_encoder;
@@ -236,19 +240,18 @@ save (Engine *engine, const Options *o, const EngineRequest *request, Image *ima
 {
   gint64 ended = g_get_monotonic_time ();
   g_autoptr (cJSON) record = describe (engine, request, progress, started, ended);
-  const char *output = o->output != NULL ? o->output : "tessera.png";
   g_autofree char *details = json_print (record, FALSE);
   ImageInfo info = { .request = (EngineRequest *)request, .details = details };
 
-  if (!image_save_png (image, output, &info, error))
+  if (!image_save_png (image, o->output, &info, error))
     return FALSE;
   if (o->json)
     {
-      cJSON_AddStringToObject (record, "output", output);
+      cJSON_AddStringToObject (record, "output", o->output);
       cli_print_json (record);
     }
   else
-    g_print ("%s: %dx%d, seed %" G_GUINT64_FORMAT ", %.1f s\n", output, request->width,
+    g_print ("%s: %dx%d, seed %" G_GUINT64_FORMAT ", %.1f s\n", o->output, request->width,
              request->height, request->seed, (double)(ended - started) / 1e6);
   return TRUE;
 }
@@ -263,6 +266,10 @@ generate (const Options *o, EngineRequest *request, const EngineOptions *engine_
   Progress progress = { .shown = isatty (STDERR_FILENO) && !o->json };
   gint64 started = g_get_monotonic_time ();
 
+  /* Before the work, not after it. */
+  if (!atomic_file_check (o->output, error)
+      || (o->trace != NULL && !atomic_file_check (o->trace, error)))
+    return FALSE;
   engine = engine_new (o->model, engine_options, error);
   if (engine == NULL)
     return FALSE;
@@ -291,6 +298,8 @@ cli_generate (int argc, char **argv, GError **error)
 
   if (!parse (argc, argv, &options, error))
     return FALSE;
+  if (options.output == NULL)
+    options.output = g_strdup ("tessera.png");
   if (options.model == NULL)
     options.model = engine_find_builtin_model ();
   if (options.model == NULL)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Ctrl+C asks the engine to stop. The engine runs on the main thread, so the signal is watched from
- * another one.
+ * another one. A second one ends the program at once: the engine may be waiting for a disk.
  */
 #include "engine/cli/cli.h"
 
@@ -20,7 +20,7 @@ static gboolean
 on_signal (gpointer user_data)
 {
   g_cancellable_cancel (user_data);
-  return G_SOURCE_CONTINUE;
+  return G_SOURCE_REMOVE; /* which gives the signal its usual meaning back */
 }
 
 static gpointer

@@ -31,8 +31,8 @@ cli_parse_size (const char *text, EngineRequest *r, GError **error)
     return TRUE;
   sides = g_strsplit (text, "x", 2);
   if (g_strv_length (sides) != 2
-      || !g_ascii_string_to_unsigned (sides[0], 10, 1, 65536, &width, NULL)
-      || !g_ascii_string_to_unsigned (sides[1], 10, 1, 65536, &height, NULL))
+      || !g_ascii_string_to_unsigned (sides[0], 10, 0, G_MAXINT, &width, NULL)
+      || !g_ascii_string_to_unsigned (sides[1], 10, 0, G_MAXINT, &height, NULL))
     return cli_usage_error (error, "--size is \"%s\"; it must be WIDTHxHEIGHT, such as 1024x768",
                             text);
   r->width = (int)width;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/cli/cli.h"
 
+#include "engine/files/atomic-file.h"
 #include "engine/svdquant/quantize.h"
 #include "engine/weight-only/quantize-encoder.h"
 
@@ -151,6 +152,9 @@ cli_quantize (int argc, char **argv, GError **error)
   if (!parse_options (argc, argv, &o, error)
       || !cli_parse_choice ("--precision", o.precision, precisions, &format, error)
       || !cli_parse_choice ("--part", o.part, parts, &part, error))
+    return FALSE;
+  /* Before hours of work, not after them. */
+  if (!atomic_file_check (o.out, error))
     return FALSE;
   if (o.prompts != NULL && (prompts = read_prompts (o.prompts, error)) == NULL)
     return FALSE;

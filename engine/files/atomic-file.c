@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE /* O_TMPFILE */
 #include "engine/files/atomic-file.h"
 
 #include <errno.h>
@@ -45,7 +46,9 @@ check_place (AtomicFile *self, GError **error)
                          "the name of the file to write is empty");
   else if (self->place == NULL)
     return fail (self, errno, error);
-  else if (g_stat (self->place, &status) != 0 || S_ISREG (status.st_mode))
+  else if (g_stat (self->place, &status) != 0)
+    return errno == ENOENT || fail (self, errno, error);
+  else if (S_ISREG (status.st_mode))
     return TRUE;
   else if (S_ISDIR (status.st_mode))
     return fail (self, EISDIR, error);

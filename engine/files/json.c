@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/files/json.h"
 
-#include "engine/engine.h"
+#include "engine/error.h"
 #include "engine/files/mapped-file.h"
 
 #include <math.h>
@@ -93,6 +93,8 @@ json_load (const char *path, gsize max_bytes, GError **error)
                    max_bytes);
       return NULL;
     }
+  if (!error_check_stand_in (error, path, g_mapped_file_get_contents (file), length))
+    return NULL;
   return json_parse (g_mapped_file_get_contents (file), length, path, error);
 }
 

@@ -220,7 +220,7 @@ read_header (Safetensors *self, const char *path, GMappedFile *map, GError **err
   if (length <= PREFIX_BYTES)
     return error_fail_model (
         error, path, "%" G_GUINT64_FORMAT " bytes are too few for a safetensors file", length);
-  if (!check_magic (contents, path, error))
+  if (!error_check_stand_in (error, path, contents, length) || !check_magic (contents, path, error))
     return FALSE;
   memcpy (&header, contents, PREFIX_BYTES);
   header = GUINT64_FROM_LE (header);

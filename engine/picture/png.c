@@ -7,9 +7,12 @@
 #include "engine/files/atomic-file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <png.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define KEY_A1111    "parameters"
 #define KEY_OURS     "tessera"
@@ -299,6 +302,29 @@ read_info (const Decoder *self, ImageInfo *info)
     info->report = g_strdup (report->str);
 }
 
+/* NULL with an error. A pipe is refused, not waited for. */
+static FILE *
+open_picture (const char *path, GError **error)
+{
+  int fd = g_open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0), code = errno;
+  struct stat status;
+  FILE *file;
+
+  if (fd >= 0 && fstat (fd, &status) == 0 && S_ISREG (status.st_mode)
+      && (file = fdopen (fd, "rb")) != NULL)
+    return file;
+  if (fd < 0)
+    g_set_error (error, G_FILE_ERROR, (gint)g_file_error_from_errno (code), "cannot open %s: %s",
+                 path, g_strerror (code));
+  else
+    {
+      g_set_error (error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "cannot open %s: not a regular file",
+                   path);
+      close (fd);
+    }
+  return NULL;
+}
+
 Image *
 image_load_png (const char *path, ImageInfo *info, GError **error)
 {
@@ -307,15 +333,9 @@ image_load_png (const char *path, ImageInfo *info, GError **error)
 
   if (info != NULL)
     *info = (ImageInfo){ 0 };
-  decoder.codec.input = g_fopen (path, "rbe");
+  decoder.codec.input = open_picture (path, error);
   if (decoder.codec.input == NULL)
-    {
-      int code = errno;
-
-      g_set_error (error, G_FILE_ERROR, (gint)g_file_error_from_errno (code), "cannot open %s: %s",
-                   path, g_strerror (code));
-      return NULL;
-    }
+    return NULL;
   if (decode (&decoder))
     {
       g_autoptr (GBytes) bytes = NULL;

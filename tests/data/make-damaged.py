@@ -53,6 +53,9 @@ def safetensors():
     write("metadata-type", {"__metadata__": {"format": 1}, **pair}, bytes(16))
     (OUT / "short.safetensors").write_bytes(b"\x08\0\0")
     (OUT / "empty.safetensors").write_bytes(b"")
+    (OUT / "lfs-pointer.safetensors").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    (OUT / "web-page.safetensors").write_text("<!DOCTYPE html>\n<title>Sign in</title>\n")
     write_index("escape", {"a": "../damaged/good.safetensors"})
     write_index("missing-shard", {"a": "absent.safetensors"})
     write_index("truncated-shard", {"a": "truncated.safetensors"})

@@ -2,6 +2,7 @@
  *
  * test-atomic-file.c - a file appears whole or not at all, and nothing else does
  */
+#define _GNU_SOURCE /* O_TMPFILE */
 #include "engine/files/atomic-file.h"
 
 #include <fcntl.h>
@@ -29,16 +30,16 @@ in (Fixture *f, const char *name)
   return g_build_filename (f->folder, name, NULL);
 }
 
-/* Names in the folder; with `remove`, not after this. */
+/* Names in the folder; with `clear`, not after this. */
 static guint
-count (Fixture *f, gboolean remove)
+count (Fixture *f, gboolean clear)
 {
   g_autoptr (GDir) dir = g_dir_open (f->folder, 0, NULL);
   const char *name;
   guint n = 0;
 
   for (; (name = g_dir_read_name (dir)) != NULL; n++)
-    if (remove)
+    if (clear)
       {
         g_autofree char *path = in (f, name);
 

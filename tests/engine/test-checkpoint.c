@@ -103,6 +103,9 @@ static const Damage damages[] = {
   { "model_index.json", "config-axes.json", { "ZImageTransformer2DModel", "" } },
   { TRANSFORMER, "truncated.safetensors", { "tensor b lies at bytes", TRANSFORMER } },
   { TRANSFORMER, "header-100mb.safetensors", { "claims 100000000 bytes", TRANSFORMER } },
+  { TRANSFORMER, "lfs-pointer.safetensors", { "git lfs pull", TRANSFORMER } },
+  { TRANSFORMER, "web-page.safetensors", { "a web page", TRANSFORMER } },
+  { "model_index.json", "lfs-pointer.safetensors", { "git lfs pull", "model_index.json" } },
   { TRANSFORMER, NULL, { "no weights here", "transformer" } },
   { "vae/diffusion_pytorch_model.safetensors", NULL, { "no weights here", "vae" } },
 };

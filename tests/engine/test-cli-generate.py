@@ -5,6 +5,7 @@
 Usage: test-cli-generate.py TESSERA_CLI   (with TESSERA_TEST_DATA in the environment)
 """
 import json
+import os
 import pathlib
 import resource
 import signal
@@ -82,6 +83,8 @@ def wrong_usage(folder):
         ("--noise", "white", "white"),
         ("--guidance", "nan", "guidance"),
         ("--threads", "-1", "--threads"),
+        ("--threads", "100000", "--threads"),
+        ("--size", "100000x64", "the width is 100000"),
         ("--output", "cat.jpg", "only PNG"),
     ]
     for option, value, cause in cases:
@@ -143,6 +146,22 @@ def unwritable(folder):
     check("nor does the trace", is_empty(folder), list(folder.iterdir()))
 
 
+def refused_beforehand(folder):
+    """What cannot be written is said before the model is looked at, not after the picture."""
+    expect("no folder, said first", 1, *arguments("/nowhere", "--output", "/nowhere/cat.png"),
+           error="/nowhere/cat.png")
+    expect("nor for the trace", 1, *arguments("/nowhere", "--output", folder / "cat.png",
+                                              "--trace", "/nowhere/t"), error="/nowhere/t")
+    expect("nor for weights", 1, "quantize", "--model", "/nowhere", "--output", "/nowhere/x",
+           error="/nowhere/x")
+    pipe = folder / "pipe.png"
+    os.mkfifo(pipe)
+    expect("a pipe is not overwritten", 1, *arguments(TINY, "--output", pipe),
+           error="not a regular file")
+    expect("nor waited for", 1, "compare", pipe, pipe, error="not a regular file")
+    pipe.unlink()
+
+
 def catches_interrupt(pid):
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
@@ -176,5 +195,6 @@ with tempfile.TemporaryDirectory() as name:
     wrong_usage(pictures)
     damaged(base / "models", pictures)
     unwritable(pictures)
+    refused_beforehand(pictures)
     interrupted(pictures)
 finish()

@@ -176,6 +176,16 @@ change_view (GSimpleAction *action, GVariant *state, gpointer data)
       }
 }
 
+/* At the entry of the history with the focus, else over the picture. */
+static void
+open_picture_menu (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraWindow *self = data;
+
+  if (!history_strip_popup_menu (self->strip))
+    compare_view_popup_menu (self->view);
+}
+
 static void
 open_menu (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
@@ -329,28 +339,42 @@ static void
 delete_entry (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraWindow *self = data;
-  g_autoptr (TesseraEntry) entry = self->entry != NULL ? g_object_ref (self->entry) : NULL;
+  g_autoptr (GPtrArray) entries = NULL;
+  g_autofree char *text = NULL;
+  guint position;
 
-  if (entry == NULL)
+  if (self->entry == NULL)
     return;
+  entries = history_strip_get_selected (self->strip, &position);
+  if (entries->len == 0)
+    g_ptr_array_add (entries, g_object_ref (self->entry));
   window_forget_removed (self);
   lora_list_forget_removed (controls_get_loras (self->controls));
-  window_offer_undo (self, _ ("Image deleted"), "win.undo-delete");
-  self->removed = g_object_ref (entry);
-  history_remove (self->history, entry);
-  window_show_picture (self, NULL, NULL);
+  text = g_strdup_printf (ngettext ("Image deleted", "%u images deleted", entries->len),
+                          entries->len);
+  window_offer_undo (self, text, "win.undo-delete");
+  for (guint i = 0; i < entries->len; i++)
+    history_remove (self->history, entries->pdata[i]);
+  self->removed = g_steal_pointer (&entries);
+  g_clear_object (&self->entry);
+  window_update_actions (self);
+  if (g_list_model_get_n_items (G_LIST_MODEL (self->history)) == 0)
+    window_show_picture (self, NULL, NULL);
+  else
+    history_strip_choose_at (self->strip, position); /* what was next to it */
 }
 
 static void
 undo_delete (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
   TesseraWindow *self = data;
-  g_autoptr (TesseraEntry) entry = g_steal_pointer (&self->removed);
+  g_autoptr (GPtrArray) entries = g_steal_pointer (&self->removed);
 
-  if (entry == NULL)
+  if (entries == NULL)
     return;
-  history_bring_back (self->history, entry);
-  history_strip_choose (self->strip, entry);
+  for (guint i = 0; i < entries->len; i++)
+    history_bring_back (self->history, entries->pdata[i]);
+  history_strip_choose (self->strip, entries->pdata[0]);
 }
 
 static void
@@ -397,6 +421,7 @@ window_add_actions (TesseraWindow *self)
     { "next", next, NULL, NULL, NULL, { 0 } },
     { "fullscreen", NULL, NULL, "false", change_fullscreen, { 0 } },
     { "menu", open_menu, NULL, NULL, NULL, { 0 } },
+    { "picture-menu", open_picture_menu, NULL, NULL, NULL, { 0 } },
     { "save", save, NULL, NULL, NULL, { 0 } },
     { "save-pair", save_pair, NULL, NULL, NULL, { 0 } },
     { "copy", copy, NULL, NULL, NULL, { 0 } },

@@ -12,10 +12,10 @@
 void
 window_forget_removed (TesseraWindow *self)
 {
-  g_autoptr (TesseraEntry) entry = g_steal_pointer (&self->removed);
+  g_autoptr (GPtrArray) entries = g_steal_pointer (&self->removed);
 
-  if (entry != NULL)
-    history_forget (self->history, entry);
+  for (guint i = 0; entries != NULL && i < entries->len; i++)
+    history_forget (self->history, entries->pdata[i]);
 }
 
 typedef struct /* one or two entries on their way to the view */
@@ -103,6 +103,14 @@ window_show_chosen (TesseraWindow *self)
   entry_load_async (first, NULL, on_entry_loaded, showing);
 }
 
+void
+window_show_newest (TesseraWindow *self)
+{
+  if (!history_get_loading (self->history) && compare_view_get_first (self->view) == NULL
+      && queue_get_running (self->queue) == NULL)
+    history_strip_choose_at (self->strip, 0);
+}
+
 /* -- Dropped files ------------------------------------------------------------------------------
  */
 
@@ -133,6 +141,7 @@ on_restored (GObject *source, GAsyncResult *result, gpointer data)
       restore_report_show_failure (self->report, name, error->message);
       return;
     }
+  g_cancellable_cancel (self->showing);
   g_clear_object (&self->entry);
   window_show_picture (self, picture, NULL);
   if (picture_get_request (picture) == NULL)

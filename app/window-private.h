@@ -48,7 +48,7 @@ struct _TesseraWindow
   TesseraJob *job;        /* whose preview is followed */
   TesseraPicture *latest; /* the last one made, until its twin is */
   TesseraEntry *entry;    /* the one that is seen, or NULL */
-  TesseraEntry *removed;  /* can still be brought back */
+  GPtrArray *removed;     /* entries that can still be brought back, or NULL */
   AdwToast *undo;         /* borrowed from the overlay: the offer to do so, or NULL */
   GCancellable *planning, *showing;
   Nvml *nvml; /* used by one pool thread at a time, and freed when there is none */
@@ -78,6 +78,7 @@ void window_plan_way_out (TesseraWindow *self, const EngineRequest *request);
 
 /* window-history.c */
 void window_show_chosen (TesseraWindow *self); /* what is selected in the strip */
+void window_show_newest (TesseraWindow *self); /* of the history, if nothing is shown yet */
 void window_forget_removed (TesseraWindow *self);
 
 /* window-loras.c */

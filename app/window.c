@@ -31,6 +31,7 @@ static const WindowShortcut SHORTCUTS[] = {
   { "win.previous", { "<Alt>Left" }, FALSE },
   { "win.next", { "<Alt>Right" }, FALSE },
   { "win.delete", { "Delete" }, TRUE },
+  { "win.picture-menu", { "<Shift>F10", "Menu" }, TRUE },
   { "win.show-history", { "F9" }, FALSE },
   { "win.menu", { "F10" }, FALSE },
   { "win.fullscreen", { "F11" }, FALSE },
@@ -76,6 +77,7 @@ window_update_actions (TesseraWindow *self)
   window_set_enabled (self, "save-pair", pair);
   window_set_enabled (self, "save", picture);
   window_set_enabled (self, "copy", picture);
+  window_set_enabled (self, "picture-menu", picture);
   window_set_enabled (self, "zoom-in", picture);
   window_set_enabled (self, "zoom-out", picture);
   window_set_enabled (self, "zoom-fit", picture);
@@ -154,14 +156,19 @@ window_offer_undo (TesseraWindow *self, const char *text, const char *action)
 void
 window_set_model (TesseraWindow *self, const ModelInfo *model)
 {
+  gboolean opened;
+
   g_return_if_fail (TESSERA_IS_WINDOW (self));
 
+  opened = !self->has_model;
   self->has_model = TRUE;
   self->fits = TRUE;
   message_page_show (self->empty,
                      models_has_better (model->path) ? MESSAGE_EMPTY_SMALL : MESSAGE_EMPTY, NULL);
   controls_set_model (self->controls, model);
   gtk_stack_set_visible_child_name (self->pages, "main");
+  if (opened) /* who begins to type means the prompt */
+    controls_focus_prompt (self->controls);
   window_update_memory (self);
   window_update_actions (self);
   window_plan (self);
@@ -295,6 +302,7 @@ on_finished (TesseraWindow *self, TesseraJob *job, TesseraPicture *picture)
   if (other != NULL && compare_view_get_mode (self->view) == VIEW_IMAGE)
     g_action_group_change_action_state (G_ACTION_GROUP (self), "view",
                                         g_variant_new_string ("slider"));
+  g_clear_object (&self->entry); /* it has none until it is a file */
   /* BF16 is the measure, so it comes first; of a pair it is made last. */
   window_show_picture (self, picture, other);
   g_set_object (&self->latest, picture);
@@ -409,9 +417,13 @@ window_new (GtkApplication *application, TesseraWorker *worker, TesseraHistory *
   restore_settings (self);
   controls_set_devices (self->controls, devices);
   history_strip_set_history (self->strip, history, self->entry_menu);
+  compare_view_set_menu (self->view, self->entry_menu);
+  g_signal_connect_object (history, "notify::loading", G_CALLBACK (window_show_newest), self,
+                           G_CONNECT_SWAPPED);
   connect_queue (self);
   window_connect_loras (self);
   window_update_actions (self);
+  window_show_newest (self);
   return self;
 }
 
@@ -495,10 +507,10 @@ window_init (TesseraWindow *self)
   message_page_show (self->empty, MESSAGE_EMPTY, NULL);
   message_page_show (self->message, MESSAGE_OPENING, NULL);
   for (const WindowShortcut *s = SHORTCUTS; s->action != NULL; s++)
-    if (s->on_pictures)
+    for (int i = 0; s->on_pictures && s->accels[i] != NULL; i++)
       gtk_shortcut_controller_add_shortcut (
           GTK_SHORTCUT_CONTROLLER (keys),
-          gtk_shortcut_new (gtk_shortcut_trigger_parse_string (s->accels[0]),
+          gtk_shortcut_new (gtk_shortcut_trigger_parse_string (s->accels[i]),
                             gtk_named_action_new (s->action)));
   gtk_widget_add_controller (self->right, keys);
   g_signal_connect (drop, "drop", G_CALLBACK (on_drop), self);

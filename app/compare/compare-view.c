@@ -19,6 +19,7 @@ struct _TesseraCompareView
 
   /* Owned References */
   TesseraPicture *first, *second;
+  GtkWidget *menu; /* popover, or NULL */
   Difference *difference;
   GCancellable *measuring; /* NULL unless a pool thread is at it */
 
@@ -289,6 +290,52 @@ compare_view_join (TesseraCompareView *self)
   return image_new (2 * (row / 3), height, bytes);
 }
 
+/* -- Menu ---------------------------------------------------------------------------------------
+ */
+
+static void
+popup_at (TesseraCompareView *self, double x, double y)
+{
+  if (self->menu == NULL || self->first == NULL)
+    return;
+  gtk_widget_translate_coordinates (GTK_WIDGET (self->canvas), GTK_WIDGET (self), x, y, &x, &y);
+  gtk_popover_set_pointing_to (GTK_POPOVER (self->menu), &(GdkRectangle){ x, y, 1, 1 });
+  gtk_popover_popup (GTK_POPOVER (self->menu));
+}
+
+static void
+on_canvas_pressed (TesseraCompareView *self, int n_press, double x, double y, GtkGesture *gesture)
+{
+  popup_at (self, x, y);
+  gtk_gesture_set_state (gesture, GTK_EVENT_SEQUENCE_CLAIMED);
+}
+
+void
+compare_view_popup_menu (TesseraCompareView *self)
+{
+  popup_at (self, gtk_widget_get_width (GTK_WIDGET (self->canvas)) / 2.0,
+            gtk_widget_get_height (GTK_WIDGET (self->canvas)) / 2.0);
+}
+
+void
+compare_view_set_menu (TesseraCompareView *self, GMenuModel *menu)
+{
+  GtkGesture *press = gtk_gesture_click_new ();
+
+  g_return_if_fail (TESSERA_IS_COMPARE_VIEW (self) && self->menu == NULL);
+
+  self->menu = gtk_popover_menu_new_from_model (menu);
+  gtk_popover_set_has_arrow (GTK_POPOVER (self->menu), FALSE);
+  gtk_widget_set_halign (self->menu, GTK_ALIGN_START);
+  gtk_widget_set_parent (self->menu, GTK_WIDGET (self));
+  gtk_gesture_single_set_button (GTK_GESTURE_SINGLE (press), GDK_BUTTON_SECONDARY);
+  g_signal_connect_swapped (press, "pressed", G_CALLBACK (on_canvas_pressed), self);
+  gtk_widget_add_controller (GTK_WIDGET (self->canvas), GTK_EVENT_CONTROLLER (press));
+}
+
+/* -- Type ---------------------------------------------------------------------------------------
+ */
+
 static void
 compare_view_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
 {
@@ -322,6 +369,7 @@ compare_view_dispose (GObject *object)
   TesseraCompareView *self = TESSERA_COMPARE_VIEW (object);
 
   stop_measuring (self);
+  g_clear_pointer (&self->menu, gtk_widget_unparent);
   g_clear_object (&self->first);
   g_clear_object (&self->second);
   gtk_widget_dispose_template (GTK_WIDGET (self), TESSERA_TYPE_COMPARE_VIEW);

@@ -36,6 +36,10 @@ TesseraCanvas *compare_view_get_canvas (TesseraCompareView *self);
 /* TRUE once the differences of the pair are known and shown. */
 gboolean compare_view_is_measured (TesseraCompareView *self);
 
+/* What opens over the pictures at the secondary button, and by compare_view_popup_menu. */
+void compare_view_set_menu (TesseraCompareView *self, GMenuModel *menu);
+void compare_view_popup_menu (TesseraCompareView *self);
+
 /* Both pictures in one, the first at the left (transfer full); NULL unless there are two. */
 Image *compare_view_join (TesseraCompareView *self);
 

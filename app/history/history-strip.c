@@ -60,20 +60,39 @@ show_entry (GtkListItem *item)
 }
 
 static void
+popup_at (TesseraHistoryStrip *self, GtkWidget *cell, double x, double y)
+{
+  double strip_x, strip_y;
+
+  gtk_widget_translate_coordinates (cell, GTK_WIDGET (self), x, y, &strip_x, &strip_y);
+  gtk_popover_set_pointing_to (GTK_POPOVER (self->menu), &(GdkRectangle){ strip_x, strip_y, 1, 1 });
+  gtk_popover_popup (GTK_POPOVER (self->menu));
+}
+
+gboolean
+history_strip_popup_menu (TesseraHistoryStrip *self)
+{
+  GtkWidget *focus = gtk_root_get_focus (gtk_widget_get_root (GTK_WIDGET (self)));
+
+  if (self->menu == NULL || focus == NULL
+      || !gtk_widget_is_ancestor (focus, GTK_WIDGET (self->list)))
+    return FALSE;
+  popup_at (self, focus, gtk_widget_get_width (focus) / 2.0, gtk_widget_get_height (focus) / 2.0);
+  return TRUE;
+}
+
+static void
 on_cell_pressed (GtkListItem *item, int n_press, double x, double y, GtkGesture *gesture)
 {
   GtkWidget *cell = gtk_list_item_get_child (item);
   TesseraHistoryStrip *self
       = TESSERA_HISTORY_STRIP (gtk_widget_get_ancestor (cell, TESSERA_TYPE_HISTORY_STRIP));
-  double strip_x, strip_y;
 
   if (self == NULL || self->menu == NULL)
     return;
   if (!gtk_list_item_get_selected (item))
     gtk_selection_model_select_item (self->selection, gtk_list_item_get_position (item), TRUE);
-  gtk_widget_translate_coordinates (cell, GTK_WIDGET (self), x, y, &strip_x, &strip_y);
-  gtk_popover_set_pointing_to (GTK_POPOVER (self->menu), &(GdkRectangle){ strip_x, strip_y, 1, 1 });
-  gtk_popover_popup (GTK_POPOVER (self->menu));
+  popup_at (self, cell, x, y);
   gtk_gesture_set_state (gesture, GTK_EVENT_SEQUENCE_CLAIMED);
 }
 
@@ -189,6 +208,29 @@ history_strip_choose (TesseraHistoryStrip *self, TesseraEntry *entry)
           return;
         }
     }
+}
+
+void
+history_strip_choose_at (TesseraHistoryStrip *self, guint position)
+{
+  const guint n = g_list_model_get_n_items (G_LIST_MODEL (self->selection));
+
+  if (n > 0)
+    select_position (self, MIN (position, n - 1));
+}
+
+GPtrArray *
+history_strip_get_selected (TesseraHistoryStrip *self, guint *position)
+{
+  g_autoptr (GtkBitset) selected = gtk_selection_model_get_selection (self->selection);
+  const guint n = gtk_bitset_get_size (selected);
+  GPtrArray *entries = g_ptr_array_new_with_free_func (g_object_unref);
+
+  for (guint i = 0; i < n; i++)
+    g_ptr_array_add (entries, g_list_model_get_item (G_LIST_MODEL (self->selection),
+                                                     gtk_bitset_get_nth (selected, i)));
+  *position = n > 0 ? gtk_bitset_get_minimum (selected) : 0;
+  return entries;
 }
 
 void

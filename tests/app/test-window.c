@@ -2,6 +2,7 @@
  *
  * The main window in its states: what is shown, and which actions are enabled.
  */
+#include "app/history/history-strip.h"
 #include "app/history/restore-report.h"
 #include "window-fixture.h"
 
@@ -76,6 +77,68 @@ test_batch (Fixture *f, gconstpointer data)
     }
   WAIT_FOR (f->finished == 3);
   WAIT_FOR (g_list_model_get_n_items (G_LIST_MODEL (f->history)) == 3);
+}
+
+static gpointer
+template_child (gpointer widget, GType type, const char *name)
+{
+  return gtk_widget_get_template_child (GTK_WIDGET (widget), type, name);
+}
+
+static guint
+n_in_history (Fixture *f)
+{
+  return g_list_model_get_n_items (G_LIST_MODEL (f->history));
+}
+
+/* What is deleted is what is selected; what was next to it is shown, or nothing if none is left. */
+static void
+test_delete (Fixture *f, gconstpointer data)
+{
+  TesseraHistoryStrip *strip = template_child (f->window, TESSERA_TYPE_WINDOW, "strip");
+  TesseraCompareView *view = window_get_view (f->window);
+  g_autoptr (TesseraEntry) oldest = NULL;
+
+  fixture_open_tiny (f);
+  g_settings_set_boolean (f->settings, "new-seed", FALSE);
+  g_settings_set_int (f->settings, "batch", 3);
+  fixture_activate (f, "generate");
+  WAIT_FOR (f->finished == 3 && n_in_history (f) == 3 && fixture_enabled (f, "delete"));
+  history_strip_choose_at (strip, 1);
+  WAIT_FOR (picture_get_request (compare_view_get_first (view))->seed == 43);
+  fixture_activate (f, "delete");
+  g_assert_false (fixture_enabled (f, "delete")); /* not twice, whatever is seen meanwhile */
+  WAIT_FOR (fixture_enabled (f, "delete"));
+  g_assert_cmpuint (picture_get_request (compare_view_get_first (view))->seed, ==, 42);
+  g_assert_cmpuint (n_in_history (f), ==, 2);
+
+  gtk_widget_activate_action (template_child (strip, TESSERA_TYPE_HISTORY_STRIP, "list"),
+                              "list.select-all", NULL);
+  WAIT_FOR (picture_get_request (compare_view_get_first (view))->seed == 44);
+  fixture_activate (f, "delete");
+  g_assert_cmpuint (n_in_history (f), ==, 0);
+  g_assert_cmpstr (fixture_shown (f), ==, "empty");
+  fixture_activate (f, "undo-delete");
+  g_assert_cmpuint (n_in_history (f), ==, 2);
+  WAIT_FOR (g_str_equal (fixture_shown (f), "picture"));
+}
+
+/* A window that comes to a history shows the newest of it, and takes what is typed for the prompt.
+ */
+static void
+test_begin (Fixture *f, gconstpointer data)
+{
+  TesseraWindow *again;
+
+  fixture_open_tiny (f);
+  g_assert_true (
+      gtk_root_get_focus (GTK_ROOT (f->window))
+      == template_child (window_get_controls (f->window), TESSERA_TYPE_CONTROLS, "prompt"));
+  fixture_activate (f, "generate");
+  WAIT_FOR (f->finished == 1 && fixture_enabled (f, "delete"));
+  again = window_new (f->app, f->worker, f->history, f->queue, f->settings);
+  WAIT_FOR (compare_view_get_first (window_get_view (again)) != NULL);
+  gtk_window_destroy (GTK_WINDOW (again));
 }
 
 static void
@@ -186,6 +249,8 @@ main (int argc, char *argv[])
   ADD ("generate", test_generate);
   ADD ("cancel", test_cancel);
   ADD ("batch", test_batch);
+  ADD ("delete", test_delete);
+  ADD ("begin", test_begin);
   ADD ("new-seed", test_new_seed);
   ADD ("restore", test_restore);
   ADD ("restore-fails", test_restore_fails);

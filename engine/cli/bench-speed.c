@@ -91,15 +91,18 @@ cli_bench_speed (int argc, char **argv, GError **error)
   };
   const GOptionEntry entries[] = {
     { "model", 'm', 0, G_OPTION_ARG_FILENAME, &o.model,
-      "Model folder, or synthetic:z-image-turbo for random weights of the real sizes", "DIR" },
+      "Model folder (default: the built-in sketch model), or synthetic:z-image-turbo for random "
+      "weights of the real sizes",
+      "DIR" },
     { "transformer", 0, 0, G_OPTION_ARG_FILENAME, &o.transformer,
       "Transformer file to use; synthetic:int4:RANK beside a synthetic model", "FILE" },
     { "text-encoder", 0, 0, G_OPTION_ARG_FILENAME, &o.text_encoder, CLI_TEXT_ENCODER_HELP, "FILE" },
     { "prompt", 'p', 0, G_OPTION_ARG_FILENAME, &o.prompt, "Prompt (default: filler words)",
       "TEXT" },
-    { "tokens", 0, 0, G_OPTION_ARG_INT, &o.tokens, "Length of the filler on a synthetic model",
-      "N" },
-    { "size", 0, 0, G_OPTION_ARG_STRING, &o.size, "Multiples of 16 from 64 to 2048", "WxH" },
+    { "tokens", 0, 0, G_OPTION_ARG_INT, &o.tokens,
+      "Length of the filler on a synthetic model (default: 128)", "N" },
+    { "size", 0, 0, G_OPTION_ARG_STRING, &o.size,
+      "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "Denoising steps (default: 8)", "N" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o.precision, CLI_PRECISION_HELP, "P" },
     { "lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o.lora_texts,
@@ -109,8 +112,9 @@ cli_bench_speed (int argc, char **argv, GError **error)
     { "memory-budget", 0, 0, G_OPTION_ARG_STRING, &o.memory_budget,
       "Most device memory to hold, such as 16GiB", "B" },
     { "offload", 0, 0, G_OPTION_ARG_STRING, &o.offload, CLI_OFFLOAD_HELP, "L" },
-    { "runs", 0, 0, G_OPTION_ARG_INT, &o.runs, "Warm runs after the first", "N" },
-    { "json-file", 0, 0, G_OPTION_ARG_FILENAME, &o.json_file, "Write all figures here", "FILE" },
+    { "runs", 0, 0, G_OPTION_ARG_INT, &o.runs, "Warm runs after the first (default: 3)", "N" },
+    { "json-file", 0, 0, G_OPTION_ARG_FILENAME, &o.json_file, "Write all figures here, as JSON",
+      "FILE" },
     G_OPTION_ENTRY_NULL,
   };
   EngineRequest request = ENGINE_REQUEST_INIT;
@@ -123,11 +127,14 @@ cli_bench_speed (int argc, char **argv, GError **error)
 
   if (!cli_parse (argc, argv, "Measures how long a picture takes.", entries, NULL, NULL, error))
     return FALSE;
+  if (o.model == NULL)
+    o.model = engine_find_builtin_model ();
   if (o.model == NULL || o.runs < 1 || o.runs > BENCHMARK_MAX_RUNS || o.tokens < 9
       || o.tokens > 512)
     {
       g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                   "--model is needed; --runs is 1 to %d, --tokens 9 to 512", BENCHMARK_MAX_RUNS);
+                   "--model DIR is needed; --runs is 1 to %d, --tokens 9 to 512",
+                   BENCHMARK_MAX_RUNS);
       return FALSE;
     }
   filler = filler_prompt (o.tokens);
@@ -153,6 +160,8 @@ cli_bench_speed (int argc, char **argv, GError **error)
     return FALSE;
   open = (double)(g_get_monotonic_time () - started) / 1e6;
   cli_choose_precision (engine, o.precision, o.transformer, &request);
+  if (o.size == NULL)
+    request.width = request.height = engine_get_native_size (engine);
   if (!benchmark_run (engine, o.model, &request, o.runs, NULL, NULL, NULL, &benchmark, error))
     return FALSE;
   g_clear_pointer (&engine, engine_free); /* the product wants the memory */

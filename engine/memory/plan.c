@@ -282,14 +282,18 @@ choose_on_cpu (const Search *s, EngineOffload level, Placement *p)
  * since each of its blocks is used once: that takes as long as bringing it, computes meanwhile, and
  * leaves less memory to be taken and given back. */
 static gboolean
-choose_turns (const Search *s, Placement *p)
+try_turns (const Search *s, Placement *p)
 {
   p->parts[MODELS_TEXT_ENCODER]
       = (PartPlacement){ TRUE, TRUE, all_bundles (s, MODELS_TEXT_ENCODER), FALSE };
   p->parts[MODELS_TRANSFORMER] = (PartPlacement){ .leaves = TRUE, .image = TRUE };
-  if (try_bands (s, p))
-    return TRUE;
-  /* Without room for images, from the file each time. */
+  return try_bands (s, p);
+}
+
+/* In turns without images: what is needed is loaded from its file each time. */
+static gboolean
+try_files (const Search *s, Placement *p)
+{
   for (int part = MODELS_TEXT_ENCODER; part <= MODELS_TRANSFORMER; part++)
     p->parts[part] = (PartPlacement){ .leaves = TRUE };
   return try_bands (s, p);
@@ -304,7 +308,8 @@ choose_stream (const Search *s, Placement *p)
 }
 
 /* A streamed encoder takes no longer than one that is brought as a whole, so that is what goes
- * first; then the transformer takes turns with it; then as little of it streams as need be. */
+ * first; then the transformer takes turns with it; then as little of it streams as need be. A part
+ * from its file is slower than any of these, and for when host memory has no room for its image. */
 static gboolean
 choose_auto (const Search *s, Placement *p)
 {
@@ -316,17 +321,16 @@ choose_auto (const Search *s, Placement *p)
   *encoder = (PartPlacement){ TRUE, TRUE, all_bundles (s, MODELS_TEXT_ENCODER), FALSE };
   if (try_bands (s, p))
     return TRUE;
-  if (choose_turns (s, p))
+  if (try_turns (s, p))
     return TRUE;
   *transformer = (PartPlacement){ TRUE, TRUE, 0, FALSE };
   *encoder = (PartPlacement){ TRUE, TRUE, all_bundles (s, MODELS_TEXT_ENCODER), FALSE };
   if (try_streamed (s, p, MODELS_TRANSFORMER, 0))
     return TRUE;
-  /* Images of one part only: the other is loaded from its file each time. */
   *encoder = (PartPlacement){ .leaves = TRUE };
   if (try_streamed (s, p, MODELS_TRANSFORMER, 0))
     return TRUE;
-  return choose_stream (s, p);
+  return try_files (s, p) || choose_stream (s, p);
 }
 
 gboolean
@@ -345,7 +349,7 @@ plan_choose (const PlanFacts *facts, EngineOffload level, guint64 limit, guint64
     case ENGINE_OFFLOAD_NONE:
       return try_bands (&s, out);
     case ENGINE_OFFLOAD_MODEL:
-      return choose_turns (&s, out);
+      return try_turns (&s, out) || try_files (&s, out);
     case ENGINE_OFFLOAD_STREAM:
       return choose_stream (&s, out);
     }

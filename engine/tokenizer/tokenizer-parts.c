@@ -2,6 +2,7 @@
 #include "engine/tokenizer/tokenizer-parts.h"
 
 #include "engine/error.h"
+#include "engine/files/mapped-file.h"
 #include "engine/tokenizer/pretokenize.h"
 
 #include <string.h>
@@ -18,7 +19,7 @@ tokenizer_parts_are_there (const char *dir)
 static char *
 load_text (const char *path, gsize max_bytes, GError **error)
 {
-  g_autoptr (GMappedFile) file = g_mapped_file_new (path, FALSE, error);
+  g_autoptr (GMappedFile) file = mapped_file_open (path, error);
   gsize length = file != NULL ? g_mapped_file_get_length (file) : 0;
 
   if (file == NULL)

@@ -138,6 +138,45 @@ def tokenizer():
         put("tokenizer", f"text-{i}", row["text"][:400])
 
 
+def merges():
+    vocab = {chr(c): i for i, c in enumerate(byte_symbols())}
+    vocab["he"] = 300
+    added = {"added_tokens_decoder": {str(301 + i): {"content": content, "special": True}
+                                      for i, content in enumerate(["<|im_start|>", "<|im_end|>"])}}
+    files = [json.dumps(vocab, ensure_ascii=False), "#version: 0.2\nh e\n", json.dumps(added)]
+    put("merges", "small", "\0".join(files))
+    put("merges", "no-config", "\0".join(files[:2]))
+
+
+def byte_symbols():
+    """The characters that stand for the 256 bytes in a byte-level vocabulary."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return plain + [256 + i for i in range(256 - len(plain))]
+
+
+def files_of_our_own():
+    """What the program writes for itself, and the catalogue that it brings."""
+    put("calibration", "two-kinds", json.dumps(
+        {"device": {"kind": [[1e6, 0.5], [2e6, 0.9]], "other": [[1, 1]]}, "card": {"kind": [[3, 4]]}}))
+    put("calibration", "many-points", json.dumps(
+        {"device": {"kind": [[2.0 ** i, i + 1] for i in range(40)]}}))
+    catalogue = json.loads((DATA.parent.parent / "data/models/catalogue.json").read_text())
+    catalogue["groups"] = {k: v[:3] for k, v in catalogue["groups"].items()}
+    catalogue["models"] = catalogue["models"][:3]
+    put("catalogue", "ours", json.dumps(catalogue, separators=(",", ":")))
+    put("catalogue", "shards", '[{"weight_map":{"a":"f-1.safetensors","b":"f-2.safetensors"}}')
+    request = {"schema": "tessera.request/v1", "prompt": "a fox", "precision": "svdquant",
+               "width": 128, "height": 64, "steps": 4, "seed": "18446744073709551615",
+               "loras": [{"name": "ink.safetensors", "strength": 0.5}]}
+    put("queue", "two", json.dumps({"schema": "tessera.queue/v1", "jobs": [
+        {"request": request, "pair": "20260101-120000-000"}, {"request": {"prompt": "a cat"}}]}))
+    put("queue", "none", '{"schema":"tessera.queue/v1","jobs":[]}')
+    for name, boot in (("this-boot", b"="), ("another-boot", b"8")):
+        header = struct.pack("<8sQQQ48s256s", b"TSRAPRT1", 100, 16, 7, boot, b"etag")
+        entries = [(16, 1), (16, 0), (3, 0), (0, 0), (0, 0), (16, 1), (4, 1)]
+        put("part", name, header + b"".join(struct.pack("<II", *entry) for entry in entries))
+
+
 def chunk(kind, data):
     return (struct.pack(">I", len(data)) + kind + data
             + struct.pack(">I", zlib.crc32(kind + data)))
@@ -196,4 +235,6 @@ if __name__ == "__main__":
     lora()
     configs()
     tokenizer()
+    merges()
+    files_of_our_own()
     requests_and_pictures()

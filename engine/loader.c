@@ -65,6 +65,7 @@ load_vector (Loader *self, Tensor *out, int64_t n, const char *format, ...)
   va_end (arguments);
   if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 1, n))
     upload_new (self, &host, DTYPE_F32, out);
+  weights_forget_expanded (self->weights);
 }
 
 void
@@ -80,6 +81,7 @@ load_row (Loader *self, Tensor *out, int64_t n, const char *name)
     }
   if (goes_on (self) && weights_get (self->weights, &host, name, &self->error, 2, (int64_t)1, n))
     upload_new (self, &host, self->ctx->residual, out);
+  weights_forget_expanded (self->weights);
 }
 
 void
@@ -136,12 +138,14 @@ count_stacked (Loader *self, const char *prefix, const char *const *names, const
 {
   g_autofree char *whole = g_strconcat (prefix, fused, NULL);
   g_autofree char *first = g_strconcat (prefix, names[0], NULL);
+  g_autofree char *weight = g_strconcat (first, ".weight", NULL);
   static char value; /* stands for a bias that is there */
   SvdqSource shape = { 0 };
 
   source->n_parts = (int)g_strv_length ((char **)names);
   source->bias.data = bias ? &value : NULL;
   source->code_bits = weights_find_code_bits (self->weights, first);
+  source->fleeting = weights_is_scaled (self->weights, weight);
   if (weights_find_svdq (self->weights, whole, &shape))
     source->svdq = &shape;
   else if (weights_find_svdq (self->weights, first, &shape))
@@ -174,8 +178,10 @@ finish_linear (Loader *self, LinearSource *source, const char *prefix, const cha
 {
   Linear *linear = NULL;
 
+  source->fleeting = weights_has_expanded (self->weights);
   if (self->error == NULL)
     self->status = linear_new (self->ctx, source, &linear);
+  weights_forget_expanded (self->weights);
   return named (linear, prefix, name);
 }
 
@@ -338,5 +344,6 @@ load_conv (Loader *self, const char *prefix, const char *name, int64_t in, int64
                    (int64_t)size)
       && weights_get (self->weights, &source.bias, bias, &self->error, 1, out))
     self->status = self->ctx->ops->conv_prepare (self->ctx->stream, &source, &conv);
+  weights_forget_expanded (self->weights);
   return conv;
 }

@@ -15,7 +15,7 @@ struct _TextEncoder
   TextEncoderConfig config;
   int n_layers; /* that run: one less than the model has */
   Layer *layers;
-  Tensor embedding; /* [vocab, hidden], a view of the mapped file */
+  Tensor embedding; /* [vocab, hidden], a view of the mapped file, or kept by Weights */
   Shelf *shelf;     /* (owned) of the layers; NULL: they stay */
 };
 
@@ -53,8 +53,11 @@ text_encoder_new (Loader *loader, const TextEncoderConfig *config)
   if (loader->shelved)
     self->shelf = shelf_new (self->n_layers, -1);
   if (!context_is_dry (loader->ctx) && !loader_failed (loader))
-    weights_get (loader->weights, &self->embedding, "model.embed_tokens.weight", &loader->error, 2,
-                 (int64_t)config->vocab, (int64_t)config->hidden);
+    {
+      weights_get (loader->weights, &self->embedding, "model.embed_tokens.weight", &loader->error,
+                   2, (int64_t)config->vocab, (int64_t)config->hidden);
+      weights_keep_expanded (loader->weights);
+    }
   for (int i = 0; i < self->n_layers; i++)
     {
       Layer *layer = &self->layers[i];

@@ -135,6 +135,7 @@ typedef struct
   bool swiglu;       /* N = 2F, rows [w1; w3]: `apply` may be asked for silu(w1 x) * w3 x */
   bool after_swiglu; /* x is such a product: where it is F16, times SWIGLU_F16_SCALE */
   bool resident;     /* CPU: worth an expanded copy in memory; otherwise used as mapped */
+  bool fleeting;     /* parts live until prepare_weights returns, and no longer */
 } LinearSource;
 
 /* Every backend's Linear begins with this. */

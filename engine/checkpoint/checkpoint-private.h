@@ -10,6 +10,13 @@
 
 G_BEGIN_DECLS
 
+/* A weight that the file has in fewer bits. */
+typedef struct
+{
+  char *stored; /* owned; its name in the file, and which of its parts */
+  void *data;   /* owned; BF16 */
+} ExpandedWeight;
+
 struct _Weights
 {
   CheckpointPart part;
@@ -20,6 +27,8 @@ struct _Weights
   int n_blocks;      /* VAE: BFL's naming counts the decoder's blocks backwards */
   int n_layers;      /* text encoder: the last one is never used */
   GHashTable *used;  /* set of names as the file spells them, owned */
+  GArray *expanded;  /* ExpandedWeight, owned; those that may be forgotten */
+  GHashTable *kept;  /* ExpandedWeight.stored -> .data, owned; those that may not */
 };
 
 struct _Checkpoint

@@ -180,7 +180,7 @@ check_tensor (const char *name, int rank, const int64_t *shape, gpointer user_da
   if (g_str_has_suffix (base, ".weight"))
     base[strlen (base) - strlen (".weight")] = '\0';
   if (weights_find_code_bits (fit->weights, base) == 0)
-    weights_get_shaped (fit->weights, &tensor, name, &fit->error, rank, shape);
+    weights_check_shaped (fit->weights, name, &fit->error, rank, shape);
   else if (rank == 2)
     weight_only_find (fit->weights->file, base, fit->weights->code_bits, shape[0], shape[1],
                       &tensor, &scales, &fit->error);

@@ -84,12 +84,24 @@ gboolean checkpoint_has_svdquant (const Checkpoint *self);
 gboolean checkpoint_has_dense (const Checkpoint *self);
 
 /* A tensor by the reference's name, with exactly this shape (`rank` extents of any integer type),
- * F32, BF16 or F16. FALSE with ENGINE_ERROR_MODEL naming file, tensor, and what was found
- * instead. */
+ * F32, BF16 or F16, in the file or expanded. FALSE with ENGINE_ERROR_MODEL naming file, tensor, and
+ * what was found instead. */
 #define weights_get(self, out, name, error, rank, ...)                                             \
   weights_get_shaped ((self), (out), (name), (error), (rank), (const int64_t[]){ __VA_ARGS__ })
 gboolean weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error, int rank,
                              const int64_t *shape);
+/* Whether weights_get would find it, from headers. */
+gboolean weights_check_shaped (Weights *self, const char *name, GError **error, int rank,
+                               const int64_t *shape);
+/* A weight that the file has in 8 or 4 bit with scales (scaled.h) comes as BF16 in memory of its
+ * own, which lives until weights_forget_expanded; _keep_expanded: as long as the Checkpoint.
+ * weights_is_scaled looks at headers and changes nothing: (any thread). */
+gboolean weights_is_scaled (Weights *self, const char *name);
+gboolean weights_has_expanded (const Weights *self);
+void weights_forget_expanded (Weights *self);
+void weights_keep_expanded (Weights *self);
+/* FALSE with ENGINE_ERROR_MODEL if any weight is in fewer bits than 16. */
+gboolean weights_demand_dense (Weights *self, GError **error);
 /* As weights_get, for optional tensors: FALSE without an error when there is none. */
 gboolean weights_find (Weights *self, const char *name, Tensor *out);
 /* The SVDQuant linear `base` ("layers.0.attention.to_qkv"), logical order; n, k: expected extents.

@@ -4,6 +4,7 @@
 #include "engine/checkpoint/checkpoint-private.h"
 #include "engine/checkpoint/config.h"
 #include "engine/checkpoint/inventory.h"
+#include "engine/checkpoint/scaled.h"
 #include "engine/engine.h"
 #include "engine/lora/lora-file.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -115,6 +116,15 @@ count_tensors (InspectionPart *part, Safetensors *file)
   g_array_sort (part->types, compare_types);
 }
 
+static gboolean
+is_kitchen (Safetensors *file)
+{
+  g_autofree char *prefix = weights_find_prefix (file);
+  SvdqKind kind;
+
+  return svdq_detect (file, prefix, &kind, NULL) && kind == SVDQ_KITCHEN;
+}
+
 /* What a file is, by a name that only such a file has. */
 static void
 recognise (InspectionPart *part, Safetensors *file)
@@ -125,7 +135,6 @@ recognise (InspectionPart *part, Safetensors *file)
   } marks[] = {
     { ".self_attn.q_proj.codes", "Qwen3 text encoder", "reference" },
     { ".qweight", "Z-Image transformer", "SVDQuant" },
-    { ".comfy_quant", "Z-Image transformer", "SVDQuant" },
     { "layers.0.attention.to_q.weight", "Z-Image transformer", "reference" },
     { "layers.0.attention.qkv.weight", "Z-Image transformer", "ComfyUI" },
     { "layers.0.self_attn.q_norm.weight", "Qwen3 text encoder", "reference" },
@@ -135,6 +144,12 @@ recognise (InspectionPart *part, Safetensors *file)
     { "latents.init", "latents", NULL },
   };
 
+  if (is_kitchen (file))
+    {
+      part->kind = "Z-Image transformer";
+      part->naming = "SVDQuant";
+      return;
+    }
   for (guint m = 0; m < G_N_ELEMENTS (marks); m++)
     for (guint i = 0; i < safetensors_count (file); i++)
       if (g_str_has_suffix (safetensors_name (file, i), marks[m].ending))
@@ -161,6 +176,8 @@ name_precision (InspectionPart *part)
     part->precision = fp4 ? "SVDQuant NVFP4" : "SVDQuant INT4";
   else if (part->code_bits != 0)
     part->precision = part->code_bits == 8 ? "8 bit" : "4 bit";
+  else if (part->scaled != NULL)
+    part->precision = part->scaled;
   else if (part->types->len > 0)
     part->precision = g_array_index (part->types, InspectionType, 0).dtype;
 }
@@ -174,6 +191,7 @@ describe_tensors (Inspection *self, InspectionPart *part, Safetensors *file)
   recognise (part, file);
   if (!weight_only_read_bits (file, &part->code_bits, &error))
     add_problem (self, error);
+  part->scaled = scaled_format (file);
   name_precision (part);
 }
 
@@ -217,9 +235,8 @@ check_tensor (const char *name, int rank, const int64_t *shape, gpointer user_da
 {
   Check *check = user_data;
   GError *error = NULL;
-  Tensor tensor;
 
-  if (weights_get_shaped (check->weights, &tensor, name, &error, rank, shape))
+  if (weights_check_shaped (check->weights, name, &error, rank, shape))
     return;
   if (check->problems++ < MAX_PROBLEMS_PER_PART)
     add_problem (check->self, error);

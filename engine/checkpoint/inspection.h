@@ -33,6 +33,7 @@ typedef struct
   const char *format;      /* static: of SVDQuant files, "Nunchaku", ...; NULL for others */
   int rank;                /* of their low-rank branch, or of a LoRA: the greatest */
   int code_bits;           /* of a text encoder in codes: 8 or 4; else 0 */
+  const char *scaled; /* static: of weights that are expanded when loaded, "FP8", ...; or NULL */
   guint64 code_bytes, scale_bytes, low_rank_bytes; /* their parts; the rest is dense */
 } InspectionPart;
 

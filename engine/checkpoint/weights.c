@@ -2,6 +2,7 @@
 #include "engine/checkpoint/checkpoint-private.h"
 
 #include "engine/checkpoint/naming.h"
+#include "engine/checkpoint/scaled.h"
 #include "engine/engine.h"
 #include "engine/weight-only/file.h"
 
@@ -72,6 +73,15 @@ find_prefix (CheckpointPart part, Safetensors *file)
   g_assert_not_reached ();
 }
 
+static void
+expanded_clear (gpointer data)
+{
+  ExpandedWeight *expanded = data;
+
+  g_free (expanded->stored);
+  g_free (expanded->data);
+}
+
 Weights *
 weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
 {
@@ -83,6 +93,9 @@ weights_new (CheckpointPart part, Safetensors *file, int n, GError **error)
   self->n_blocks = part == CHECKPOINT_VAE ? n : 0;
   self->n_layers = part == CHECKPOINT_TEXT_ENCODER ? n : 0;
   self->used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  self->kept = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
+  self->expanded = g_array_new (FALSE, FALSE, sizeof (ExpandedWeight));
+  g_array_set_clear_func (self->expanded, expanded_clear);
   if (part == CHECKPOINT_TRANSFORMER && !svdq_reader_open (file, self->prefix, &self->svdq, error))
     return NULL;
   if (part == CHECKPOINT_TEXT_ENCODER && !weight_only_read_bits (file, &self->code_bits, error))
@@ -98,6 +111,8 @@ weights_free (Weights *self)
   svdq_reader_free (self->svdq);
   safetensors_free (self->file);
   g_hash_table_unref (self->used);
+  g_hash_table_unref (self->kept);
+  g_array_unref (self->expanded);
   g_free (self->prefix);
   g_free (self);
 }
@@ -182,22 +197,15 @@ print_shape (int rank, const int64_t *shape)
   return g_string_free (text, FALSE);
 }
 
-/* The view of a located tensor; FALSE if its type or number of axes has none. */
-static gboolean
-view (Weights *self, const Place *place, Tensor *out)
+/* The rows of a located tensor that its slice names. */
+static Tensor
+slice_of (const Place *place, const Tensor *whole)
 {
-  Tensor whole;
+  int64_t rows = whole->rank > 0 ? whole->shape[0] / place->slice.count : 0;
 
-  if (!safetensors_find (self->file, place->stored->str, &whole))
-    return FALSE;
-  *out = whole;
-  if (place->slice.count > 1 && whole.rank > 0 && whole.shape[0] % place->slice.count == 0)
-    {
-      int64_t rows = whole.shape[0] / place->slice.count;
-
-      *out = tensor_rows (&whole, place->slice.index * rows, rows);
-    }
-  return TRUE;
+  return place->slice.count > 1 && whole->rank > 0 && whole->shape[0] % place->slice.count == 0
+             ? tensor_rows (whole, place->slice.index * rows, rows)
+             : *whole;
 }
 
 static void
@@ -206,15 +214,148 @@ mark_used (Weights *self, const Place *place)
   g_hash_table_add (self->used, g_strdup (place->stored->str));
 }
 
+/* What belongs to a scaled weight is used with it. */
+static void
+mark_companions (Weights *self, const Place *place)
+{
+  const char *name = place->stored->str;
+  gsize length = strlen (name) - (g_str_has_suffix (name, ".weight") ? strlen (".weight") : 0);
+
+  for (int i = 0; scaled_companions[i] != NULL; i++)
+    g_hash_table_add (self->used,
+                      g_strdup_printf ("%.*s%s", (int)length, name, scaled_companions[i]));
+}
+
 gboolean
 weights_find (Weights *self, const char *name, Tensor *out)
 {
   g_auto (Place) place = { 0 };
   SafetensorsInfo info;
+  Tensor whole;
 
-  if (!locate (self, name, &place, &info) || !view (self, &place, out))
+  if (!locate (self, name, &place, &info)
+      || !safetensors_find (self->file, place.stored->str, &whole))
     return FALSE;
+  *out = slice_of (&place, &whole);
   mark_used (self, &place);
+  return TRUE;
+}
+
+/* A tensor of the file as it stands, or if *scaled, what it will be: *whole has no data then. */
+static gboolean
+find_stored (Weights *self, const Place *place, ScaledWeight *weight, gboolean *scaled,
+             Tensor *whole, GError **error)
+{
+  GError *reason = NULL;
+
+  *scaled = scaled_find (self->file, place->stored->str, weight, &reason);
+  if (*scaled)
+    *whole = weight->shape;
+  if (reason != NULL)
+    {
+      g_propagate_error (error, reason);
+      return FALSE;
+    }
+  return *scaled || safetensors_find (self->file, place->stored->str, whole);
+}
+
+/* Where a tensor is, what it is, and whether that is what was asked for. */
+typedef struct
+{
+  Place place;
+  gboolean scaled;
+  ScaledWeight weight; /* if it is */
+  Tensor view;         /* of the shape that was asked for; if scaled, without data */
+} Lookup;
+
+static gboolean
+look_up (Weights *self, const char *name, Lookup *out, GError **error, int rank,
+         const int64_t *shape)
+{
+  g_autofree char *expected = print_shape (rank, shape);
+  g_autofree char *found = NULL;
+  Place *place = &out->place;
+  GError *reason = NULL;
+  SafetensorsInfo info;
+  Tensor whole = { 0 }, *view = &out->view;
+
+  if (!locate (self, name, place, &info))
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: tensor %s is missing, expected with shape %s", weights_path (self), name,
+                   expected);
+      return FALSE;
+    }
+  found = print_shape (info.rank, info.shape);
+  if (!find_stored (self, place, &out->weight, &out->scaled, &whole, &reason)
+      || (whole.dtype != DTYPE_F32 && whole.dtype != DTYPE_BF16 && whole.dtype != DTYPE_F16))
+    {
+      if (reason != NULL)
+        g_propagate_error (error, reason);
+      else
+        g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                     "%s: tensor %s has type %s and shape %s, expected F32, BF16 or F16 and %s",
+                     info.file, place->stored->str, info.dtype, found, expected);
+      return FALSE;
+    }
+  *view = slice_of (place, &whole);
+  /* BFL writes linear layers as 1x1 convolutions. */
+  while (place->renamed && view->rank > rank && view->shape[view->rank - 1] == 1)
+    view->rank--;
+  /* A row may be written as a vector: the pad tokens in files that were GGUF before. */
+  if (rank == 2 && shape[0] == 1 && view->rank == 1)
+    *view = tensor_2d (view->dtype, view->data, 1, view->shape[0]);
+  if (view->rank != rank || memcmp (view->shape, shape, (gsize)rank * sizeof *shape) != 0)
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                   "%s: tensor %s has shape %s, expected %s%s", info.file, place->stored->str,
+                   found, expected, place->slice.count > 1 ? " for each of q, k and v" : "");
+      return FALSE;
+    }
+  mark_used (self, place);
+  if (out->scaled)
+    mark_companions (self, place);
+  return TRUE;
+}
+
+gboolean
+weights_check_shaped (Weights *self, const char *name, GError **error, int rank,
+                      const int64_t *shape)
+{
+  Lookup found = { 0 };
+  gboolean good = look_up (self, name, &found, error, rank, shape);
+
+  place_clear (&found.place);
+  return good;
+}
+
+/* The numbers of a scaled weight, in memory that weights_forget_expanded gives back. */
+static gboolean
+expand (Weights *self, Lookup *found, GError **error)
+{
+  const ScaledWeight *weight = &found->weight;
+  const Place *place = &found->place;
+  g_autofree char *key = g_strdup_printf ("%s %d", place->stored->str, place->slice.index);
+  int64_t rows = weight->shape.shape[0] / place->slice.count;
+  ExpandedWeight expanded = { 0 };
+
+  found->view.data = g_hash_table_lookup (self->kept, key);
+  if (found->view.data != NULL)
+    return TRUE;
+  if (!scaled_check (weight, self->file, place->stored->str, error))
+    return FALSE;
+  expanded.data = g_try_malloc (tensor_bytes (&found->view));
+  if (expanded.data == NULL)
+    {
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY,
+                   "%s: no memory for tensor %s in 16 bit", weights_path (self),
+                   place->stored->str);
+      return FALSE;
+    }
+  scaled_expand (weight, place->slice.index * rows, rows, expanded.data);
+  expanded.stored = g_steal_pointer (&key);
+  g_array_append_val (self->expanded, expanded);
+  found->view.data = expanded.data;
   return TRUE;
 }
 
@@ -222,43 +363,22 @@ gboolean
 weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error, int rank,
                     const int64_t *shape)
 {
-  g_autofree char *expected = print_shape (rank, shape);
-  g_autofree char *found = NULL;
+  Lookup found = { 0 };
+  gboolean good = look_up (self, name, &found, error, rank, shape)
+                  && (!found.scaled || expand (self, &found, error));
+
+  *out = found.view;
+  place_clear (&found.place);
+  return good;
+}
+
+gboolean
+weights_is_scaled (Weights *self, const char *name)
+{
   g_auto (Place) place = { 0 };
   SafetensorsInfo info;
 
-  if (!locate (self, name, &place, &info))
-    {
-      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
-                   "%s: tensor %s is missing, expected with shape %s", weights_path (self), name,
-                   expected);
-      return FALSE;
-    }
-  if (!view (self, &place, out)
-      || (out->dtype != DTYPE_F32 && out->dtype != DTYPE_BF16 && out->dtype != DTYPE_F16))
-    {
-      found = print_shape (info.rank, info.shape);
-      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
-                   "%s: tensor %s has type %s and shape %s, expected F32, BF16 or F16 and %s",
-                   info.file, place.stored->str, info.dtype, found, expected);
-      return FALSE;
-    }
-  /* BFL writes linear layers as 1x1 convolutions. */
-  while (place.renamed && out->rank > rank && out->shape[out->rank - 1] == 1)
-    out->rank--;
-  /* A row may be written as a vector: the pad tokens in files that were GGUF before. */
-  if (rank == 2 && shape[0] == 1 && out->rank == 1)
-    *out = tensor_2d (out->dtype, out->data, 1, out->shape[0]);
-  if (out->rank != rank || memcmp (out->shape, shape, (gsize)rank * sizeof *shape) != 0)
-    {
-      found = print_shape (info.rank, info.shape);
-      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
-                   "%s: tensor %s has shape %s, expected %s%s", info.file, place.stored->str, found,
-                   expected, place.slice.count > 1 ? " for each of q, k and v" : "");
-      return FALSE;
-    }
-  mark_used (self, &place);
-  return TRUE;
+  return locate (self, name, &place, &info) && scaled_is_type (info.dtype);
 }
 
 int
@@ -326,6 +446,7 @@ gboolean
 weights_check_all_used (Weights *self, GError **error)
 {
   g_autoptr (GString) names = g_string_new (NULL);
+  gsize prefix = strlen (self->prefix);
   guint n = 0;
 
   for (guint i = 0; i < safetensors_count (self->file); i++)
@@ -334,7 +455,7 @@ weights_check_all_used (Weights *self, GError **error)
       const char *base = self->svdq != NULL ? svdq_reader_base_of (self->svdq, stored) : NULL;
 
       if (g_hash_table_contains (self->used, base != NULL ? base : stored)
-          || weights_is_known_unused (self, stored))
+          || weights_is_known_unused (self, stored) || scaled_is_note (stored + prefix))
         continue;
       if (n++ < 3)
         g_string_append_printf (names, "%s%s", n > 1 ? ", " : "", stored);
@@ -347,72 +468,4 @@ weights_check_all_used (Weights *self, GError **error)
                "%s: holds tensors that this model has no use for: %s", weights_path (self),
                names->str);
   return FALSE;
-}
-
-gboolean
-weights_get_svdq (Weights *self, const char *base, int64_t n, int64_t k, const SvdqSource **out,
-                  GError **error)
-{
-  *out = NULL;
-  if (self->svdq == NULL || !svdq_reader_get (self->svdq, base, n, k, out, error))
-    return FALSE;
-  g_hash_table_add (self->used, g_strdup (base));
-  return TRUE;
-}
-
-gboolean
-weights_find_svdq (const Weights *self, const char *base, SvdqSource *out)
-{
-  guint n = self != NULL && self->svdq != NULL ? svdq_reader_count (self->svdq) : 0;
-
-  *out = (SvdqSource){ 0 };
-  for (guint i = 0; i < n; i++)
-    {
-      SvdqLinearInfo info = svdq_reader_info (self->svdq, i);
-
-      if (!g_str_equal (info.base, base))
-        continue;
-      out->format = info.format;
-      out->rank = info.rank;
-      return TRUE;
-    }
-  return FALSE;
-}
-
-gboolean
-weights_add_codes (Weights *self, const char *base, int64_t n, LinearSource *source, GError **error)
-{
-  int i = source->n_parts;
-
-  if (weights_find_code_bits (self, base) == 0
-      || !weight_only_find (self->file, base, self->code_bits, n, source->k, &source->parts[i],
-                            &source->scales[i], error)
-      || !weight_only_check_scales (self->file, base, &source->scales[i], error))
-    return FALSE;
-  source->code_bits = self->code_bits;
-  source->n_parts++;
-  g_hash_table_add (self->used, g_strconcat (base, WEIGHT_ONLY_CODES, NULL));
-  g_hash_table_add (self->used, g_strconcat (base, WEIGHT_ONLY_SCALES, NULL));
-  return TRUE;
-}
-
-int
-weights_find_code_bits (const Weights *self, const char *base)
-{
-  return weights_code_bits (self) != 0 && weight_only_has (self->file, base) ? self->code_bits : 0;
-}
-
-int
-weights_code_bits (const Weights *self)
-{
-  return self != NULL ? self->code_bits : 0;
-}
-
-gboolean
-weights_svdq_format (const Weights *self, SvdqFormat *format)
-{
-  if (self->svdq == NULL || svdq_reader_count (self->svdq) == 0)
-    return FALSE;
-  *format = svdq_reader_info (self->svdq, 0).format;
-  return TRUE;
 }

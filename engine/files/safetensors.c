@@ -429,6 +429,14 @@ safetensors_find (Safetensors *self, const char *name, Tensor *out)
   return TRUE;
 }
 
+const void *
+safetensors_data (Safetensors *self, const char *name)
+{
+  const Entry *entry = find_entry (self, name);
+
+  return entry != NULL ? entry->data : NULL;
+}
+
 gboolean
 safetensors_info (Safetensors *self, const char *name, SafetensorsInfo *out)
 {

@@ -25,6 +25,10 @@ void safetensors_free (Safetensors *self); /* NULL is a no-op */
 /* A view of `name`; FALSE if there is none. Tensors of more than 4 axes cannot be viewed. */
 gboolean safetensors_find (Safetensors *self, const char *name, Tensor *out);
 
+/* The bytes of `name`, of whichever type, where they lie in the file: at any address. NULL if there
+ * is none. */
+const void *safetensors_data (Safetensors *self, const char *name);
+
 guint safetensors_count (Safetensors *self);
 /* Names in file order, borrowed; index < safetensors_count. */
 const char *safetensors_name (Safetensors *self, guint index);

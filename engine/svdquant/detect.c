@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/svdquant/detect.h"
 
+#include "engine/checkpoint/scaled.h"
 #include "engine/engine.h"
 
 #include <string.h>
@@ -18,8 +19,7 @@ svdq_kind_name (SvdqKind kind)
 /* What the names in a file say. */
 typedef struct
 {
-  const char *qweight, *qweight_i32, *net0, *split_q, *kitchen, *modelopt, *scale2, *convrot, *fp8;
-  const char *dense_w;
+  const char *qweight, *qweight_i32, *net0, *split_q, *kitchen, *modelopt, *scale2, *convrot;
 } Signs;
 
 static gboolean
@@ -28,6 +28,31 @@ has_dtype (Safetensors *file, const char *name, const char *dtype)
   SafetensorsInfo info;
 
   return safetensors_info (file, name, &info) && g_str_equal (info.dtype, dtype);
+}
+
+static char *
+format_of (Safetensors *file, const char *name, const char *ending)
+{
+  g_autofree char *base = g_strndup (name, strlen (name) - strlen (ending));
+
+  return scaled_describe (file, base);
+}
+
+/* Descriptions of other formats are for scaled.c, those that cannot be read for check_kitchen. */
+static gboolean
+is_svdquant_note (Safetensors *file, const char *name)
+{
+  g_autofree char *format = format_of (file, name, ".comfy_quant");
+
+  return format == NULL || g_str_has_prefix (format, "svdquant");
+}
+
+static gboolean
+is_described (Safetensors *file, const char *name)
+{
+  g_autofree char *format = format_of (file, name, ".weight_scale_2");
+
+  return format != NULL;
 }
 
 static void
@@ -44,30 +69,24 @@ read_sign (Safetensors *file, const char *name, Signs *signs)
         signs->split_q = name;
     }
   else if (g_str_has_suffix (name, ".comfy_quant"))
-    signs->kitchen = name;
+    signs->kitchen = is_svdquant_note (file, name) ? name : signs->kitchen;
   else if (strstr (name, "svdquant_lora_") != NULL)
     signs->modelopt = name;
   else if (g_str_has_suffix (name, ".weight_scale_2"))
-    signs->scale2 = name;
+    signs->scale2 = is_described (file, name) ? signs->scale2 : name;
   else if (strstr (name, "convrot") != NULL)
     signs->convrot = name;
-  else if (g_str_has_suffix (name, ".weight"))
-    {
-      if (has_dtype (file, name, "F8_E4M3") || has_dtype (file, name, "F8_E5M2"))
-        signs->fp8 = name;
-      else
-        signs->dense_w = name;
-    }
 }
 
 static gboolean
 refuse (Safetensors *file, const char *what, const char *name, GError **error)
 {
-  g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
-               "%s: %s (tensor %s), which this program does not read. It reads BF16 weights, "
-               "SVDQuant files of Nunchaku, Nunchaku Lite, vllm-omni and Comfy kitchen (natural "
-               "layout), and its own",
-               safetensors_path (file), what, name);
+  g_set_error (
+      error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+      "%s: %s (tensor %s), which this program does not read. It reads F32, BF16 and F16 "
+      "weights, ComfyUI's FP8, MXFP8, NVFP4 and INT8, SVDQuant files of Nunchaku, Nunchaku "
+      "Lite, vllm-omni and Comfy kitchen (natural layout), and its own",
+      safetensors_path (file), what, name);
   return FALSE;
 }
 
@@ -133,11 +152,10 @@ svdq_detect (Safetensors *file, const char *prefix, SvdqKind *kind, GError **err
       return check_all_kitchen (file, error);
     }
   if (signs.scale2 != NULL)
-    return refuse (file, "plain NVFP4 weights without a low-rank branch", signs.scale2, error);
+    return refuse (file, "NVFP4 weights without a low-rank branch, and not ComfyUI's", signs.scale2,
+                   error);
   if (signs.qweight_i32 != NULL)
     return refuse (file, "AWQ W4A16 weights", signs.qweight_i32, error);
-  if (signs.fp8 != NULL)
-    return refuse (file, "FP8 weights", signs.fp8, error);
   if (signs.qweight == NULL)
     return TRUE;
   if (safetensors_metadata (file, "svdq_canonical") != NULL)

@@ -474,7 +474,7 @@ quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user
   if (self.checkpoint == NULL)
     return FALSE;
   self.weights = checkpoint_weights (self.checkpoint, CHECKPOINT_TRANSFORMER, FALSE, error);
-  if (self.weights == NULL)
+  if (self.weights == NULL || !weights_demand_dense (self.weights, error))
     return FALSE;
   self.dir = g_strconcat (job->out, ".parts", NULL);
   if (g_mkdir_with_parents (self.dir, 0755) != 0)

@@ -137,15 +137,8 @@ open_model (Quantizer *self, GError **error)
   if (self->checkpoint == NULL)
     return FALSE;
   self->weights = checkpoint_weights (self->checkpoint, CHECKPOINT_TEXT_ENCODER, FALSE, error);
-  if (self->weights == NULL)
+  if (self->weights == NULL || !weights_demand_dense (self->weights, error))
     return FALSE;
-  if (weights_code_bits (self->weights) != 0)
-    {
-      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
-                   "%s: this text encoder is quantised already; a dense one is needed",
-                   weights_path (self->weights));
-      return FALSE;
-    }
   if (is_same_file (weights_path (self->weights), self->job->out))
     {
       g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST,

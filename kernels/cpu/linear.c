@@ -133,10 +133,10 @@ describe_part (Stream *s, const LinearSource *source, DenseLinear *self)
 
   self->parts[i] = *part;
   self->n_parts = i + 1;
-  if (aligned && (part->dtype == self->type || !source->resident))
+  if (aligned && !source->fleeting && (part->dtype == self->type || !source->resident))
     return STATUS_OK;
   self->owned[i] = true;
-  self->parts[i].dtype = aligned ? self->type : part->dtype;
+  self->parts[i].dtype = aligned && source->resident ? self->type : part->dtype;
   return STATUS_OK;
 }
 
@@ -220,6 +220,8 @@ dense_measure (const LinearSource *source, LinearMemory *out)
   *out = (LinearMemory){ .weights = sizeof (DenseLinear), .swiglu = source->swiglu };
   if (source->resident)
     out->weights += (uint64_t)(source->n * source->k) * sizeof (float);
+  else if (source->fleeting)
+    out->weights += (uint64_t)(source->n * source->k) * dtype_size (DTYPE_BF16);
   if (source->bias.data != NULL)
     out->weights += (uint64_t)source->n * sizeof (float);
 }

@@ -4,12 +4,14 @@
 
 Usage: test-layouts.py TESSERA_CLI   (with TESSERA_TEST_DATA in the environment)
 """
+import json
 import pathlib
 import struct
 import tempfile
 
 from cli_test import TINY, TRANSFORMER, check, copy_model, finish, run
-from layouts import (bfl_vae, comfy_transformer, prefixed, read, write, write_sharded)
+from layouts import bfl_vae, comfy_transformer, prefixed, read, write, write_sharded
+from layouts_packed import E5M2, fp8, fp8_scaled, int8, mxfp8, nvfp4, pack
 
 ENCODER = "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -91,6 +93,61 @@ def comfy(folder, expected):
     same("one file of everything", model, folder, expected)
 
 
+def matrices(name, shape):
+    """What quantisers choose, of one block."""
+    return len(shape) == 2 and name.startswith("layers.0.") and name.endswith(".weight")
+
+
+def projections(name, shape):
+    return len(shape) == 2 and name.endswith("_proj.weight")
+
+
+def packed(folder, title, part, file, tensors, chosen, inspected, packer, metadata=None, **how):
+    """A file with packed weights draws what its numbers in BF16 draw."""
+    small, plain = pack(tensors, chosen, packer, **how)
+    reference = write(copy_model(folder / f"{title} plain", **{part: None}) / file, plain)
+    expected = draw(reference.parents[1], folder)
+    check(title + " in BF16 draws", isinstance(expected, bytes), expected)
+    if metadata is not None:
+        small = {name: t for name, t in small.items() if not name.endswith(".comfy_quant")}
+    model = write(copy_model(folder / title, **{part: None}) / file, small, metadata).parents[1]
+    same(title, model, folder, expected)
+    seen = run("inspect", model)
+    check(title + " is named", inspected in seen.stdout, seen.stdout)
+    return model
+
+
+def expanded(folder):
+    transformer = comfy_transformer(read(TINY / TRANSFORMER))
+    file = "transformer/z_image_turbo.safetensors"
+
+    def one(title, inspected, packer, chosen=matrices, tensors=transformer, **how):
+        return packed(folder, title, TRANSFORMER, file, tensors, chosen, inspected, packer, **how)
+
+    one("fp8 cast of everything", "FP8", fp8, lambda name, shape: True)
+    one("fp8 e5m2", "FP8", fp8, pairs=E5M2, dtype="F8_E5M2")
+    one("fp8 with a scale", "FP8", fp8_scaled)
+    one("fp8 with a scale a row", "FP8", fp8_scaled, blocks=1)
+    one("fp8 with blocks", "FP8", fp8_scaled, blocks=4)
+    one("fp8 under the old names", "FP8", fp8_scaled,
+        tensors=transformer | {"scaled_fp8": ("F8_E4M3", (2,), b"\0\0")}, old=True)
+    one("mxfp8", "MXFP8", mxfp8)
+    one("nvfp4", "NVFP4", nvfp4)
+    one("int8", "INT8", int8)
+    one("int8 rotated", "INT8", int8, group=64)
+    layers = {name[:-len(".weight")]: {"format": "nvfp4"} for name, (_, shape, _) in
+              transformer.items() if matrices(name, shape)}
+    one("nvfp4 told in the metadata", "NVFP4", nvfp4,
+        metadata={"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})})
+
+    encoder = read(TINY / ENCODER)
+    file = "text_encoder/qwen_3_4b_fp8_mixed.safetensors"
+    packed(folder, "text encoder in fp8", ENCODER, file, encoder, projections, "FP8", fp8_scaled)
+    packed(folder, "text encoder in fp8, cast whole", ENCODER, file, encoder,
+           lambda name, shape: True, "FP8", fp8)
+    packed(folder, "text encoder in nvfp4", ENCODER, file, encoder, projections, "NVFP4", nvfp4)
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -98,6 +155,7 @@ def main():
         check("the model draws", isinstance(expected, bytes), expected)
         diffusers(folder, expected)
         comfy(folder, expected)
+        expanded(folder)
     finish()
 
 

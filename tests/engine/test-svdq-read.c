@@ -359,12 +359,11 @@ typedef struct
 
 static const LookAlike look_alikes[] = {
   { "modelopt", "layers.0.attention.to_q.svdquant_lora_a", "ModelOpt", DTYPE_BF16, NULL },
-  { "nvfp4", "layers.0.attention.to_q.weight_scale_2", "plain NVFP4", DTYPE_F32, NULL },
-  { "fp8", "layers.0.attention.to_q.weight", "FP8", DTYPE_F8_E4M3, NULL },
+  { "nvfp4", "layers.0.attention.to_q.weight_scale_2", "NVFP4 weights without", DTYPE_F32, NULL },
   { "convrot", "layers.0.convrot.to_q.weight", "convrot", DTYPE_I8, NULL },
   { "awq", "layers.0.adaLN_modulation.0.qweight", "AWQ", DTYPE_I32, NULL },
-  { "kitchen-nvfp4", "layers.0.attention.to_q.comfy_quant", "\"nvfp4\"", DTYPE_U8,
-    "{\"format\":\"nvfp4\"}" },
+  { "kitchen-other", "layers.0.attention.to_q.comfy_quant", "\"svdquant_w3a3\"", DTYPE_U8,
+    "{\"format\":\"svdquant_w3a3\"}" },
   { "kitchen-tiles", "layers.0.attention.to_q.comfy_quant", "tile-packed", DTYPE_U8,
     "{\"format\":\"svdquant_w4a4\",\"layout\":\"kitchen_tile_packed_w4a4\"}" },
   { "kitchen-unreadable", "layers.0.attention.to_q.comfy_quant", "JSON", DTYPE_U8, "{\"format\"" },

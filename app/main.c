@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/application.h"
 
+#include "engine/engine.h"
+
 #include <glib/gi18n.h>
 #include <locale.h>
 
@@ -10,6 +12,7 @@ main (int argc, char *argv[])
   const char *locale_dir = g_getenv ("TESSERA_LOCALE_DIR"); /* of a build that is not installed */
   g_autoptr (TesseraApplication) application = NULL;
 
+  engine_init_process (argv);
   setlocale (LC_ALL, "");
   bindtextdomain (GETTEXT_PACKAGE, locale_dir != NULL ? locale_dir : LOCALE_DIR);
   bind_textdomain_codeset (GETTEXT_PACKAGE, "UTF-8");

@@ -19,7 +19,8 @@ typedef struct
   int n_prompts, prompt; /* the one that is being drawn */
   CalibrateProgress progress;
   gpointer user_data;
-  GError *error; /* (owned) a file that could not be written */
+  GError *error;     /* (owned) a file that could not be written */
+  GCancellable *end; /* (owned) of drawing: asked for from outside, or because of `error` */
 } Calibration;
 
 static void
@@ -27,8 +28,8 @@ set_file_error (GError **error, const char *path)
 {
   int code = errno;
 
-  g_set_error (error, G_FILE_ERROR, (gint)g_file_error_from_errno (code), "%s: %s", path,
-               g_strerror (code));
+  g_set_error (error, G_FILE_ERROR, (gint)g_file_error_from_errno (code),
+               "%s: cannot be written: %s", path, g_strerror (code));
 }
 
 static char *
@@ -37,6 +38,20 @@ rows_path (const char *dir, const char *base)
   g_autofree char *name = g_strconcat (base, ".rows", NULL);
 
   return g_build_filename (dir, name, NULL);
+}
+
+/* Of `base`'s rows; pictures drawn from here on would be in vain. */
+static void
+fail_rows (Calibration *self, const char *base)
+{
+  int code = errno;
+  g_autofree char *path = rows_path (self->dir, base);
+
+  if (self->error != NULL)
+    return;
+  errno = code;
+  set_file_error (&self->error, path);
+  g_cancellable_cancel (self->end);
 }
 
 static FILE *
@@ -50,7 +65,7 @@ open_rows (Calibration *self, const char *base)
   path = rows_path (self->dir, base);
   file = fopen (path, "wb");
   if (file == NULL)
-    set_file_error (&self->error, path);
+    fail_rows (self, base);
   else
     g_hash_table_insert (self->files, g_strdup (base), file);
   return file;
@@ -83,8 +98,8 @@ keep_rows (const char *base, const float *x, gint64 rows, gint64 k, gpointer use
 
       for (gint64 j = 0; j < k; j++)
         row[j] = bf16_from_float (from[j]);
-      if (fwrite (row, sizeof *row, (size_t)k, file) != (size_t)k && self->error == NULL)
-        set_file_error (&self->error, base);
+      if (fwrite (row, sizeof *row, (size_t)k, file) != (size_t)k)
+        fail_rows (self, base);
     }
 }
 
@@ -98,7 +113,7 @@ report_step (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 }
 
 static gboolean
-draw_all (Calibration *self, Engine *engine, GCancellable *cancellable, GError **error)
+draw_all (Calibration *self, Engine *engine, GError **error)
 {
   for (int i = 0; i < self->n_prompts; i++)
     {
@@ -112,7 +127,7 @@ draw_all (Calibration *self, Engine *engine, GCancellable *cancellable, GError *
       request.seed = (guint64)i + 1;
       request.guidance = 0;
       request.precision = ENGINE_PRECISION_BF16;
-      image = engine_generate (engine, &request, report_step, self, cancellable, error);
+      image = engine_generate (engine, &request, report_step, self, self->end, error);
       if (image == NULL)
         return FALSE;
     }
@@ -128,8 +143,8 @@ close_all (Calibration *self)
 
   g_hash_table_iter_init (&iter, self->files);
   while (g_hash_table_iter_next (&iter, &base, &file))
-    if (fclose (file) != 0 && self->error == NULL)
-      set_file_error (&self->error, base);
+    if (fclose (file) != 0)
+      fail_rows (self, base);
   g_hash_table_remove_all (self->files);
 }
 
@@ -153,6 +168,12 @@ is_done (const char *path, const char *description)
   return g_file_get_contents (path, &found, NULL, NULL) && g_str_equal (found, description);
 }
 
+static void
+pass_on (GCancellable *cancellable, gpointer end)
+{
+  g_cancellable_cancel (end);
+}
+
 gboolean
 calibrate (const char *model, const CalibratePlan *plan, const char *dir,
            CalibrateProgress progress, gpointer user_data, GCancellable *cancellable,
@@ -163,6 +184,8 @@ calibrate (const char *model, const CalibratePlan *plan, const char *dir,
   g_autofree char *description = describe (model, plan);
   g_autofree char *mark = g_build_filename (dir, "calibration.txt", NULL);
   g_autoptr (Engine) engine = NULL;
+  g_autoptr (GError) drawing = NULL;
+  gulong watch = 0;
   gboolean good;
 
   if (is_done (mark, description))
@@ -173,16 +196,20 @@ calibrate (const char *model, const CalibratePlan *plan, const char *dir,
     return FALSE;
   self.files = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   self.n_prompts = (int)g_strv_length ((char **)plan->prompts);
-  good = draw_all (&self, engine, cancellable, error);
+  self.end = g_cancellable_new ();
+  if (cancellable != NULL)
+    watch = g_cancellable_connect (cancellable, G_CALLBACK (pass_on), self.end, NULL);
+  good = draw_all (&self, engine, &drawing);
+  g_cancellable_disconnect (cancellable, watch);
   close_all (&self);
   g_hash_table_unref (self.files);
-  if (good && self.error != NULL)
+  g_object_unref (self.end);
+  if (self.error != NULL || !good)
     {
-      g_propagate_error (error, g_steal_pointer (&self.error));
-      good = FALSE;
+      g_propagate_error (error, self.error != NULL ? self.error : g_steal_pointer (&drawing));
+      return FALSE;
     }
-  g_clear_error (&self.error);
-  return good && g_file_set_contents (mark, description, -1, error);
+  return g_file_set_contents (mark, description, -1, error);
 }
 
 float *

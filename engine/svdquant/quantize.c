@@ -5,8 +5,12 @@
 #include "engine/engine.h"
 #include "engine/svdquant/convert.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #define HELD_BACK 8 /* one row in so many is never learnt from */
 
@@ -46,6 +50,7 @@ typedef struct
   Checkpoint *checkpoint; /* owned */
   Weights *weights;
   char *dir;                    /* owned; OUT.parts */
+  int lock;                     /* of that folder; -1 where there is none */
   GPtrArray *targets;           /* Target, owned */
   gint64 begun;                 /* monotonic, when the first linear was */
   double work, worked, skipped; /* numbers of weights: all, finished, found finished */
@@ -67,6 +72,8 @@ quantizer_clear (Quantizer *self)
 {
   g_clear_pointer (&self->targets, g_ptr_array_unref);
   checkpoint_free (self->checkpoint);
+  if (self->lock >= 0)
+    close (self->lock);
   g_free (self->dir);
 }
 
@@ -444,6 +451,26 @@ remove_parts (Quantizer *self)
   g_rmdir (self->dir);
 }
 
+/* The folder of what is finished, for this program alone: two that write the same rows would learn
+ * from a mixture. A file system without locks gives none. */
+static gboolean
+open_parts (Quantizer *self, GError **error)
+{
+  self->dir = g_strconcat (self->job->out, ".parts", NULL);
+  if (g_mkdir_with_parents (self->dir, 0755) == 0)
+    self->lock = g_open (self->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (self->lock < 0)
+    g_set_error (error, G_FILE_ERROR, (gint)g_file_error_from_errno (errno),
+                 "%s: cannot be made or opened: %s", self->dir, g_strerror (errno));
+  else if (flock (self->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    g_set_error (error, G_FILE_ERROR, G_FILE_ERROR_AGAIN,
+                 "%s: another program is making this file; let it, or write elsewhere",
+                 self->job->out);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 static void
 report_calibration (double fraction, gpointer user_data)
 {
@@ -459,8 +486,9 @@ gboolean
 quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user_data,
                 GCancellable *cancellable, GError **error)
 {
-  g_auto (Quantizer) self
-      = { .job = job, .progress = progress, .user_data = user_data, .cancellable = cancellable };
+  g_auto (Quantizer) self = {
+    .job = job, .progress = progress, .user_data = user_data, .cancellable = cancellable, .lock = -1
+  };
   int ranks[] = { job->settings.rank, job->feed_forward_rank };
 
   for (guint i = 0; i < G_N_ELEMENTS (ranks); i++)
@@ -476,13 +504,8 @@ quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user
   self.weights = checkpoint_weights (self.checkpoint, CHECKPOINT_TRANSFORMER, FALSE, error);
   if (self.weights == NULL || !weights_demand_dense (self.weights, error))
     return FALSE;
-  self.dir = g_strconcat (job->out, ".parts", NULL);
-  if (g_mkdir_with_parents (self.dir, 0755) != 0)
-    {
-      g_set_error (error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "%s: cannot make this folder",
-                   self.dir);
-      return FALSE;
-    }
+  if (!open_parts (&self, error))
+    return FALSE;
   self.targets = g_ptr_array_new_with_free_func (target_free);
   if (!add_targets (&self, error)
       || (job->settings.level != QUANTIZE_DATA_FREE

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -143,6 +144,11 @@ def unwritable(folder):
     expect("full disk for the trace", 1,
            *arguments(TINY, "--output", path, "--trace", folder / "trace.safetensors"),
            error=str(folder), preexec_fn=limit_files)
+    weights = folder / "weights.safetensors"
+    expect("full disk while learning", 1, "quantize", "--model", TINY, "--output", weights, "--level",
+           1, "--rank", 16, "--size", 64, "--steps", 1, error=".rows: cannot be written",
+           preexec_fn=limit_files)
+    shutil.rmtree(f"{weights}.parts")
     check("nor does the trace", is_empty(folder), list(folder.iterdir()))
 
 

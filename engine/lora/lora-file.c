@@ -2,7 +2,7 @@
 #include "engine/lora/lora-file.h"
 
 #include "engine/error.h"
-#include "engine/files/json.h"
+#include "engine/lora/lora-scale.h"
 
 #include <math.h>
 #include <string.h>
@@ -62,7 +62,7 @@ typedef struct
   GHashTable *by_layer; /* LoraTarget.name -> Found: the first spelling counts */
   GHashTable *noted;    /* set of lines, borrowed from left_out */
   gboolean check;
-  double alpha; /* of all layers, from the metadata; 0: not said */
+  LoraScales *scales; /* owned */
 } Reading;
 
 static void
@@ -158,24 +158,6 @@ check_numbers (Safetensors *file, const char *name, const Tensor *t, GError **er
                               "tensor %s holds infinite numbers or NaN", name);
 }
 
-/* alpha / r; FALSE if alpha is no finite number. */
-static gboolean
-read_scale (Reading *self, const Found *found, int64_t rank, double *scale)
-{
-  double alpha = self->alpha > 0.0 ? self->alpha : (double)rank;
-  Tensor t;
-
-  if (found->alpha != NULL)
-    {
-      if (!safetensors_find (self->lora->file, found->alpha, &t) || tensor_count (&t) != 1
-          || (t.dtype != DTYPE_F32 && t.dtype != DTYPE_BF16 && t.dtype != DTYPE_F16))
-        return FALSE;
-      alpha = tensor_get (&t, 0);
-    }
-  *scale = alpha / (double)rank;
-  return isfinite (*scale) && fabs (alpha) <= 1e6;
-}
-
 /* Why the layer cannot be applied, or NULL. */
 static char *
 find_fault (Reading *self, const Found *found, LoraPair *pair)
@@ -195,7 +177,8 @@ find_fault (Reading *self, const Found *found, LoraPair *pair)
         " x %" G_GINT64_FORMAT " do not fit a layer of %" G_GINT64_FORMAT " x %" G_GINT64_FORMAT,
         (gint64)pair->up.shape[0], (gint64)pair->up.shape[1], (gint64)pair->down.shape[0],
         (gint64)pair->down.shape[1], (gint64)t->rows, (gint64)t->in);
-  if (!read_scale (self, found, pair->down.shape[0], &pair->scale))
+  if (!lora_scales_get (self->scales, found->module, found->alpha, pair->down.shape[0],
+                        &pair->scale))
     return g_strdup ("alpha is no finite number");
   return NULL;
 }
@@ -243,20 +226,6 @@ take_found (Reading *self, const Found *found, GError **error)
   return TRUE;
 }
 
-/* diffusers writes PEFT's configuration into the header: {"transformer.lora_alpha": 16, ...}. */
-static double
-read_metadata_alpha (Safetensors *file)
-{
-  const char *text = safetensors_metadata (file, "lora_adapter_metadata");
-  g_autoptr (cJSON) json
-      = text != NULL ? json_parse (text, strlen (text), safetensors_path (file), NULL) : NULL;
-  const cJSON *alpha = cJSON_GetObjectItemCaseSensitive (json, "transformer.lora_alpha");
-
-  return cJSON_IsNumber (alpha) && alpha->valuedouble > 0.0 && alpha->valuedouble <= 1e6
-             ? alpha->valuedouble
-             : 0.0;
-}
-
 static int
 compare_lines (gconstpointer a, gconstpointer b)
 {
@@ -269,7 +238,9 @@ read_file (Reading *self, GError **error)
   LoraFile *lora = self->lora;
   const char *path = safetensors_path (lora->file);
 
-  self->alpha = read_metadata_alpha (lora->file);
+  self->scales = lora_scales_new (lora->file, error);
+  if (self->scales == NULL)
+    return FALSE;
   for (guint i = 0; i < safetensors_count (lora->file); i++)
     take_name (self, safetensors_name (lora->file, i));
   for (guint i = 0; i < self->found->len; i++)
@@ -309,6 +280,7 @@ lora_file_open (const char *path, const LoraTargets *targets, gboolean check, GE
   reading.by_layer = g_hash_table_new (g_str_hash, g_str_equal);
   reading.noted = g_hash_table_new (g_str_hash, g_str_equal);
   good = read_file (&reading, error);
+  lora_scales_free (reading.scales);
   g_hash_table_unref (reading.noted);
   g_hash_table_unref (reading.by_layer);
   g_hash_table_unref (reading.modules);

@@ -51,6 +51,15 @@ static const struct
   { ".attention.to_out.0", ".attention.out", 1 },
 };
 
+/* ComfyUI's names of the layers before and after the blocks. */
+static const struct
+{
+  const char *prefix, *other;
+} heads[] = {
+  { "all_x_embedder.", "x_embedder" },
+  { "all_final_layer.", "final_layer" },
+};
+
 const char *
 lora_name_with (const char *name, const char *suffix, const char *other)
 {
@@ -85,6 +94,20 @@ add_aliases (LoraTargets *self, const LoraTarget *target)
       }
 }
 
+/* "all_final_layer.2-1.linear" -> "final_layer.linear" */
+static void
+add_head (LoraTargets *self, const LoraTarget *target)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (heads); i++)
+    if (g_str_has_prefix (target->name, heads[i].prefix))
+      {
+        const char *rest = strchr (target->name + strlen (heads[i].prefix), '.');
+        g_autofree char *spelling = g_strconcat (heads[i].other, rest, NULL);
+
+        add_target (self, spelling, target);
+      }
+}
+
 static void
 on_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
 {
@@ -108,6 +131,7 @@ on_tensor (const char *name, int rank, const int64_t *shape, gpointer user_data)
       }
   add_target (user_data, module, &target);
   add_aliases (user_data, &target);
+  add_head (user_data, &target);
 }
 
 LoraTargets *

@@ -62,6 +62,32 @@ check (const PlanFacts *f, EngineOffload level, const Case *c)
   g_assert_false (p.parts[MODELS_DECODER].leaves);
 }
 
+/* Phase by phase: the part at work, what else there is meanwhile, and the phase's arena. */
+static void
+test_peaks (void)
+{
+  static const struct
+  {
+    PartPlacement encoder, transformer;
+    guint64 peaks[ENGINE_N_PHASES];
+  } cases[] = {
+    { STAYS, STAYS, { 321, 323, 325, 356 } },
+    { FROM_FILE, FROM_FILE, { 221, 123, 225, 56 } },
+    { STREAMED (4), FROM_IMAGE, { 101, 123, 245, 116 } },
+    { STREAMED (3), STREAMED (4), { 101, 143, 205, 116 } },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      Placement p = { { cases[i].encoder, cases[i].transformer }, 0 };
+      guint64 peaks[ENGINE_N_PHASES];
+
+      plan_peaks (&facts, &p, peaks);
+      for (int phase = 0; phase < ENGINE_N_PHASES; phase++)
+        g_assert_cmpuint (peaks[phase], ==, cases[i].peaks[phase]);
+    }
+}
+
 /* From fast to slow, each with the budget that it just fits and the one it misses by a byte. */
 static void
 test_auto (void)
@@ -221,6 +247,7 @@ int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/placement/peaks", test_peaks);
   g_test_add_func ("/placement/auto", test_auto);
   g_test_add_func ("/placement/host-memory", test_host_memory);
   g_test_add_func ("/placement/levels", test_levels);

@@ -153,8 +153,8 @@ describe (const char *model, const CalibratePlan *plan)
 {
   GString *text = g_string_new (NULL);
 
-  g_string_printf (text, "model %s\nsteps %d\nsize %d\nrows %" G_GINT64_FORMAT "\n", model,
-                   plan->steps, plan->size, plan->rows);
+  g_string_printf (text, "model %s\nweights %s\nsteps %d\nsize %d\nrows %" G_GINT64_FORMAT "\n",
+                   model, plan->weights, plan->steps, plan->size, plan->rows);
   for (guint i = 0; plan->prompts[i] != NULL; i++)
     g_string_append_printf (text, "prompt %s\n", plan->prompts[i]);
   return g_string_free (text, FALSE);

@@ -18,6 +18,7 @@ typedef struct
   int steps;                  /* of each picture */
   int size;                   /* of its sides, in pixels */
   gint64 rows;                /* kept of each linear's inputs, about */
+  const char *weights;        /* tells the model's weights from others of the same path */
 } CalibratePlan;
 
 /* `fraction` 0 to 1 of the pictures' steps. */

@@ -51,6 +51,7 @@ typedef struct
   Weights *weights;
   char *dir;                    /* owned; OUT.parts */
   int lock;                     /* of that folder; -1 where there is none */
+  char *source;                 /* owned; which weights these are */
   GPtrArray *targets;           /* Target, owned */
   gint64 begun;                 /* monotonic, when the first linear was */
   double work, worked, skipped; /* numbers of weights: all, finished, found finished */
@@ -75,6 +76,7 @@ quantizer_clear (Quantizer *self)
   if (self->lock >= 0)
     close (self->lock);
   g_free (self->dir);
+  g_free (self->source);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Quantizer, quantizer_clear)
@@ -98,6 +100,18 @@ quantize_default_prompts (void)
 
 /* -- what is to be done ----------------------------------------------------------------------- */
 
+/* A path alone does not say: a model may be downloaded again, or exchanged for a finer one. */
+static char *
+describe_source (Weights *weights)
+{
+  const char *path = weights_path (weights);
+  GStatBuf state = { 0 };
+
+  (void)g_stat (path, &state); /* it is open: whatever keeps it from being seen now is no matter */
+  return g_strdup_printf ("%s of %" G_GUINT64_FORMAT " bytes, changed %" G_GINT64_FORMAT, path,
+                          weights_bytes (weights), (gint64)state.st_mtim.tv_sec);
+}
+
 /* Everything that decides a linear's numbers, so that parts of another run are not taken. */
 static char *
 describe_settings (const Quantizer *self, const Target *target)
@@ -105,8 +119,8 @@ describe_settings (const Quantizer *self, const Target *target)
   const QuantizeSettings *s = &self->job->settings;
   GString *text = g_string_new (NULL);
 
-  g_string_printf (text, "1 %s format %d rank %d level %d", weights_path (self->weights),
-                   (int)s->format, target->rank, (int)s->level);
+  g_string_printf (text, "1 %s format %d rank %d level %d", self->source, (int)s->format,
+                   target->rank, (int)s->level);
   if (s->level != QUANTIZE_DATA_FREE)
     {
       g_string_append_printf (text, " steps %d size %d rows %" G_GINT64_FORMAT,
@@ -490,6 +504,7 @@ quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user
     .job = job, .progress = progress, .user_data = user_data, .cancellable = cancellable, .lock = -1
   };
   int ranks[] = { job->settings.rank, job->feed_forward_rank };
+  CalibratePlan plan = job->plan;
 
   for (guint i = 0; i < G_N_ELEMENTS (ranks); i++)
     if (ranks[i] < (i == 0 ? 16 : 0) || ranks[i] > 1024 || ranks[i] % 16 != 0)
@@ -504,12 +519,13 @@ quantize_model (const QuantizeJob *job, QuantizeProgress progress, gpointer user
   self.weights = checkpoint_weights (self.checkpoint, CHECKPOINT_TRANSFORMER, FALSE, error);
   if (self.weights == NULL || !weights_demand_dense (self.weights, error))
     return FALSE;
+  plan.weights = self.source = describe_source (self.weights);
   if (!open_parts (&self, error))
     return FALSE;
   self.targets = g_ptr_array_new_with_free_func (target_free);
   if (!add_targets (&self, error)
       || (job->settings.level != QUANTIZE_DATA_FREE
-          && !calibrate (job->model, &job->plan, self.dir, report_calibration, &self, cancellable,
+          && !calibrate (job->model, &plan, self.dir, report_calibration, &self, cancellable,
                          error))
       || !quantize_all (&self, error) || !write_model (&self, error)
       || !write_report (&self, error))

@@ -19,7 +19,7 @@ typedef struct
   const char *out;   /* the file to write; the report is OUT.json and OUT.txt */
   QuantizeSettings settings;
   int feed_forward_rank; /* of w13 and w2; 0 = settings.rank */
-  CalibratePlan plan;    /* levels 1 and 2 */
+  CalibratePlan plan;    /* levels 1 and 2; without `weights` */
 } QuantizeJob;
 
 /* `doing` names the linear, or what else is done; `left` is an estimate in seconds, below 0 while

@@ -15,6 +15,7 @@
 #include <glib/gstdio.h>
 #include <math.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define BLOCK "layers.0."
 
@@ -375,6 +376,85 @@ test_whole_model (void)
   g_unlink (json_path);
 }
 
+/* Until the first linear is begun: what is drawn to learn from is there then. */
+static void
+watch_linears (double fraction, double left, const char *doing, gpointer user_data)
+{
+  if (!g_str_has_prefix (doing, "drawing"))
+    watch (fraction, left, doing, user_data);
+}
+
+static void
+assert_fails (const QuantizeJob *job, QuantizeProgress progress, Watch *watch, const char *says)
+{
+  g_autoptr (GError) error = NULL;
+
+  g_cancellable_reset (watch->cancellable);
+  g_assert_false (quantize_model (job, progress, watch, watch->cancellable, &error));
+  g_test_message ("%s", error->message);
+  g_assert_nonnull (strstr (error->message, says));
+  g_assert_false (g_file_test (job->out, G_FILE_TEST_EXISTS));
+}
+
+static void
+truncate_rows (const char *parts, const char *base)
+{
+  g_autofree char *path = g_strdup_printf ("%s/%s.rows", parts, base);
+  g_autofree char *contents = NULL;
+  gsize length;
+
+  g_assert_true (g_file_get_contents (path, &contents, &length, NULL));
+  g_assert_cmpuint (length, >, 0);
+  g_assert_true (g_file_set_contents (path, contents, (gssize)length - 1, NULL));
+}
+
+/* Learning from pictures: interrupted while they are drawn, a disk that is full, rows that were
+ * damaged; and in the end a result like any other. */
+static void
+test_calibrated (void)
+{
+  static const char *const prompts[] = { "a red circle", "two cats", NULL };
+  g_autofree char *model = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
+  g_autofree char *out = svdq_sample_path (), *parts = g_strconcat (out, ".parts", NULL);
+  g_autofree char *json_path = g_strconcat (out, ".json", NULL), *json = NULL;
+  g_autofree char *text_path = g_strconcat (out, ".txt", NULL);
+  g_autofree char *mark = g_build_filename (parts, "calibration.txt", NULL);
+  g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+  g_autoptr (GError) error = NULL;
+  QuantizeJob job = { .model = model,
+                      .out = out,
+                      .settings = { SVDQ_INT4, 16, QUANTIZE_CALIBRATED },
+                      .plan = { prompts, 1, 64, 32 } };
+  struct rlimit saved, small;
+
+  g_unlink (out); /* only its name is wanted */
+  assert_fails (&job, watch, &(Watch){ cancellable, 0, 1, &job }, "cancelled");
+  g_assert_false (g_file_test (mark, G_FILE_TEST_EXISTS));
+
+  g_assert_cmpint (getrlimit (RLIMIT_FSIZE, &saved), ==, 0);
+  small = (struct rlimit){ .rlim_cur = 4096, .rlim_max = saved.rlim_max };
+  signal (SIGXFSZ, SIG_IGN);
+  g_assert_cmpint (setrlimit (RLIMIT_FSIZE, &small), ==, 0);
+  assert_fails (&job, NULL, &(Watch){ cancellable, 0, 0, &job }, ".rows: cannot be written");
+  g_assert_cmpint (setrlimit (RLIMIT_FSIZE, &saved), ==, 0);
+  g_assert_false (g_file_test (mark, G_FILE_TEST_EXISTS));
+
+  assert_fails (&job, watch_linears, &(Watch){ cancellable, 0, 1, &job }, "cancelled");
+  g_assert_true (g_file_test (mark, G_FILE_TEST_EXISTS));
+  truncate_rows (parts, "noise_refiner.0.attention.to_qkv");
+  assert_fails (&job, NULL, &(Watch){ cancellable, 0, 0, &job }, "to_qkv.rows: not a whole number");
+  g_unlink (mark);
+
+  g_assert_true (quantize_model (&job, NULL, NULL, NULL, &error));
+  g_assert_no_error (error);
+  g_assert_false (g_file_test (parts, G_FILE_TEST_EXISTS));
+  g_assert_true (g_file_get_contents (json_path, &json, NULL, NULL));
+  g_assert_nonnull (strstr (json, "\"output\":")); /* measured on rows that were held back */
+  g_unlink (out);
+  g_unlink (json_path);
+  g_unlink (text_path);
+}
+
 static void
 test_refusals (void)
 {
@@ -401,6 +481,7 @@ main (int argc, char **argv)
   g_test_add_data_func ("/svdq-quantize/levels/int4", GINT_TO_POINTER (SVDQ_INT4), test_levels);
   g_test_add_data_func ("/svdq-quantize/levels/nvfp4", GINT_TO_POINTER (SVDQ_NVFP4), test_levels);
   g_test_add_func ("/svdq-quantize/whole-model", test_whole_model);
+  g_test_add_func ("/svdq-quantize/calibrated", test_calibrated);
   g_test_add_func ("/svdq-quantize/refusals", test_refusals);
   return g_test_run ();
 }

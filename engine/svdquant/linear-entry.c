@@ -133,12 +133,20 @@ svdq_entry_logical (const SvdqEntry *self, SvdqPart part)
       return tensor_2d (DTYPE_BF16, NULL, self->k, self->rank);
     case SVDQ_PROJ_UP:
       return tensor_2d (DTYPE_BF16, NULL, self->n, self->rank);
-    case SVDQ_WTSCALE:
-      return tensor_1d (DTYPE_BF16, NULL, 1);
+    case SVDQ_WTSCALE: /* of the type that it has: Nunchaku itself takes three */
+      return tensor_1d (self->parts[part].data != NULL ? self->parts[part].dtype : DTYPE_BF16, NULL,
+                        1);
     case SVDQ_WCSCALES:
       return tensor_1d (DTYPE_BF16, NULL, self->n);
     }
   g_assert_not_reached ();
+}
+
+static gboolean
+is_outer_scale (const Tensor *t)
+{
+  return tensor_count (t) == 1
+         && (t->dtype == DTYPE_BF16 || t->dtype == DTYPE_F16 || t->dtype == DTYPE_F32);
 }
 
 static gboolean
@@ -155,9 +163,9 @@ check_shapes (const SvdqEntry *self, Safetensors *file, GError **error)
       if (part >= SVDQ_WTSCALE && self->format == SVDQ_INT4)
         return fail (file, self, suffixes[part][0], "is an outer scale, which INT4 has none of",
                      error);
-      if (found->dtype == expected.dtype
-          && (tensor_same_shape (found, &expected)
-              || (part == SVDQ_WTSCALE && tensor_count (found) == 1)))
+      if (part == SVDQ_WTSCALE
+              ? is_outer_scale (found)
+              : found->dtype == expected.dtype && tensor_same_shape (found, &expected))
         continue;
       what = g_strdup_printf (
           "has the wrong type or shape: expected %s [%" G_GINT64_FORMAT ", %" G_GINT64_FORMAT

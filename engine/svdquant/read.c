@@ -299,6 +299,9 @@ check_numbers (const SvdqReader *self, const SvdqEntry *entry, SvdqPart part, co
         good &= (bytes[i] & 0x7f) != 0x7f;
       return good || fail (self, entry, part, "a scale in wscales is NaN", error);
     }
+  if (part == SVDQ_WTSCALE)
+    return isfinite (tensor_get (t, 0))
+           || fail (self, entry, part, "a scale is infinite or NaN", error);
   if (part == SVDQ_SMOOTH)
     return check_floats (t, TRUE)
            || fail (self, entry, part,

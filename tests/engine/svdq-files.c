@@ -74,7 +74,8 @@ svdq_sample_new (SvdqFormat format, int64_t n, int64_t k, int rank)
                         .down = g_new (uint16_t, (gsize)(k * rank)),
                         .up = g_new (uint16_t, (gsize)(n * rank)),
                         .wcscales = g_new (uint16_t, (gsize)n),
-                        .wtscale = bf16_from_float (0.0123f) };
+                        .wtscale = 0.01226806640625f, /* the same in 16 bit */
+                        .wtscale_type = DTYPE_BF16 };
   for (int64_t i = 0; i < n * k / 2; i++)
     self->qweight[i] = (uint8_t)g_test_rand_int ();
   for (int64_t i = 0; i < n * groups; i++)
@@ -219,11 +220,14 @@ static void
 add_outer (Output *o)
 {
   const SvdqSample *s = o->sample;
+  uint16_t half;
 
   if (s->format == SVDQ_INT4)
     return;
   add_vector (o, "wcscales", keep_rows (o, s->wcscales, (gsize)s->n * 2), s->n);
-  add (o, "wtscale", DTYPE_BF16, 1, 0, &s->wtscale);
+  half = s->wtscale_type == DTYPE_BF16 ? bf16_from_float (s->wtscale) : f16_from_float (s->wtscale);
+  add (o, "wtscale", s->wtscale_type, 1, 0,
+       s->wtscale_type == DTYPE_F32 ? keep (o, &s->wtscale, 4) : keep (o, &half, 2));
 }
 
 static const char *

@@ -22,7 +22,8 @@ typedef struct
   uint8_t *qweight;
   void *wscales;
   uint16_t *smooth, *down, *up, *wcscales;
-  uint16_t wtscale;
+  float wtscale;
+  DType wtscale_type;            /* as which it is written: BF16, F16 or F32 */
   const char *leave_out, *extra; /* suffix of a tensor to drop or to add */
 } SvdqSample;
 

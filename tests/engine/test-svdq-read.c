@@ -219,8 +219,7 @@ test_variant (gconstpointer data)
   assert_same (s->proj_up, sample->up, n * 32 * 2);
   if (v->format == SVDQ_NVFP4)
     for (gsize i = 0; i < n; i++)
-      g_assert_cmpfloat (s->outer[i], ==,
-                         bf16_to_float (sample->wtscale) * bf16_to_float (sample->wcscales[i]));
+      g_assert_cmpfloat (s->outer[i], ==, sample->wtscale * bf16_to_float (sample->wcscales[i]));
   else
     g_assert_null (s->outer);
   g_assert_false (svdq_reader_get (reader, "layers.9.attention.to_qkv", 256, 128, &s, &error));
@@ -228,6 +227,33 @@ test_variant (gconstpointer data)
   g_assert_false (svdq_reader_get (reader, svdq_sample_base (v->written), 512, 128, &s, &error));
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
   svdq_sample_remove (path);
+}
+
+/* Nunchaku's own loader takes a wtscale of each of these types (src/Linear.cpp). */
+static void
+test_outer_types (void)
+{
+  static const DType types[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32 };
+
+  for (guint i = 0; i < G_N_ELEMENTS (types); i++)
+    {
+      g_autoptr (SvdqSample) sample = svdq_sample_new (SVDQ_NVFP4, 256, 128, 32);
+      g_autofree char *path = NULL;
+      g_autoptr (Safetensors) file = NULL;
+      g_autoptr (SvdqReader) reader = NULL;
+      const SvdqSource *s;
+
+      sample->wtscale = types[i] == DTYPE_F32 ? 0.0123f : sample->wtscale;
+      sample->wtscale_type = types[i];
+      path = svdq_sample_write (sample, SVDQ_NUNCHAKU, NULL);
+      file = safetensors_open (path, NULL);
+      g_assert_true (svdq_reader_open (file, "", &reader, NULL));
+      g_assert_true (
+          svdq_reader_get (reader, svdq_sample_base (SVDQ_NUNCHAKU), 256, 128, &s, NULL));
+      for (gsize n = 0; n < 256; n++)
+        g_assert_cmpfloat (s->outer[n], ==, sample->wtscale * bf16_to_float (sample->wcscales[n]));
+      svdq_sample_remove (path);
+    }
 }
 
 /* -- damage and look-alikes ------------------------------------------------------------------- */
@@ -411,6 +437,7 @@ main (int argc, char **argv)
 
       g_test_add_data_func (path, &variants[i], test_variant);
     }
+  g_test_add_func ("/svdq-read/outer-types", test_outer_types);
   for (guint i = 0; i < G_N_ELEMENTS (damaged); i++)
     {
       g_autofree char *path = g_strconcat ("/svdq-read/damaged/", damaged[i].name, NULL);

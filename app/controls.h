@@ -52,6 +52,7 @@ void controls_set_run (TesseraControls *self, RunPrecision run);
 void controls_set_size (TesseraControls *self, int width, int height);
 void controls_set_prompt (TesseraControls *self, const char *prompt);
 
+/* A random seed, or this one, into its entry. */
 void controls_draw_seed (TesseraControls *self);
 void controls_set_seed (TesseraControls *self, guint64 seed);
 void controls_focus_prompt (TesseraControls *self);

@@ -18,6 +18,7 @@ typedef struct
   int count, padded; /* rows * columns, and that rounded up to 32 */
 } PatchGrid;
 
+/* Of latents height x width, both multiples of the patch. */
 PatchGrid patches_grid (const TransformerConfig *c, int height, int width);
 
 /* n rounded up to a multiple of 32: both streams are padded so (5.4). */

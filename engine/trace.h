@@ -19,6 +19,7 @@ void trace_free (Trace *self); /* NULL is a no-op */
 /* Copies a dense tensor of `rank` extents. */
 void trace_add (Trace *self, const char *name, DType dtype, int rank, const int64_t *shape,
                 gconstpointer data);
+/* As a safetensors file that appears whole or not at all. */
 gboolean trace_write (Trace *self, const char *path, GError **error);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Trace, trace_free)

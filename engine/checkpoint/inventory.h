@@ -15,6 +15,7 @@ G_BEGIN_DECLS
 typedef void (*InventoryFunc) (const char *name, int rank, const int64_t *shape,
                                gpointer user_data);
 
+/* Calls `func` for every tensor that is needed. */
 void
 inventory_transformer (const TransformerConfig *config, InventoryFunc func, gpointer user_data);
 /* Without the last layer and the final norm, which are never used (spec 3). */

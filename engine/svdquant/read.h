@@ -45,6 +45,7 @@ typedef enum
 gboolean svdq_reader_open (Safetensors *file, const char *prefix, SvdqReader **out, GError **error);
 void svdq_reader_free (SvdqReader *self); /* NULL is a no-op */
 
+/* The file's format; its quantised linears, index < svdq_reader_count; `base` is borrowed. */
 SvdqKind svdq_reader_kind (const SvdqReader *self);
 guint svdq_reader_count (const SvdqReader *self);
 SvdqLinearInfo svdq_reader_info (const SvdqReader *self, guint index);

@@ -17,6 +17,7 @@ typedef struct
   uint16_t wtscale; /* BF16; 1 for INT4 */
 } Rounded;
 
+/* All codes and scales 0, the outer scale 1. */
 Rounded *rounded_new (SvdqFormat format, int64_t n, int64_t k);
 void rounded_free (Rounded *self); /* NULL is a no-op */
 

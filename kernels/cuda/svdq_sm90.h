@@ -37,7 +37,7 @@ typedef struct
   const void *proj_down; /* svdq_low_rank_fragments; unused for rank 0 */
   void *codes;           /* E4M3 or FP16 */
   float *scale;          /* [m]; NULL: not wanted */
-  void *low;             /* [m, rank] BF16 */
+  void *low;             /* [m, LOW_RANK_PITCH (rank)] BF16 */
 } SvdqQuantise;
 
 Status svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q);

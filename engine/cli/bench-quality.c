@@ -192,8 +192,10 @@ prepare (QualityRun *run, const Options *o, GError **error)
   g_autofree char *builtin = o->model == NULL ? engine_find_builtin_model () : NULL;
   const char *model = o->model != NULL ? o->model : builtin;
 
-  if (model == NULL || o->prompts == NULL || o->output == NULL)
-    return cli_usage_error (error, "--model, --prompts and --output are needed");
+  if (model == NULL)
+    return cli_usage_error (error, "--model DIR is missing, and the built-in model was not found");
+  if (o->prompts == NULL || o->output == NULL)
+    return cli_usage_error (error, "--prompts FILE and --output FOLDER are needed");
   request.seed = 42;
   request.steps = o->steps;
   if (o->seed != NULL

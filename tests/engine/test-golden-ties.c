@@ -4,9 +4,7 @@
  * step from the trace's own latents, and the first step with the reference's choice wherever a
  * number lies so near a tie that the last place decides its code (engine/svdquant/README.md).
  */
-#include "engine/computer/device.h"
-#include "engine/engine.h"
-#include "engine/transformer.h"
+#include "tests/engine/cpu-model.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,10 +32,7 @@ static const Case cases[] = {
 
 typedef struct
 {
-  Device device;
-  Checkpoint *checkpoint;
-  Context ctx;
-  Arena arena;
+  CpuModel model;
   Transformer *transformer;
   TransformerRun *run;
   Safetensors *golden;
@@ -69,8 +64,7 @@ fixture_open (Fixture *self, const Case *c, LinearObserver *observer)
   const char *root = g_getenv ("TESSERA_FIXTURES");
   g_autofree char *model = g_build_filename (root, "svdq-zimage", NULL);
   g_autofree char *file = g_build_filename (model, c->file, NULL);
-  g_autoptr (GError) error = NULL;
-  Loader loader = { .ctx = &self->ctx };
+  Loader loader;
   Tensor sigmas, embeds, latents;
 
   *self = (Fixture){ 0 };
@@ -79,29 +73,16 @@ fixture_open (Fixture *self, const Case *c, LinearObserver *observer)
   get (self->golden, "latents.init", &latents);
   self->height = (int)latents.shape[2];
   self->width = (int)latents.shape[3];
-  device_open (&self->device, &(EngineOptions){ .device = "cpu" }, &error);
-  g_assert_no_error (error);
-  self->checkpoint = checkpoint_open (model, file, NULL, &error);
-  g_assert_no_error (error);
-  g_assert_cmpint (arena_init (&self->arena, self->device.ops, self->device.stream, 64 << 20), ==,
-                   STATUS_OK);
-  self->ctx = (Context){ .ops = self->device.ops,
-                         .stream = self->device.stream,
-                         .activation = device_activation (&self->device.caps),
-                         .residual = device_residual (&self->device.caps),
-                         .arena = &self->arena,
-                         .caps = &self->device.caps,
-                         .options = &self->device.options,
-                         .observer = observer };
-  loader.weights = checkpoint_weights (self->checkpoint, CHECKPOINT_TRANSFORMER, TRUE, &error);
-  g_assert_no_error (error);
-  self->transformer = transformer_new (&loader, checkpoint_transformer (self->checkpoint));
-  g_assert_false (loader_failed (&loader));
+  cpu_model_open (&self->model, model, file, 64 << 20);
+  self->model.ctx.observer = observer;
+  loader = cpu_model_loader (&self->model, CHECKPOINT_TRANSFORMER);
+  self->transformer = transformer_new (&loader, checkpoint_transformer (self->model.checkpoint));
+  cpu_model_assert_loaded (&loader);
 
   get (self->golden, "scheduler.sigmas", &sigmas);
   get (self->golden, "prompt.embeds", &embeds);
   self->steps = (int)sigmas.shape[0] - 1;
-  g_assert_cmpint (transformer_begin (&self->ctx, self->transformer, embeds.data,
+  g_assert_cmpint (transformer_begin (&self->model.ctx, self->transformer, embeds.data,
                                       (int)embeds.shape[0], self->height, self->width, sigmas.data,
                                       self->steps, &self->run),
                    ==, STATUS_OK);
@@ -110,12 +91,10 @@ fixture_open (Fixture *self, const Case *c, LinearObserver *observer)
 static void
 fixture_close (Fixture *self)
 {
-  transformer_end (&self->ctx, self->run);
-  transformer_free (&self->ctx, self->transformer);
-  arena_clear (&self->arena);
-  checkpoint_free (self->checkpoint);
+  transformer_end (&self->model.ctx, self->run);
+  transformer_free (&self->model.ctx, self->transformer);
+  cpu_model_close (&self->model);
   safetensors_free (self->golden);
-  device_close (&self->device);
 }
 
 /* The model's output (transfer full) for the trace's latents before step `step`. */
@@ -129,7 +108,7 @@ velocity_of (Fixture *f, int step, Tensor *latents)
   get (f->golden, name, latents);
   velocity = g_new (float, (gsize)tensor_count (latents));
   g_assert_cmpint (
-      transformer_step (&f->ctx, f->transformer, f->run, step, latents->data, velocity), ==,
+      transformer_step (&f->model.ctx, f->transformer, f->run, step, latents->data, velocity), ==,
       STATUS_OK);
   return velocity;
 }

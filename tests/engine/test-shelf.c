@@ -3,7 +3,7 @@
  * Weights that come and go. On the CPU a copy is done at once, which forgives much; so here copies
  * happen as late as a card may do them, and what they will overwrite is spoilt as early.
  */
-#include "engine/models.h"
+#include "tests/engine/cpu-model.h"
 
 #include "engine/patches.h"
 
@@ -25,17 +25,20 @@ typedef struct
 
 static struct
 {
-  Copy queue[MAX_JOBS]; /* in order, as one copy engine has them */
-  int n, most;
+  Copy queue[MAX_JOBS];  /* in order, as one copy engine has them */
+  int n, most, streamed; /* under way now, and at once; all into slots of streamed bundles */
+  gboolean in_use[SHELF_SLOTS + 1];
 } late;
 
 static Status
 late_transfer (Stream *s, int slot, void *to, const void *from, size_t bytes)
 {
   g_assert_cmpint (late.n, <, MAX_JOBS);
+  g_assert_false (late.in_use[slot]);
   memset (to, 0xff, bytes); /* NaN */
   late.queue[late.n++] = (Copy){ slot, to, from, bytes };
   late.most = MAX (late.most, late.n);
+  late.streamed += slot < SHELF_SLOTS;
   return STATUS_OK;
 }
 
@@ -48,77 +51,45 @@ late_wait (Stream *s, int slot)
     last--;
   for (int i = 0; i < last; i++)
     memcpy (late.queue[i].to, late.queue[i].from, late.queue[i].bytes);
+  late.in_use[slot] = slot < SHELF_SLOTS;
   late.n -= last;
   memmove (late.queue, late.queue + last, (gsize)late.n * sizeof (Copy));
   return STATUS_OK;
 }
 
-typedef struct
+/* Behind the device's turn with what lies in a slot; until then nothing may be copied there. */
+static Status
+late_used (Stream *s, int slot)
 {
-  Device device;
-  Checkpoint *checkpoint;
-  Ops ops; /* the CPU's, with late copies */
-  Context ctx;
-  Arena arena;
-} Fixture;
-
-static void
-fixture_open (Fixture *self)
-{
-  EngineOptions options = { .device = "cpu" };
-  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
-  g_autoptr (GError) error = NULL;
-
-  device_open (&self->device, &options, &error);
-  g_assert_no_error (error);
-  self->checkpoint = checkpoint_open (dir, NULL, NULL, &error);
-  g_assert_no_error (error);
-  self->ops = *self->device.ops;
-  self->ops.transfer = late_transfer;
-  self->ops.transfer_wait = late_wait;
-  g_assert_cmpint (arena_init (&self->arena, &self->ops, self->device.stream, 32 << 20), ==,
-                   STATUS_OK);
-  self->ctx = (Context){ .ops = &self->ops,
-                         .stream = self->device.stream,
-                         .activation = device_activation (&self->device.caps),
-                         .residual = device_residual (&self->device.caps),
-                         .arena = &self->arena,
-                         .caps = &self->device.caps,
-                         .options = &self->device.options };
+  late.in_use[slot] = FALSE;
+  return STATUS_OK;
 }
 
 static void
-fixture_close (Fixture *self)
+open_late (CpuModel *self)
 {
-  arena_clear (&self->arena);
-  checkpoint_free (self->checkpoint);
-  device_close (&self->device);
+  cpu_model_open (self, NULL, NULL, 32 << 20);
+  self->ops.transfer = late_transfer;
+  self->ops.transfer_wait = late_wait;
+  self->ops.transfer_used = late_used;
 }
 
 static Loader
-make_loader (Fixture *f, CheckpointPart part, gboolean shelved)
+make_loader (CpuModel *f, CheckpointPart part, gboolean shelved)
 {
-  Loader loader = { .ctx = &f->ctx, .resident = TRUE, .shelved = shelved };
+  Loader loader = cpu_model_loader (f, part);
 
-  loader.weights = checkpoint_weights (f->checkpoint, part, FALSE, &loader.error);
-  g_assert_no_error (loader.error);
+  loader.resident = TRUE;
+  loader.shelved = shelved;
   return loader;
-}
-
-static void
-assert_loaded (const Loader *loader)
-{
-  g_assert_no_error (loader->error);
-  g_assert_cmpint (loader->status, ==, STATUS_OK);
 }
 
 /* -- the transformer ----------------------------------------------------------------------------
  */
 
-/* The last step's velocity (transfer full), of the second of two runs in turn: as with a negative
- * prompt, whose order of blocks nobody expects. */
+/* The last step's velocity (transfer full), of the last of so many runs in turn. */
 static float *
-denoise (Fixture *f, Transformer *transformer)
+denoise (CpuModel *f, Transformer *transformer, int n_runs)
 {
   const TransformerConfig *c = checkpoint_transformer (f->checkpoint);
   gsize n = (gsize)c->in_channels * SIDE * SIDE, n_embeds = (gsize)c->cap_feat_dim * CAPTION;
@@ -132,15 +103,15 @@ denoise (Fixture *f, Transformer *transformer)
     embeds[i] = sinf ((float)i * 0.7f);
   for (gsize i = 0; i < n; i++)
     latents[i] = sinf ((float)i * 1.3f);
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < n_runs; i++)
     g_assert_cmpint (transformer_begin (&f->ctx, transformer, embeds, CAPTION - i, SIDE, SIDE,
                                         sigmas, STEPS, &runs[i]),
                      ==, STATUS_OK);
   for (int step = 0; step < STEPS; step++)
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < n_runs; i++)
       g_assert_cmpint (transformer_step (&f->ctx, transformer, runs[i], step, latents, velocity),
                        ==, STATUS_OK);
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < n_runs; i++)
     transformer_end (&f->ctx, runs[i]);
   arena_release (&f->arena, ARENA_LOW, mark);
   for (gsize i = 0; i < n; i++)
@@ -149,13 +120,47 @@ denoise (Fixture *f, Transformer *transformer)
 }
 
 static void
+bring (CpuModel *f, Shelf *shelf, int n_streamed)
+{
+  late.most = late.streamed = 0;
+  memset (late.in_use, 0, sizeof late.in_use);
+  shelf_set_streamed (shelf, n_streamed);
+  g_assert_cmpint (shelf_bring (shelf, &f->ctx), ==, STATUS_OK);
+}
+
+/* The picture is the same; the next bundle comes beside the maths, and none that nobody asks for:
+ * the blocks that refine the caption run in the first step only. */
+static void
+check_streamed (CpuModel *f, Transformer *streamed, int n, int n_runs, const float *expected)
+{
+  const TransformerConfig *c = checkpoint_transformer (f->checkpoint);
+  gsize bytes = (gsize)c->in_channels * SIDE * SIDE * sizeof (float);
+  Shelf *shelf = transformer_shelf (streamed);
+  g_autofree float *velocity = NULL;
+  int again = 0;
+
+  bring (f, shelf, n);
+  late.most = 0;
+  velocity = denoise (f, streamed, n_runs);
+  g_assert_cmpmem (velocity, bytes, expected, bytes);
+  for (int i = c->n_refiner_layers; i < 2 * c->n_refiner_layers + c->n_layers; i++)
+    again += shelf_is_streamed (shelf, i);
+  if (n > SHELF_SLOTS)
+    g_assert_cmpint (late.most, >=, SHELF_SLOTS);
+  if (n_runs == 1)
+    g_assert_cmpint (late.streamed, <=, n + (STEPS - 1) * again + SHELF_SLOTS);
+  shelf_put_away (shelf, &f->ctx);
+}
+
+/* Two runs in turn are as with a negative prompt, whose order of blocks nobody expects. */
+static void
 test_transformer (void)
 {
-  Fixture f = { 0 };
+  CpuModel f;
   const TransformerConfig *c;
   guint64 before;
 
-  fixture_open (&f);
+  open_late (&f);
   c = checkpoint_transformer (f.checkpoint);
   before = f.ops.allocated (f.device.stream);
   {
@@ -163,33 +168,24 @@ test_transformer (void)
     Loader shelved = make_loader (&f, CHECKPOINT_TRANSFORMER, TRUE);
     Transformer *resident = transformer_new (&plain, c);
     Transformer *streamed = transformer_new (&shelved, c);
-    gsize bytes = (gsize)c->in_channels * SIDE * SIDE * sizeof (float);
     int bundles = 2 * c->n_refiner_layers + c->n_layers;
-    g_autofree float *expected = NULL;
 
-    assert_loaded (&plain);
-    assert_loaded (&shelved);
+    cpu_model_assert_loaded (&plain);
+    cpu_model_assert_loaded (&shelved);
     g_assert_cmpuint (shelf_image_bytes (transformer_shelf (streamed)), >, 0);
-    expected = denoise (&f, resident);
-    for (int n = 0; n <= bundles; n++)
+    for (int n_runs = 1; n_runs <= 2; n_runs++)
       {
-        g_autofree float *velocity = NULL;
+        g_autofree float *expected = denoise (&f, resident, n_runs);
 
-        late.most = 0;
-        shelf_set_streamed (transformer_shelf (streamed), n);
-        g_assert_cmpint (shelf_bring (transformer_shelf (streamed), &f.ctx), ==, STATUS_OK);
-        velocity = denoise (&f, streamed);
-        g_assert_cmpmem (velocity, bytes, expected, bytes);
-        shelf_put_away (transformer_shelf (streamed), &f.ctx);
-        if (n > SHELF_SLOTS)
-          g_assert_cmpint (late.most, >=, SHELF_SLOTS); /* copies are under way beside the maths */
+        for (int n = 0; n <= bundles; n++)
+          check_streamed (&f, streamed, n, n_runs, expected);
       }
     transformer_free (&f.ctx, resident);
     transformer_free (&f.ctx, streamed);
   }
   f.ops.trim (f.device.stream);
   g_assert_cmpuint (f.ops.allocated (f.device.stream), <=, before);
-  fixture_close (&f);
+  cpu_model_close (&f);
 }
 
 /* -- the text encoder ---------------------------------------------------------------------------
@@ -200,10 +196,10 @@ test_text_encoder (void)
 {
   static const gint64 ids[] = { 3, 17, 5, 200, 42, 7, 9, 1 };
   const int n_ids = G_N_ELEMENTS (ids);
-  Fixture f = { 0 };
+  CpuModel f;
   const TextEncoderConfig *c;
 
-  fixture_open (&f);
+  open_late (&f);
   c = checkpoint_text_encoder (f.checkpoint);
   {
     Loader plain = make_loader (&f, CHECKPOINT_TEXT_ENCODER, FALSE);
@@ -213,14 +209,13 @@ test_text_encoder (void)
     gsize n = (gsize)n_ids * (gsize)c->hidden;
     g_autofree float *expected = g_new (float, n), *found = g_new (float, n);
 
-    assert_loaded (&plain);
-    assert_loaded (&shelved);
+    cpu_model_assert_loaded (&plain);
+    cpu_model_assert_loaded (&shelved);
     g_assert_cmpint (text_encoder_run (&f.ctx, resident, ids, n_ids, expected), ==, STATUS_OK);
     for (int k = 0; k < c->n_layers; k++)
       for (int again = 0; again < 2; again++) /* as with a negative prompt */
         {
-          shelf_set_streamed (text_encoder_shelf (streamed), k);
-          g_assert_cmpint (shelf_bring (text_encoder_shelf (streamed), &f.ctx), ==, STATUS_OK);
+          bring (&f, text_encoder_shelf (streamed), k);
           for (int prompt = 0; prompt <= again; prompt++)
             g_assert_cmpint (text_encoder_run (&f.ctx, streamed, ids, n_ids, found), ==, STATUS_OK);
           g_assert_cmpmem (found, n * sizeof (float), expected, n * sizeof (float));
@@ -229,7 +224,30 @@ test_text_encoder (void)
     text_encoder_free (&f.ctx, resident);
     text_encoder_free (&f.ctx, streamed);
   }
-  fixture_close (&f);
+  cpu_model_close (&f);
+}
+
+/* As many as asked for, as far apart as they can be: copies then take turns with the maths. */
+static void
+test_spread (void)
+{
+  const int n = 34;
+  const Context dry = { .ops = &ops_dry };
+  Shelf *shelf = shelf_new (n, 2);
+
+  for (int streamed = 0; streamed <= n; streamed++)
+    {
+      int found = 0;
+
+      shelf_set_streamed (shelf, streamed);
+      for (int i = 0; i < n; i++)
+        {
+          found += shelf_is_streamed (shelf, i);
+          g_assert_cmpint (ABS (found * n - (i + 1) * streamed), <, n);
+        }
+      g_assert_cmpint (found, ==, streamed);
+    }
+  shelf_free (shelf, &dry);
 }
 
 int
@@ -238,5 +256,6 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/shelf/transformer", test_transformer);
   g_test_add_func ("/shelf/text-encoder", test_text_encoder);
+  g_test_add_func ("/shelf/spread", test_spread);
   return g_test_run ();
 }

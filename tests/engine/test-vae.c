@@ -2,60 +2,21 @@
  *
  * The encoder against the reference, and bands of the decoder against the whole.
  */
-#include "engine/models.h"
+#include "tests/engine/cpu-model.h"
 
 #include <math.h>
 
 #define CHANNELS 16
 
-typedef struct
-{
-  Device device;
-  Checkpoint *checkpoint;
-  Context ctx;
-  Arena arena;
-} Fixture;
-
-static void
-fixture_open (Fixture *self)
-{
-  EngineOptions options = { .device = "cpu" };
-  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
-  g_autoptr (GError) error = NULL;
-
-  device_open (&self->device, &options, &error);
-  g_assert_no_error (error);
-  self->checkpoint = checkpoint_open (dir, NULL, NULL, &error);
-  g_assert_no_error (error);
-  g_assert_cmpint (arena_init (&self->arena, self->device.ops, self->device.stream, 64 << 20), ==,
-                   STATUS_OK);
-  self->ctx = (Context){ .ops = self->device.ops,
-                         .stream = self->device.stream,
-                         .activation = device_activation (&self->device.caps),
-                         .residual = device_residual (&self->device.caps),
-                         .arena = &self->arena,
-                         .caps = &self->device.caps,
-                         .options = &self->device.options };
-}
-
-static void
-fixture_close (Fixture *self)
-{
-  arena_clear (&self->arena);
-  checkpoint_free (self->checkpoint);
-  device_close (&self->device);
-}
-
 static Vae *
-load (Fixture *self, gboolean decoder)
+load (CpuModel *self, gboolean decoder)
 {
-  Loader loader = { .ctx = &self->ctx, .resident = TRUE };
+  Loader loader = cpu_model_loader (self, CHECKPOINT_VAE);
   Vae *vae;
 
-  loader.weights = checkpoint_weights (self->checkpoint, CHECKPOINT_VAE, FALSE, &loader.error);
+  loader.resident = TRUE;
   vae = (decoder ? vae_new_decoder : vae_new_encoder) (&loader, checkpoint_vae (self->checkpoint));
-  g_assert_no_error (loader.error);
-  g_assert_cmpint (loader.status, ==, STATUS_OK);
+  cpu_model_assert_loaded (&loader);
   return vae;
 }
 
@@ -66,7 +27,7 @@ test_encode (void)
                                             "vae-encode.safetensors", NULL);
   g_autoptr (GError) error = NULL;
   g_autoptr (Safetensors) golden = safetensors_open (path, &error);
-  Fixture f = { 0 };
+  CpuModel f;
   Vae *encoder;
   Tensor pixels, latents;
   int64_t height, width, area;
@@ -86,7 +47,7 @@ test_encode (void)
     for (int64_t c = 0; c < 3; c++)
       in[i * 3 + c] = tensor_get (&pixels, c * area + i);
 
-  fixture_open (&f);
+  cpu_model_open (&f, NULL, NULL, 64 << 20);
   encoder = load (&f, FALSE);
   g_assert_cmpint (
       vae_encode (&f.ctx, encoder, in, (int)(height / VAE_SCALE), (int)(width / VAE_SCALE), out),
@@ -101,11 +62,11 @@ test_encode (void)
   g_test_message ("relative RMS %.1e", sqrt (difference / size));
   g_assert_cmpfloat (sqrt (difference / size), <=, 1e-4);
   vae_free (&f.ctx, encoder);
-  fixture_close (&f);
+  cpu_model_close (&f);
 }
 
 static float *
-decode (Fixture *f, Vae *decoder, const float *latents, int height, int width, int band)
+decode (CpuModel *f, Vae *decoder, const float *latents, int height, int width, int band)
 {
   gsize n = (gsize)(height * width * VAE_SCALE * VAE_SCALE * 3);
   float *pixels = g_new (float, n);
@@ -129,12 +90,12 @@ test_bands (void)
   g_autofree float *latents = g_new (float, CHANNELS *area);
   g_autofree float *whole = NULL;
   g_autofree guint8 *expected = g_new (guint8, n), *found = g_new (guint8, n);
-  Fixture f = { 0 };
+  CpuModel f;
   Vae *decoder;
 
   for (gsize i = 0; i < CHANNELS * area; i++)
     latents[i] = sinf ((float)(i / area)) + 0.3f * sinf ((float)i * 0.37f);
-  fixture_open (&f);
+  cpu_model_open (&f, NULL, NULL, 64 << 20);
   decoder = load (&f, TRUE);
   whole = decode (&f, decoder, latents, height, width, 0);
   vae_round_pixels (whole, n, expected);
@@ -155,7 +116,7 @@ test_bands (void)
       g_assert_cmpfloat (most, <=, 1e-4f);
     }
   vae_free (&f.ctx, decoder);
-  fixture_close (&f);
+  cpu_model_close (&f);
 }
 
 static void

@@ -8,7 +8,9 @@
 #include "app/models/speed-page.h"
 #include "app/window.h"
 
+#include <glib-unix.h>
 #include <glib/gi18n.h>
+#include <signal.h>
 #include <unistd.h>
 
 struct _TesseraApplication
@@ -222,6 +224,20 @@ quit (GSimpleAction *action, GVariant *parameter, gpointer data)
     gtk_window_close (GTK_WINDOW (self->window));
 }
 
+/* Logging out, or Ctrl+C in a terminal: the same as closing the window. The second time, at once.
+ */
+static gboolean
+on_terminate (gpointer data)
+{
+  TesseraApplication *self = data;
+
+  if (self->window != NULL)
+    gtk_window_close (GTK_WINDOW (self->window));
+  else if (!self->ending)
+    g_application_quit (data);
+  return G_SOURCE_REMOVE;
+}
+
 static void
 restart (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
@@ -323,6 +339,8 @@ application_startup (GApplication *application)
   self->history = history_new (folder);
   self->queue = queue_new (self->worker, self->history, journal);
   add_actions (self);
+  g_unix_signal_add (SIGTERM, on_terminate, self);
+  g_unix_signal_add (SIGINT, on_terminate, self);
   g_signal_connect_object (self->settings, "changed::model", G_CALLBACK (open_model), self,
                            G_CONNECT_SWAPPED);
   g_signal_connect_object (self->settings, "changed::device", G_CALLBACK (open_model), self,

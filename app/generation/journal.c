@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/generation/journal.h"
 
+#include "engine/files/atomic-file.h"
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,9 +42,7 @@ write_in_thread (GTask *task, gpointer source, gpointer data, GCancellable *canc
 
       g_mutex_unlock (&self->lock);
       /* A journal that cannot be written costs nothing but its purpose: work goes on. */
-      if (!g_file_set_contents_full (self->path, text, -1,
-                                     G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
-                                     0600, &error))
+      if (!atomic_file_put_text (self->path, text, &error))
         g_message ("What waits would not survive the end of the program: %s", error->message);
       g_mutex_lock (&self->lock);
     }

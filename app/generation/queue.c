@@ -99,7 +99,10 @@ on_saved (GObject *source, GAsyncResult *result, gpointer data)
   TesseraEntry *entry = history_add_finish (TESSERA_HISTORY (source), result, &error);
 
   if (entry == NULL && error != NULL)
-    g_ptr_array_add (self->unsaved, g_object_ref (finished->job));
+    {
+      g_ptr_array_add (self->unsaved, g_object_ref (finished->job));
+      queue_set_paused (self, TRUE); /* a full disk takes the others' pictures no better */
+    }
   g_ptr_array_remove (self->saving, finished->job);
   write_journal (self);
   if (entry != NULL)
@@ -230,6 +233,12 @@ gboolean
 queue_get_paused (TesseraQueue *self)
 {
   return self->paused;
+}
+
+gboolean
+queue_has_unsaved (TesseraQueue *self)
+{
+  return self->unsaved->len > 0;
 }
 
 void

@@ -2,6 +2,7 @@
 #include "app/models/move.h"
 
 #include "app/fetch/fetch-part.h"
+#include "engine/files/atomic-file.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -98,8 +99,7 @@ write_journal (const Move *self, GError **error)
   g_autofree char *text = g_strdup_printf ("%s\n%s\n", self->target, self->source);
 
   if (strchr (self->target, '\n') == NULL && strchr (self->source, '\n') == NULL)
-    return g_file_set_contents_full (self->journal, text, -1, G_FILE_SET_CONTENTS_DURABLE, 0666,
-                                     error);
+    return atomic_file_put_text (self->journal, text, error);
   g_set_error (error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
                "%s: a line break in a folder's name", self->target);
   return FALSE;

@@ -64,6 +64,27 @@ test_randn (void)
     }
 }
 
+/* A picture has more values than many a card has threads. Each thread then draws four values at a
+ * time, which lie as far apart as there are threads: one thread has them one behind another. */
+static void
+test_cuda_threads (void)
+{
+  enum
+  {
+    THREADS = 256,
+    N = 6 * THREADS
+  };
+  float one[8], few[N], many[N];
+
+  noise_torch_cuda (42, 1, one, G_N_ELEMENTS (one));
+  noise_torch_cuda (42, THREADS, few, N);
+  noise_torch_cuda (42, 100000, many, N);
+  for (int i = 0; i < N / THREADS; i++)
+    g_assert_cmpfloat (few[i * THREADS], ==, one[i]);
+  g_assert_cmpmem (few, THREADS * sizeof *few, many, THREADS * sizeof *many);
+  g_assert_cmpfloat (few[THREADS], !=, many[THREADS]);
+}
+
 static void
 test_schedule (void)
 {
@@ -109,6 +130,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/noise/randn", test_randn);
+  g_test_add_func ("/noise/cuda-threads", test_cuda_threads);
   g_test_add_func ("/sampler/schedule", test_schedule);
   g_test_add_func ("/sampler/guidance", test_guidance);
   return g_test_run ();

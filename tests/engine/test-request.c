@@ -177,12 +177,18 @@ test_json_hostile (void)
                                        "{\"width\": 1e300}",
                                        "{\"steps\": 2.5}",
                                        "{\"seed\": -1}",
+                                       "{\"seed\": 9007199254740994}", /* a double may be off */
                                        "{\"seed\": \"18446744073709551616\"}",
                                        "{\"prompt\": 7}",
                                        "{\"noise\": \"white\"}",
                                        "{\"precision\": 4}",
                                        "{\"height\": 65}" };
-  g_autofree char *deep = g_strnfill (100000, '[');
+  enum
+  {
+    WIDE = (4 << 20) + 1
+  };
+  g_autofree char *deep = g_strnfill (100000, '['), *wide = g_strnfill (WIDE, ' ');
+  g_autoptr (EngineRequest) request = NULL;
 
   for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
     {
@@ -192,6 +198,12 @@ test_json_hostile (void)
       g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_REQUEST);
     }
   g_assert_null (engine_request_from_json (deep, strlen (deep), NULL));
+  memcpy (wide, "{\"prompt\":\"\"", 12);
+  wide[WIDE - 1] = '}';
+  g_assert_null (engine_request_from_json (wide, WIDE, NULL));
+  wide[WIDE - 2] = '}';
+  request = engine_request_from_json (wide, WIDE - 1, NULL);
+  g_assert_nonnull (request);
 }
 
 static void
@@ -433,16 +445,55 @@ test_png_errors (void)
 }
 
 static void
-test_comparable (void)
+assert_differ (const EngineRequest *a, const EngineRequest *b, const char *in)
 {
-  EngineRequest a = sample (), b = sample ();
   const char *what = NULL;
 
+  g_assert_false (engine_request_comparable (a, b, &what));
+  g_assert_cmpstr (what, ==, in);
+  g_assert_false (engine_request_comparable (b, a, NULL));
+}
+
+#define DIFFER(member, value, in)                                                                  \
+  G_STMT_START                                                                                     \
+  {                                                                                                \
+    EngineRequest one = sample (), other = sample ();                                              \
+    other.member = value;                                                                          \
+    assert_differ (&one, &other, in);                                                              \
+  }                                                                                                \
+  G_STMT_END
+
+/* What must be the same for two pictures to show a difference of precisions alone. */
+static void
+test_comparable (void)
+{
+  static const EngineLora loras[] = { { "a", 1.0 }, { "b", 1.0 }, { "a", 0.5 } };
+  EngineRequest a = sample (), b = sample ();
+
   b.precision = ENGINE_PRECISION_BF16;
-  g_assert_true (engine_request_comparable (&a, &b, &what));
-  b.seed = 1;
-  g_assert_false (engine_request_comparable (&a, &b, &what));
-  g_assert_cmpstr (what, ==, "seed");
+  assert_same (&a, &b);
+  DIFFER (width, 656, "size");
+  DIFFER (height, 1040, "size");
+  DIFFER (prompt, "another", "prompt");
+  DIFFER (seed, 1, "seed");
+  DIFFER (noise, ENGINE_NOISE_TORCH_CPU, "noise");
+  DIFFER (latents_file, "latents.safetensors", "noise");
+  DIFFER (steps, 8, "steps");
+  DIFFER (guidance, 3.0, "guidance");
+  DIFFER (cfg_normalization, 0.5, "guidance");
+  DIFFER (cfg_truncation, 0.5, "guidance");
+  DIFFER (negative, NULL, "negative prompt");
+  a.guidance = b.guidance = 0.0; /* nobody reads the negative prompt then */
+  b.negative = NULL;
+  assert_same (&a, &b);
+  a.n_loras = b.n_loras = 1;
+  a.loras = &loras[0];
+  b.loras = &loras[1];
+  assert_differ (&a, &b, "LoRA");
+  b.loras = &loras[2];
+  assert_differ (&a, &b, "LoRA");
+  b.n_loras = 0;
+  assert_differ (&a, &b, "LoRA");
 }
 
 int

@@ -119,13 +119,12 @@ denoise (CpuModel *f, Transformer *transformer, int n_runs)
   return velocity;
 }
 
-static void
-bring (CpuModel *f, Shelf *shelf, int n_streamed)
+static Status
+bring (CpuModel *f, Shelf *shelf)
 {
   late.most = late.streamed = 0;
   memset (late.in_use, 0, sizeof late.in_use);
-  shelf_set_streamed (shelf, n_streamed);
-  g_assert_cmpint (shelf_bring (shelf, &f->ctx), ==, STATUS_OK);
+  return shelf_bring (shelf, &f->ctx);
 }
 
 /* The picture is the same; the next bundle comes beside the maths, and none that nobody asks for:
@@ -139,7 +138,8 @@ check_streamed (CpuModel *f, Transformer *streamed, int n, int n_runs, const flo
   g_autofree float *velocity = NULL;
   int again = 0;
 
-  bring (f, shelf, n);
+  shelf_set_streamed (shelf, n);
+  g_assert_cmpint (bring (f, shelf), ==, STATUS_OK);
   late.most = 0;
   velocity = denoise (f, streamed, n_runs);
   g_assert_cmpmem (velocity, bytes, expected, bytes);
@@ -147,7 +147,9 @@ check_streamed (CpuModel *f, Transformer *streamed, int n, int n_runs, const flo
     again += shelf_is_streamed (shelf, i);
   if (n > SHELF_SLOTS)
     g_assert_cmpint (late.most, >=, SHELF_SLOTS);
-  if (n_runs == 1)
+  if (n <= SHELF_SLOTS)
+    g_assert_cmpint (late.streamed, ==, n); /* each has a slot of its own */
+  else if (n_runs == 1)
     g_assert_cmpint (late.streamed, <=, n + (STEPS - 1) * again + SHELF_SLOTS);
   shelf_put_away (shelf, &f->ctx);
 }
@@ -215,7 +217,8 @@ test_text_encoder (void)
     for (int k = 0; k < c->n_layers; k++)
       for (int again = 0; again < 2; again++) /* as with a negative prompt */
         {
-          bring (&f, text_encoder_shelf (streamed), k);
+          shelf_set_streamed (text_encoder_shelf (streamed), k);
+          g_assert_cmpint (bring (&f, text_encoder_shelf (streamed)), ==, STATUS_OK);
           for (int prompt = 0; prompt <= again; prompt++)
             g_assert_cmpint (text_encoder_run (&f.ctx, streamed, ids, n_ids, found), ==, STATUS_OK);
           g_assert_cmpmem (found, n * sizeof (float), expected, n * sizeof (float));
@@ -224,6 +227,54 @@ test_text_encoder (void)
     text_encoder_free (&f.ctx, resident);
     text_encoder_free (&f.ctx, streamed);
   }
+  cpu_model_close (&f);
+}
+
+/* Memory that the device has not got; -1: it has all. */
+static int n_allocations;
+
+static Status
+scarce_alloc (Stream *s, size_t bytes, void **out)
+{
+  return n_allocations >= 0 && n_allocations-- == 0 ? STATUS_NO_MEMORY
+                                                    : ops_cpu.alloc (s, bytes, out);
+}
+
+/* A transformer that could not be brought leaves nothing on the device, and can be brought later.
+ */
+static void
+test_failures (void)
+{
+  g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+  CpuModel f;
+  Loader loader;
+  Transformer *transformer;
+  Shelf *shelf;
+  guint64 before;
+
+  open_late (&f);
+  loader = make_loader (&f, CHECKPOINT_TRANSFORMER, TRUE);
+  transformer = transformer_new (&loader, checkpoint_transformer (f.checkpoint));
+  cpu_model_assert_loaded (&loader);
+  shelf = transformer_shelf (transformer);
+  shelf_set_streamed (shelf, SHELF_SLOTS);
+  before = f.ops.allocated (f.device.stream);
+  f.ops.alloc = scarce_alloc;
+  for (int fails = 0; fails <= SHELF_SLOTS; fails++) /* the slots, and the place of the others */
+    {
+      n_allocations = fails;
+      g_assert_cmpint (bring (&f, shelf), ==, STATUS_NO_MEMORY);
+      g_assert_false (shelf_is_brought (shelf));
+      g_assert_cmpuint (f.ops.allocated (f.device.stream), ==, before);
+    }
+  n_allocations = -1;
+  f.ctx.cancellable = cancellable;
+  g_cancellable_cancel (cancellable);
+  g_assert_cmpint (bring (&f, shelf), ==, STATUS_CANCELLED);
+  g_assert_cmpuint (f.ops.allocated (f.device.stream), ==, before);
+  g_cancellable_reset (cancellable);
+  g_assert_cmpint (bring (&f, shelf), ==, STATUS_OK);
+  transformer_free (&f.ctx, transformer);
   cpu_model_close (&f);
 }
 
@@ -256,6 +307,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/shelf/transformer", test_transformer);
   g_test_add_func ("/shelf/text-encoder", test_text_encoder);
+  g_test_add_func ("/shelf/failures", test_failures);
   g_test_add_func ("/shelf/spread", test_spread);
   return g_test_run ();
 }

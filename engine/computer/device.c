@@ -264,6 +264,14 @@ device_open (Device *self, const EngineOptions *options, GError **error)
   if (status == STATUS_UNSUPPORTED && self->options.bf16_math && index < 0)
     g_set_error_literal (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
                          "this processor has no BF16 matrix products; use FP32 (--cpu-math fp32)");
+  else if (status == STATUS_UNSUPPORTED && index >= 0 && self->ops == NULL)
+    g_set_error_literal (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+                         "this program was built without CUDA; it can compute on the processor "
+                         "(--device cpu)");
+  else if (status == STATUS_UNSUPPORTED && index >= 0)
+    g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED,
+                 "this build has no kernels for compute capability %d.%d", self->caps.sm / 10,
+                 self->caps.sm % 10);
   else
     device_set_error (self, status, "opening the device", error);
   return FALSE;

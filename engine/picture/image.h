@@ -37,8 +37,9 @@ void image_info_clear (ImageInfo *info);
  * or G_FILE_ERROR_* naming the file; nothing half-written stays. */
 gboolean image_save_png (Image *self, const char *path, const ImageInfo *info, GError **error);
 
-/* Reads an 8-bit PNG of any colour type as RGB; hostile input is refused with an error. `info`
- * (may be NULL) gets what its text chunks say: ours, A1111's or ComfyUI's. */
+/* Reads a PNG of any colour type and depth as RGB of 8 bits, without its transparency; hostile
+ * input is refused with an error. `info` (may be NULL) gets what its text chunks say: ours, A1111's
+ * or ComfyUI's. */
 Image *image_load_png (const char *path, ImageInfo *info, GError **error);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Image, image_unref)

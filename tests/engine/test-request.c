@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Requests: what is refused, and that they survive JSON, A1111 text and PNG files.
+ * Requests: what is refused, and that they survive JSON and A1111 text.
  */
 #include "engine/engine.h"
 
-#include <glib/gstdio.h>
 #include <math.h>
 #include <string.h>
 
@@ -360,90 +359,6 @@ test_comfyui_hostile (void)
                    "Prompt: not found in the graph\n");
 }
 
-/* -- PNG ----------------------------------------------------------------------------------------
- */
-
-static Image *
-test_image (int width, int height)
-{
-  gsize n = 3 * (gsize)width * (gsize)height;
-  guint8 *pixels = g_new (guint8, n);
-  g_autoptr (GBytes) bytes = g_bytes_new_take (pixels, n);
-
-  for (gsize i = 0; i < n; i++)
-    pixels[i] = (guint8)(i * i * 31 + i * 7);
-  return image_new (width, height, bytes);
-}
-
-static void
-test_png (void)
-{
-  g_autofree char *dir = g_dir_make_tmp ("tessera-png-XXXXXX", NULL);
-  g_autofree char *path = g_build_filename (dir, "picture.png", NULL);
-  g_autoptr (Image) image = test_image (67, 41);
-  g_autoptr (Image) back = NULL;
-  g_autoptr (GError) error = NULL;
-  g_auto (ImageInfo) info = { 0 };
-  EngineRequest r = sample ();
-  g_autofree char *details = engine_request_to_json (&r);
-  ImageInfo written = { .request = &r, .details = details };
-  g_autoptr (GDir) listing = NULL;
-
-  g_assert_true (image_save_png (image, path, &written, &error));
-  g_assert_no_error (error);
-  back = image_load_png (path, &info, &error);
-  g_assert_no_error (error);
-  g_assert_true (g_bytes_equal (image_get_bytes (image), image_get_bytes (back)));
-  g_assert_cmpint (image_get_width (back), ==, 67);
-  assert_same (&r, info.request);
-  g_assert_cmpstr (info.details, ==, details);
-
-  listing = g_dir_open (dir, 0, NULL);
-  g_assert_cmpstr (g_dir_read_name (listing), ==, "picture.png");
-  g_assert_null (g_dir_read_name (listing)); /* no temporary file is left */
-  g_unlink (path);
-  g_rmdir (dir);
-}
-
-static void
-test_png_errors (void)
-{
-  g_autoptr (Image) image = test_image (16, 16);
-  g_autoptr (GError) error = NULL;
-  g_autofree char *dir = g_dir_make_tmp ("tessera-png-XXXXXX", NULL);
-  g_autofree char *path = g_build_filename (dir, "damaged.png", NULL);
-  g_autofree char *contents = NULL;
-  gsize length;
-
-  g_assert_false (image_save_png (image, "/nowhere/at/all.png", NULL, &error));
-  g_assert_nonnull (strstr (error->message, "/nowhere/at/all.png"));
-  g_clear_error (&error);
-  g_assert_null (image_load_png ("/nowhere.png", NULL, &error));
-  g_clear_error (&error);
-
-  /* Cut anywhere, or with any byte of the header wrong, it is an error or a picture, no crash. */
-  g_assert_true (image_save_png (image, path, NULL, NULL));
-  g_assert_true (g_file_get_contents (path, &contents, &length, NULL));
-  for (gsize cut = 0; cut < length; cut += 13)
-    {
-      g_assert_true (g_file_set_contents (path, contents, (gssize)cut, NULL));
-      g_assert_null (image_load_png (path, NULL, &error));
-      g_assert_nonnull (strstr (error->message, path));
-      g_clear_error (&error);
-    }
-  for (gsize i = 0; i < 60; i++)
-    {
-      g_autoptr (Image) survivor = NULL;
-
-      contents[i] ^= 0x55;
-      g_assert_true (g_file_set_contents (path, contents, (gssize)length, NULL));
-      survivor = image_load_png (path, NULL, NULL);
-      contents[i] ^= 0x55;
-    }
-  g_unlink (path);
-  g_rmdir (dir);
-}
-
 static void
 assert_differ (const EngineRequest *a, const EngineRequest *b, const char *in)
 {
@@ -512,7 +427,5 @@ main (int argc, char **argv)
   g_test_add_func ("/request/comfyui-workflow", test_comfyui_workflow);
   g_test_add_func ("/request/comfyui-hostile", test_comfyui_hostile);
   g_test_add_func ("/request/comparable", test_comparable);
-  g_test_add_func ("/png/round-trip", test_png);
-  g_test_add_func ("/png/errors", test_png_errors);
   return g_test_run ();
 }

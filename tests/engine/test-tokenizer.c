@@ -222,37 +222,149 @@ test_traces (void)
     }
 }
 
+/* The tiny tokenizer's file as JSON, to be changed (transfer full). */
+static cJSON *
+load_tiny (void)
+{
+  g_autofree char *path = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
+  cJSON *root = json_load (path, 1 << 20, NULL);
+
+  g_assert_nonnull (root);
+  return root;
+}
+
+static Tokenizer *
+open_changed (const cJSON *root, GError **error)
+{
+  g_autofree char *text = json_print (root, FALSE);
+  char *dir = model_copy_new ();
+  g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
+  Tokenizer *tokenizer;
+
+  model_copy_write (dir, "tokenizer/tokenizer.json", text);
+  tokenizer = tokenizer_new (folder, error);
+  model_copy_free (dir);
+  return tokenizer;
+}
+
+static cJSON *
+merges_of (cJSON *root)
+{
+  return cJSON_GetObjectItem (cJSON_GetObjectItem (root, "model"), "merges");
+}
+
+static gint64
+id_of (cJSON *root, const char *symbol)
+{
+  cJSON *vocab = cJSON_GetObjectItem (cJSON_GetObjectItem (root, "model"), "vocab");
+
+  return (gint64)cJSON_GetNumberValue (cJSON_GetObjectItemCaseSensitive (vocab, symbol));
+}
+
 /* The published small tokenizer with its merges as strings, the older form. */
 static void
 test_merges_as_strings (void)
 {
-  g_autofree char *path = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
-  g_autoptr (cJSON) root = json_load (path, 1 << 20, NULL);
-  cJSON *model = cJSON_GetObjectItem (root, "model");
+  g_autoptr (cJSON) root = load_tiny ();
   cJSON *strings = cJSON_CreateArray ();
   g_autoptr (Tokenizer) arrays = open_tiny ();
   g_autoptr (Tokenizer) tokenizer = NULL;
   g_autoptr (GArray) expected = tokenizer_encode (arrays, "the lighthouse at dusk", -1);
   g_autoptr (GArray) ids = NULL;
-  g_autofree char *text = NULL;
-  char *dir = model_copy_new ();
-  g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
   const cJSON *item;
 
-  cJSON_ArrayForEach (item, cJSON_GetObjectItem (model, "merges"))
+  cJSON_ArrayForEach (item, merges_of (root))
   {
     g_autofree char *pair
         = g_strconcat (item->child->valuestring, " ", item->child->next->valuestring, NULL);
     cJSON_AddItemToArray (strings, cJSON_CreateString (pair));
   }
-  cJSON_ReplaceItemInObject (model, "merges", strings);
-  text = cJSON_PrintUnformatted (root);
-  model_copy_write (dir, "tokenizer/tokenizer.json", text);
-  tokenizer = tokenizer_new (folder, NULL);
+  cJSON_ReplaceItemInObject (cJSON_GetObjectItem (root, "model"), "merges", strings);
+  tokenizer = open_changed (root, NULL);
   g_assert_nonnull (tokenizer);
   ids = tokenizer_encode (tokenizer, "the lighthouse at dusk", -1);
   g_assert_cmpmem (ids->data, ids->len * 8, expected->data, expected->len * 8);
-  model_copy_free (dir);
+}
+
+static void
+assert_encodes (Tokenizer *tokenizer, const char *text, const gint64 *expected, guint n)
+{
+  g_autoptr (GArray) ids = tokenizer_encode (tokenizer, text, -1);
+
+  g_assert_cmpmem (ids->data, ids->len * sizeof *expected, expected, n * sizeof *expected);
+}
+
+/* Of a merge that is listed twice the later rank counts, as in the reference. */
+static void
+test_merge_twice (void)
+{
+  g_autoptr (cJSON) root = load_tiny ();
+  g_autoptr (Tokenizer) once = open_tiny (), twice = NULL;
+  const gint64 first[] = { id_of (root, "he"), id_of (root, "r") };
+  const gint64 later[] = { id_of (root, "h"), id_of (root, "er") };
+
+  assert_encodes (once, "her", first, 2);
+  cJSON_AddItemToArray (merges_of (root), cJSON_Parse ("[\"h\", \"e\"]"));
+  twice = open_changed (root, NULL);
+  g_assert_nonnull (twice);
+  assert_encodes (twice, "her", later, 2);
+}
+
+/* Of the added tokens that a text begins with, the longest is meant. */
+static void
+test_longest_added (void)
+{
+  g_autoptr (cJSON) root = load_tiny ();
+  cJSON *added = cJSON_GetObjectItem (root, "added_tokens");
+  g_autoptr (Tokenizer) tokenizer = NULL;
+  const gint64 longer[] = { 700 }, shorter[] = { 616, id_of (root, "u") };
+
+  cJSON_AddItemToArray (added, cJSON_Parse ("{\"id\": 700, \"content\": \"<|im_start|>user\"}"));
+  tokenizer = open_changed (root, NULL);
+  g_assert_nonnull (tokenizer);
+  assert_encodes (tokenizer, "<|im_start|>user", longer, 1);
+  assert_encodes (tokenizer, "<|im_start|>u", shorter, 2);
+}
+
+/* An id is an index into the embeddings. */
+static void
+test_large_ids (void)
+{
+  static const struct
+  {
+    const char *id;
+    gboolean good;
+  } cases[] = { { "16777215", TRUE }, { "16777216", FALSE }, { "-1", FALSE }, { "1.5", FALSE } };
+
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (cJSON) root = load_tiny ();
+      g_autofree char *token
+          = g_strdup_printf ("{\"id\": %s, \"content\": \"<|large|>\"}", cases[i].id);
+      g_autoptr (GError) error = NULL;
+      g_autoptr (Tokenizer) tokenizer = NULL;
+
+      cJSON_AddItemToArray (cJSON_GetObjectItem (root, "added_tokens"), cJSON_Parse (token));
+      tokenizer = open_changed (root, &error);
+      g_assert_true ((tokenizer != NULL) == cases[i].good);
+      g_assert_true (cases[i].good || strstr (error->message, "lacks its content or id") != NULL);
+    }
+}
+
+/* A prompt is cut to what the model takes, and not before. */
+static void
+test_limit (void)
+{
+  g_autoptr (Tokenizer) tokenizer = open_tiny ();
+  g_autoptr (GArray) whole = tokenizer_encode_prompt (tokenizer, "a cat", 512);
+
+  for (guint limit = 0; limit <= whole->len + 1; limit++)
+    {
+      g_autoptr (GArray) ids = tokenizer_encode_prompt (tokenizer, "a cat", limit);
+
+      g_assert_cmpuint (ids->len, ==, MIN (limit, whole->len));
+      g_assert_cmpmem (ids->data, ids->len * 8, whole->data, ids->len * 8);
+    }
 }
 
 typedef struct
@@ -298,24 +410,16 @@ test_damaged_merges (void)
   static const char *const edits[][2] = { { "[\"nowhere\", \"to\"]", "not in the vocabulary" },
                                           { "[\"h\"]", "not a pair" },
                                           { "7", "not a pair" } };
-  g_autofree char *path = test_data_path ("tiny-zimage/tokenizer/tokenizer.json");
 
   for (guint i = 0; i < G_N_ELEMENTS (edits); i++)
     {
-      g_autoptr (cJSON) root = json_load (path, 1 << 20, NULL);
-      cJSON *merges = cJSON_GetObjectItem (cJSON_GetObjectItem (root, "model"), "merges");
-      g_autofree char *text = NULL;
+      g_autoptr (cJSON) root = load_tiny ();
       g_autoptr (GError) error = NULL;
-      char *dir = model_copy_new ();
-      g_autofree char *folder = g_build_filename (dir, "tokenizer", NULL);
 
-      cJSON_AddItemToArray (merges, cJSON_Parse (edits[i][0]));
-      text = cJSON_PrintUnformatted (root);
-      model_copy_write (dir, "tokenizer/tokenizer.json", text);
-      g_assert_null (tokenizer_new (folder, &error));
+      cJSON_AddItemToArray (merges_of (root), cJSON_Parse (edits[i][0]));
+      g_assert_null (open_changed (root, &error));
       g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
       g_assert_nonnull (strstr (error->message, edits[i][1]));
-      model_copy_free (dir);
     }
 }
 
@@ -431,6 +535,10 @@ main (int argc, char **argv)
   g_test_add_func ("/tokenizer/traces", test_traces);
   g_test_add_func ("/tokenizer/merges-as-strings", test_merges_as_strings);
   g_test_add_func ("/tokenizer/parts", test_parts);
+  g_test_add_func ("/tokenizer/merge-twice", test_merge_twice);
+  g_test_add_func ("/tokenizer/longest-added", test_longest_added);
+  g_test_add_func ("/tokenizer/large-ids", test_large_ids);
+  g_test_add_func ("/tokenizer/limit", test_limit);
   for (guint i = 0; i < G_N_ELEMENTS (damages); i++)
     {
       g_autofree char *name = g_strconcat ("/tokenizer/damaged/", damages[i].file, NULL);

@@ -97,10 +97,11 @@ on_waiting_changed (TesseraRunBar *self)
   g_autofree char *number = g_strdup_printf ("%u", n);
   g_autofree char *count = g_strdup_printf (ngettext ("%u waiting", "%u waiting", n), n);
   g_autofree char *text
-      = queue_has_unsaved (self->queue)
-            ? g_strdup_printf (ngettext ("%u image waits, since the last one could not be kept",
-                                         "%u images wait, since the last one could not be kept", n),
-                               n)
+      = queue_has_trouble (self->queue)
+            ? g_strdup_printf (
+                ngettext ("%u image waits, since something went wrong with the last one",
+                          "%u images wait, since something went wrong with the last one", n),
+                n)
             : g_strdup_printf (ngettext ("%u image was left waiting when the app ended",
                                          "%u images were left waiting when the app ended", n),
                                n);

@@ -232,6 +232,11 @@ show_failure (TesseraWindow *self, TesseraJob *job)
       window_show_message (self, MESSAGE_LOST, error->message);
       return;
     }
+  if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_CHANGED))
+    {
+      window_show_message (self, MESSAGE_INCOMPLETE, error->message); /* which opens it again */
+      return;
+    }
   if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY))
     {
       message_page_show (self->problem, MESSAGE_MEMORY, error->message);

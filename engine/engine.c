@@ -3,12 +3,30 @@
 
 #include "engine/lora/adapters.h"
 
+#include <signal.h>
 #include <unistd.h>
+
+/* Weights are read where the file is mapped. When it is cut short, or its disk fails, there is
+ * nothing to go on with: this says so, and the signal, which then comes again, ends the program. */
+static void
+on_bus_error (int number)
+{
+  static const char text[]
+      = "tessera: a model's file was cut short while it was read, or its disk failed; look "
+        "whether the file is whole, and replace files by renaming, not by writing over them\n";
+  gssize written = write (STDERR_FILENO, text, sizeof text - 1);
+
+  (void)written;
+}
 
 void
 engine_init_process (char **argv)
 {
   static const char variable[] = "OMP_WAIT_POLICY";
+  const struct sigaction action
+      = { .sa_handler = on_bus_error, .sa_flags = (int)SA_RESETHAND | SA_RESTART };
+
+  sigaction (SIGBUS, &action, NULL);
 
   if (g_getenv (variable) == NULL && g_setenv (variable, "passive", TRUE))
     execv ("/proc/self/exe", argv); /* comes back only on failure; then things are just slower */

@@ -32,6 +32,7 @@ typedef enum /* what the user can do about it decides the code */
   ENGINE_ERROR_MEMORY,      /* does not fit: offer a smaller size or SVDQuant */
   ENGINE_ERROR_DEVICE_LOST, /* sticky GPU fault: only engine_free() is allowed now */
   ENGINE_ERROR_REQUEST,     /* the request itself is wrong: say which value */
+  ENGINE_ERROR_CHANGED,     /* a file was rewritten after it was opened: offer to open it again */
 } EngineError;
 
 typedef enum
@@ -170,7 +171,8 @@ GQuark engine_error_quark (void);
 
 /* To be called first in main: the CPU backend's OpenMP threads must sleep while they wait, or any
  * other busy program makes a picture take thirty times as long, and OpenMP reads that wish from the
- * environment before main. Starts the program anew with it, once. */
+ * environment before main. Starts the program anew with it, once. A model's file that is cut short
+ * while it is read ends the program; from here on it says why. */
 void engine_init_process (char **argv);
 
 /* The folder of the model that comes with the program (transfer full: g_free), or NULL if it is not

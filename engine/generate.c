@@ -480,6 +480,7 @@ engine_generate (Engine *self, const EngineRequest *request, EngineProgress prog
 
   if (!engine_request_validate (request, error)
       || !engine_supports (self, request->precision, error)
+      || !checkpoint_check_unchanged (self->models.checkpoint, error)
       || g_cancellable_set_error_if_cancelled (cancellable, error))
     return NULL;
   if (self->device.stream == NULL)

@@ -20,7 +20,7 @@ struct _TesseraQueue
   int encoder_bits;       /* likewise; 0 for the model's own text encoder */
 
   JobTimings last[2]; /* by precision */
-  gboolean paused;
+  gboolean paused, trouble;
 };
 
 static void list_model_init (GListModelInterface *iface);
@@ -91,6 +91,13 @@ finished_free (Finished *finished)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Finished, finished_free)
 
 static void
+pause_for_trouble (TesseraQueue *self)
+{
+  self->trouble = TRUE;
+  queue_set_paused (self, TRUE);
+}
+
+static void
 on_saved (GObject *source, GAsyncResult *result, gpointer data)
 {
   g_autoptr (Finished) finished = data;
@@ -101,7 +108,7 @@ on_saved (GObject *source, GAsyncResult *result, gpointer data)
   if (entry == NULL && error != NULL)
     {
       g_ptr_array_add (self->unsaved, g_object_ref (finished->job));
-      queue_set_paused (self, TRUE); /* a full disk takes the others' pictures no better */
+      pause_for_trouble (self); /* a full disk takes the others' pictures no better */
     }
   g_ptr_array_remove (self->saving, finished->job);
   write_journal (self);
@@ -130,6 +137,15 @@ set_running (TesseraQueue *self, TesseraJob *job)
 {
   if (g_set_object (&self->running, job))
     g_object_notify_by_pspec (G_OBJECT (self), properties[PROP_RUNNING]);
+}
+
+/* Not this job's fault, nor will the next ones fare better: it waits in front of them. */
+static void
+put_back (TesseraQueue *self, TesseraJob *job)
+{
+  g_ptr_array_insert (self->waiting, 0, job_new (job_get_request (job), job_get_pair (job)));
+  items_changed (self, 0, 0, 1);
+  pause_for_trouble (self);
 }
 
 static void
@@ -161,6 +177,9 @@ on_generated (GObject *source, GAsyncResult *result, gpointer data)
       save (self, job, picture);
     }
   set_running (self, NULL);
+  if (g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_DEVICE_LOST)
+      || g_error_matches (error, ENGINE_ERROR, ENGINE_ERROR_CHANGED))
+    put_back (self, job);
   g_signal_emit (self, signals[FINISHED], 0, job, picture);
   start_next (self);
   write_journal (self);
@@ -236,9 +255,9 @@ queue_get_paused (TesseraQueue *self)
 }
 
 gboolean
-queue_has_unsaved (TesseraQueue *self)
+queue_has_trouble (TesseraQueue *self)
 {
-  return self->unsaved->len > 0;
+  return self->trouble;
 }
 
 void
@@ -247,6 +266,7 @@ queue_set_paused (TesseraQueue *self, gboolean paused)
   if (self->paused == paused)
     return;
   self->paused = paused;
+  self->trouble = self->trouble && paused;
   g_object_notify_by_pspec (G_OBJECT (self), properties[PROP_PAUSED]);
   start_next (self);
 }

@@ -33,9 +33,9 @@ void queue_clear (TesseraQueue *self);
 
 TesseraJob *queue_get_running (TesseraQueue *self); /* NULL when idle */
 gboolean queue_get_paused (TesseraQueue *self);
-/* Whether a picture of this session could not be written. Its job stays in the journal, and the
- * queue was paused: what cannot be kept need not be drawn. */
-gboolean queue_has_unsaved (TesseraQueue *self);
+/* Whether the queue paused by itself: a picture could not be written, or none can be drawn until
+ * somebody sees to it. The jobs concerned stay in the journal. */
+gboolean queue_has_trouble (TesseraQueue *self);
 /* While paused nothing new is started. */
 void queue_set_paused (TesseraQueue *self, gboolean paused);
 

@@ -237,6 +237,15 @@ checkpoint_free (Checkpoint *self)
   g_free (self);
 }
 
+gboolean
+checkpoint_check_unchanged (Checkpoint *self, GError **error)
+{
+  for (int i = 0; i < CHECKPOINT_N_PARTS; i++)
+    if (self->parts[i] != NULL && !safetensors_check_unchanged (self->parts[i]->file, error))
+      return FALSE;
+  return self->svdquant == NULL || safetensors_check_unchanged (self->svdquant->file, error);
+}
+
 const char *
 checkpoint_dir (const Checkpoint *self)
 {

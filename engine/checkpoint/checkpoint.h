@@ -67,6 +67,9 @@ Checkpoint *checkpoint_open (const char *dir, const char *transformer_file,
                              const char *text_encoder_file, GError **error);
 void checkpoint_free (Checkpoint *self); /* NULL is a no-op */
 
+/* FALSE with ENGINE_ERROR_CHANGED if a file of weights was rewritten since it was opened. */
+gboolean checkpoint_check_unchanged (Checkpoint *self, GError **error);
+
 const char *checkpoint_dir (const Checkpoint *self);
 const TransformerConfig *checkpoint_transformer (const Checkpoint *self);
 const TextEncoderConfig *checkpoint_text_encoder (const Checkpoint *self);

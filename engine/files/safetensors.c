@@ -5,6 +5,7 @@
 #include "engine/files/json.h"
 #include "engine/files/mapped-file.h"
 
+#include <glib/gstdio.h>
 #include <string.h>
 
 #define MAX_RANK         8
@@ -30,6 +31,7 @@ struct _Safetensors
   char *path;
   GPtrArray *shard_paths; /* char * */
   GPtrArray *maps;        /* GMappedFile */
+  GArray *stats;          /* GStatBuf: the files as they were mapped */
   GArray *entries;        /* Entry, in file order */
   GHashTable *by_name;    /* name -> index + 1 */
   GHashTable *metadata;   /* char * -> char * */
@@ -263,8 +265,13 @@ open_shard (Safetensors *self, const char *path, GError **error)
 {
   GMappedFile *map = mapped_file_open (path, error);
 
+  GStatBuf status;
+
   if (map == NULL)
     return FALSE;
+  if (g_stat (path, &status) != 0)
+    memset (&status, 0, sizeof status); /* removed since: nothing can happen to it any more */
+  g_array_append_val (self->stats, status);
   g_ptr_array_add (self->maps, map);
   g_ptr_array_add (self->shard_paths, g_strdup (path));
   return read_header (self, path, map, error);
@@ -327,6 +334,7 @@ new_empty (const char *path)
   self->path = g_strdup (path);
   self->shard_paths = g_ptr_array_new_with_free_func (g_free);
   self->maps = g_ptr_array_new_with_free_func ((GDestroyNotify)g_mapped_file_unref);
+  self->stats = g_array_new (FALSE, FALSE, sizeof (GStatBuf));
   self->entries = g_array_new (FALSE, FALSE, sizeof (Entry));
   self->by_name = g_hash_table_new (g_str_hash, g_str_equal);
   self->metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
@@ -391,9 +399,31 @@ safetensors_free (Safetensors *self)
   g_array_unref (self->entries);
   g_string_chunk_free (self->strings);
   g_ptr_array_unref (self->maps);
+  g_array_unref (self->stats);
   g_ptr_array_unref (self->shard_paths);
   g_free (self->path);
   g_free (self);
+}
+
+/* Another file under the same name is no matter: the one that is mapped lives on. */
+gboolean
+safetensors_check_unchanged (Safetensors *self, GError **error)
+{
+  for (guint i = 0; i < self->stats->len; i++)
+    {
+      const GStatBuf *then = &g_array_index (self->stats, GStatBuf, i);
+      const char *path = g_ptr_array_index (self->shard_paths, i);
+      GStatBuf now;
+
+      if (g_stat (path, &now) != 0 || now.st_dev != then->st_dev || now.st_ino != then->st_ino
+          || (now.st_size == then->st_size && now.st_mtim.tv_sec == then->st_mtim.tv_sec
+              && now.st_mtim.tv_nsec == then->st_mtim.tv_nsec))
+        continue;
+      g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_CHANGED,
+                   "%s: has been rewritten since the model was opened; open it again", path);
+      return FALSE;
+    }
+  return TRUE;
 }
 
 static Entry *

@@ -22,6 +22,10 @@ typedef struct _Safetensors Safetensors;
 Safetensors *safetensors_open (const char *path, GError **error);
 void safetensors_free (Safetensors *self); /* NULL is a no-op */
 
+/* FALSE with ENGINE_ERROR_CHANGED if somebody has written into a file that is mapped: what was read
+ * of its header need not hold any longer, and reading beyond a new end kills the program. */
+gboolean safetensors_check_unchanged (Safetensors *self, GError **error);
+
 /* A view of `name`; FALSE if there is none. Tensors of more than 4 axes cannot be viewed. */
 gboolean safetensors_find (Safetensors *self, const char *name, Tensor *out);
 

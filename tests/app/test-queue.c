@@ -7,9 +7,11 @@
 #include "app/generation/queue.h"
 #include "app/memory/idle-trim.h"
 #include "harness.h"
+#include "tests/engine/model-copy.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct
 {
@@ -79,12 +81,19 @@ set_up (Fixture *f, gconstpointer data)
 }
 
 static void
-open_tiny (Fixture *f)
+open_model (Fixture *f, const char *dir)
 {
-  g_autofree char *dir = tiny_model ();
   EngineOptions options = { .device = "cpu" };
 
   worker_open_async (f->worker, dir, &options, NULL, on_opened, f->queue);
+}
+
+static void
+open_tiny (Fixture *f)
+{
+  g_autofree char *dir = tiny_model ();
+
+  open_model (f, dir);
 }
 
 static void
@@ -215,7 +224,7 @@ test_not_saved (Fixture *f, gconstpointer data)
     add (f, i, 1);
   WAIT_FOR (queue_get_paused (f->queue) && queue_get_running (f->queue) == NULL
             && !queue_is_saving (f->queue));
-  g_assert_true (queue_has_unsaved (f->queue));
+  g_assert_true (queue_has_trouble (f->queue));
   g_assert_cmpuint (f->not_saved, ==, f->order->len);
   g_assert_cmpuint (n_waiting (f), ==, 20 - f->not_saved);
   g_assert_cmpuint (n_waiting (f), >, 0);
@@ -225,6 +234,38 @@ test_not_saved (Fixture *f, gconstpointer data)
 
     g_assert_cmpuint (left->len, ==, 20);
   }
+}
+
+/* A model's file is rewritten where it lies: no job is used up on it, and opened again it draws. */
+static void
+test_model_changed (Fixture *f, gconstpointer data)
+{
+  char *dir = model_copy_new ();
+  g_autofree char *file = g_build_filename (dir, "vae/diffusion_pytorch_model.safetensors", NULL);
+  g_autofree char *bytes = NULL;
+  gsize length;
+
+  g_assert_true (g_file_get_contents (file, &bytes, &length, NULL));
+  model_copy_replace (dir, "vae/diffusion_pytorch_model.safetensors", NULL);
+  g_assert_true (g_file_set_contents (file, bytes, (gssize)length, NULL));
+  open_model (f, dir);
+  add (f, 1, 1);
+  WAIT_FOR (f->saved == 1);
+  g_assert_cmpint (truncate (file, (off_t)length - 1), ==, 0);
+  add (f, 2, 1);
+  add (f, 3, 1);
+  WAIT_FOR (queue_get_paused (f->queue));
+  g_assert_true (queue_has_trouble (f->queue));
+  g_assert_cmpstr (f->order->str, ==, "DF");
+  g_assert_cmpuint (n_waiting (f), ==, 2);
+  g_assert_cmpuint (seed_at (f, 0), ==, 2);
+
+  g_assert_true (g_file_set_contents (file, bytes, (gssize)length, NULL));
+  open_model (f, dir);
+  queue_set_paused (f->queue, FALSE);
+  g_assert_false (queue_has_trouble (f->queue));
+  WAIT_FOR (f->saved == 3);
+  model_copy_free (dir);
 }
 
 static void
@@ -315,6 +356,7 @@ main (int argc, char *argv[])
   ADD ("reorder", test_reorder);
   ADD ("restart", test_restart);
   ADD ("not-saved", test_not_saved);
+  ADD ("model-changed", test_model_changed);
   ADD ("idle", test_idle);
   ADD ("stress", test_stress);
 #undef ADD

@@ -168,10 +168,10 @@ def refused_beforehand(folder):
     pipe.unlink()
 
 
-def catches_interrupt(pid):
+def catches(pid, number):
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
-            return int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1
+            return int(line.split()[1], 16) >> (number - 1) & 1
     return False
 
 
@@ -180,13 +180,30 @@ def interrupted(folder):
     command = [CLI, *map(str, arguments(TINY, "--output", folder / "cat.png", size="1024x1024",
                                         steps=100))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not catches_interrupt(process.pid):
+    while process.poll() is None and not catches(process.pid, signal.SIGINT):
         pass
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     check("interrupt", process.returncode == 130 and errors.count("\n") == 1, process.returncode,
           errors)
     check("an interrupt leaves nothing", is_empty(folder), list(folder.iterdir()))
+
+
+def file_cut_short(folder):
+    """What the kernel sends when a mapped file ends early; a real fault comes again by itself."""
+    process = subprocess.Popen(
+        [CLI, *map(str, arguments(TINY, "--output", folder / "cat.png", size="1024x1024",
+                                  steps=100))], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (catches(process.pid, signal.SIGBUS)
+                                          and catches(process.pid, signal.SIGINT)):
+        pass
+    process.send_signal(signal.SIGBUS)
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGBUS)
+    process.communicate()
+    check("a file that is cut short is named as the cause", "cut short" in line, line)
+    check("and ends the program", process.returncode == -signal.SIGBUS, process.returncode)
+    check("which leaves nothing", is_empty(folder), list(folder.iterdir()))
 
 
 with tempfile.TemporaryDirectory() as name:
@@ -203,4 +220,5 @@ with tempfile.TemporaryDirectory() as name:
     unwritable(pictures)
     refused_beforehand(pictures)
     interrupted(pictures)
+    file_cut_short(pictures)
 finish()

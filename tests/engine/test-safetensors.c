@@ -8,6 +8,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static char *
 data_path (const char *name)
@@ -410,6 +411,38 @@ test_mutations (void)
   g_rmdir (folder);
 }
 
+/* Another file under the same name is none of ours; writing into the one that is mapped is. */
+static void
+test_rewritten (void)
+{
+  g_autofree char *good = data_path ("damaged/good.safetensors");
+  g_autofree char *folder = g_dir_make_tmp ("rewritten-XXXXXX", NULL);
+  g_autofree char *path = g_build_filename (folder, "a.safetensors", NULL);
+  g_autofree char *bytes = NULL;
+  g_autoptr (Safetensors) file = NULL, replaced = NULL;
+  g_autoptr (GError) error = NULL;
+  gsize length;
+
+  g_assert_true (g_file_get_contents (good, &bytes, &length, NULL));
+  g_assert_true (g_file_set_contents (path, bytes, (gssize)length, NULL));
+  replaced = safetensors_open (path, NULL);
+  g_assert_true (safetensors_check_unchanged (replaced, NULL));
+  g_assert_true (g_file_set_contents (path, "another", -1, NULL)); /* renames */
+  g_assert_true (safetensors_check_unchanged (replaced, NULL));
+  g_unlink (path);
+  g_assert_true (safetensors_check_unchanged (replaced, NULL));
+
+  g_assert_true (g_file_set_contents (path, bytes, (gssize)length, NULL));
+  file = safetensors_open (path, NULL);
+  g_assert_true (safetensors_check_unchanged (file, NULL));
+  g_assert_cmpint (truncate (path, (off_t)length - 1), ==, 0);
+  g_assert_false (safetensors_check_unchanged (file, &error));
+  g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_CHANGED);
+  g_assert_nonnull (strstr (error->message, path));
+  g_unlink (path);
+  g_rmdir (folder);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -429,5 +462,6 @@ main (int argc, char **argv)
   g_test_add_func ("/safetensors/write-fails", test_write_fails);
   g_test_add_func ("/safetensors/unaligned", test_unaligned);
   g_test_add_func ("/safetensors/mutations", test_mutations);
+  g_test_add_func ("/safetensors/rewritten", test_rewritten);
   return g_test_run ();
 }

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the READMEs against the raw numbers beside the benchmarks.
+
+Usage: test-figures.py SOURCE_ROOT
+
+Every row that comes from a JSON file of this repository is written anew from it, and must be in the
+page as it is written. A new measurement replaces its file, and then this says which rows to change.
+"""
+import json
+import pathlib
+import statistics
+import sys
+
+ROOT = pathlib.Path(sys.argv[1])
+GIB = 2**30
+_count = 0
+
+
+def raw(name):
+    return json.loads((ROOT / "tests" / name).read_text())
+
+
+class Page:
+    def __init__(self, name):
+        self.name, self.lines = name, (ROOT / name).read_text().splitlines()
+
+    def holds(self, *cells):
+        """One row is, or begins with, these cells."""
+        global _count
+        row = "| " + " | ".join(cells) + " |"
+        found = any(line.replace("|  |", "| |").startswith(row.replace("|  |", "| |"))
+                    for line in self.lines)
+        _count += 1
+        print(f"{'ok' if found else 'not ok'} {_count} {self.name}: {row}")
+
+
+def cpu():
+    page = Page("tests/kernels/README.md")
+    for row in raw("kernels/bench-cpu.json")["rows"]:
+        cells = [row["kind"], row["name"], f"{row['seconds'] * 1e3:.3f}", f"{row['gflops']:.1f}"]
+        if row.get("bare_seconds"):
+            cells += [f"{row['bare_seconds'] * 1e3:.3f}", f"{row['share']:.2f}"]
+        page.holds(*cells)
+
+
+def way(cell):
+    if cell["streamed"]:
+        text = f"{cell['streamed']} of 34 blocks stream"
+    elif cell["transformer_leaves"]:
+        text = "turns"
+    else:
+        text = "encoder streams" if cell["encoder_streamed"] else "all stays"
+    return text + (", decoder in bands" if cell["band"] else "")
+
+
+def memory():
+    page, numbers = Page("engine/memory/README.md"), raw("engine/memory-h200.json")
+    for cell in numbers["cells"]:
+        page.holds(f"{cell['cap'] // GIB} GiB", cell["type"].upper(), str(cell["size"]),
+                   f"{cell['planned_peak'] / GIB:.2f} GiB", f"{cell['peak'] / GIB:.2f} GiB",
+                   f"{cell['planned_seconds']:.2f} s", f"{cell['seconds']:.2f} s", way(cell))
+    for cap in numbers["random"]["caps"]:
+        page.holds(f"{cap['cap'] // GIB} GiB", *(str(cap[key]) for key in (
+            "requests", "drawn", "with_lora", "refused", "cancelled")))
+
+
+def heavy():
+    """Products and attention of sm_90: ours now, theirs, and their ratio."""
+    page = Page("kernels/cuda/measured.md")
+    labels = {
+        ("gemm", 4224, 11520, 3840): ("4224 x 11520 x 3840", "760 TFLOP/s", "743"),
+        ("gemm", 4224, 3840, 3840): ("4224 x 3840 x 3840", "700", "678"),
+        ("gemm", 4224, 3840, 10240): ("4224 x 3840 x 10240", "720", "713"),
+        ("attention", 4224, 30, 128): ("attention 30 x 4224 x 128", "560 TFLOP/s", "686"),
+        ("attention", 4160, 30, 128): ("attention 30 x 4160 x 128", "", "700"),
+        ("attention", 1088, 30, 128): ("attention 30 x 1088 x 128", "", "351"),
+        ("attention", 4224, 30, 64): ("attention 30 x 4224 x 64", "", "497"),
+    }
+    for row in raw("kernels/bench-h200-heavy.json")["rows"]:
+        a, ms = row["args"], row["ms"]
+        key = (row["op"], a[0], a[1], a[3] if row["op"] == "attention" else a[2])
+        if key not in labels:
+            continue
+        work = 4 * a[0] ** 2 * a[1] * a[3] if row["op"] == "attention" else 2 * a[0] * a[1] * a[2]
+        page.holds(*labels[key], f"{work / ms['chosen'] / 1e9:.0f}",
+                   f"{work / ms['pytorch'] / 1e9:.0f}", f"{ms['pytorch'] / ms['chosen']:.2f}")
+
+
+def operations():
+    page = Page("kernels/cuda/measured.md")
+    first, now = ({row["name"]: row for row in raw(f"kernels/bench-ops-h200{which}.json")["rows"]}
+                  for which in ("-first", ""))
+    for label, predicted, name, unit in (
+            ("`rms_norm` [4224, 3840] with scale", "3.6 TB/s", "rms_norm [4224, 3840]", "gbps"),
+            ("`layer_norm`", "3.6 TB/s", "layer_norm [4224, 3840]", "gbps"),
+            ("`residual_norm`, four vectors", "3.5 TB/s", "residual_norm [4224, 3840]", "gbps"),
+            ("`silu_mul` [4224, 20480]", "3.8 TB/s", "silu_mul [4224, 20480]", "gbps"),
+            ("3x3, 512 -> 512 at 256, `wgmma`", "550 TFLOP/s", "conv 3x3 512 -> 512 at 256", "tflops"),
+            ("3x3, 128 -> 128 at 1024, `wgmma`", "400 TFLOP/s", "conv 3x3 128 -> 128 at 1024",
+             "tflops")):
+        page.holds(label, predicted, *(f"{run[name][unit] / 1e3:.2f}" if unit == "gbps"
+                                       else f"{run[name][unit]:.0f}" for run in (first, now)))
+    for label, predicted, name in (
+            ("all convolutions of the decoder, `wgmma`", "17 ms", "decoder's convolutions"),
+            ("decoder without its attention, `wgmma`", "21 ms", "decoder without attention")):
+        page.holds(label, predicted, *(f"{run[name]['ms']:.1f} ms" for run in (first, now)))
+
+
+def pictures():
+    page = Page("kernels/cuda/measured.md")
+    runs = [raw(f"kernels/whole-h200-{side}.json") for side in (512, 1024, 2048)]
+
+    def median(run, key):
+        return statistics.median(warm[key] for warm in run["warm"])
+
+    page.holds("text encoder", *(f"{median(run, 'encode') * 1e3:.1f} ms" for run in runs))
+    page.holds("one step", *(f"{median(run, 'step') * 1e3:.{0 if i == 2 else 1}f} ms"
+                             for i, run in enumerate(runs)))
+    page.holds("program start to first picture, loading included",
+               *(f"{run['open'] + run['first']['total']:.2f} s" for run in runs))
+    page.holds(f"peak device memory (weights {runs[0]['weights'] / GIB:.2f} GiB)",
+               *(f"{run['peak_memory'] / GIB:.2f} GiB" for run in runs))
+
+    beside = raw("kernels/whole-h200-beside-diffusers.json")
+    ours, eager, compiled = (beside["median_s"][who] for who in ("ours", "eager", "compiled"))
+    for label, key, unit in (("text encoder, 128 tokens", "encode", "ms"), ("one step", "step", "ms"),
+                             ("VAE decode, to bytes in host memory", "decode", "ms"),
+                             ("prompt to RGB", "total", "s")):
+        times = [f"{who[key] * 1e3:.1f} ms" if unit == "ms" else f"{who[key]:.3f} s"
+                 for who in (ours, eager, compiled)]
+        page.holds(label, *times, f"{ours[key] / eager[key]:.2f}", f"{ours[key] / compiled[key]:.2f}")
+    front = Page("README.md")
+    front.holds("one step", *(f"{who['step'] * 1e3:.0f} ms" for who in (ours, compiled, eager)))
+    front.holds("prompt to picture", *(f"{who['total']:.2f} s" for who in (ours, compiled, eager)))
+
+
+def four_bit():
+    page = Page("kernels/cuda/svdquant-sm90.md")
+    for row in raw("kernels/bench-h200-svdq.json")["rows"]:
+        if row["op"] != "linear":
+            continue
+        ms, a = row["ms"], row["args"]
+        unit = " ms" if a[1] == 11520 else ""
+        page.holds(f"{a[1]} x {a[2]}", f"{ms['cublas bf16']:.3f}{unit}", f"{ms['cublas fp8']:.3f}",
+                   f"{ms['fast']:.3f}, {ms['cublas bf16'] / ms['fast']:.2f}x",
+                   f"{ms['e4m3 r32']:.3f}",
+                   *(f"{ms[way]:.3f}, {ms['cublas bf16'] / ms[way]:.2f}x"
+                     for way in ("exact int4", "exact nvfp4")))
+    whole = raw("kernels/whole-h200-svdq.json")
+    dense = statistics.mean(whole[which]["median"]["step"] for which in ("bf16", "bf16 again"))
+    for label, key in (("fast INT4, clusters and no turns", "fast int4, before"),
+                       ("fast INT4", "fast int4"), ("fast NVFP4", "fast nvfp4"),
+                       ("exact INT4, rank 128, by clusters", "exact int4, rank 128, before"),
+                       ("exact NVFP4, rank 128, by clusters", "exact nvfp4, rank 128, before")):
+        run = whole[key]
+        page.holds(label, f"{run['median']['step'] * 1e3:.1f}", f"{dense / run['median']['step']:.2f}x",
+                   f"{run['median']['total']:.3f}", f"{(run['weights'] - 7.26e9) / 1e9:.2f}")
+
+
+for table in (cpu, memory, heavy, operations, pictures, four_bit):
+    table()
+print(f"1..{_count}")

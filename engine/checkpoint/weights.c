@@ -241,22 +241,35 @@ weights_find (Weights *self, const char *name, Tensor *out)
   return TRUE;
 }
 
-/* A tensor of the file as it stands, or if *scaled, what it will be: *whole has no data then. */
+/* What the header says of a tensor of an ordinary type, without data; FALSE for another type. A
+ * view may cost a copy, where the file has numbers at odd addresses. */
 static gboolean
-find_stored (Weights *self, const Place *place, ScaledWeight *weight, gboolean *scaled,
-             Tensor *whole, GError **error)
+describe (const SafetensorsInfo *info, Tensor *out)
 {
-  GError *reason = NULL;
+  static const DType types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 
-  *scaled = scaled_find (self->file, place->stored->str, weight, &reason);
+  for (guint i = 0; i < G_N_ELEMENTS (types) && info->rank <= TENSOR_MAX_RANK; i++)
+    if (g_str_equal (info->dtype, dtype_name (types[i])))
+      {
+        *out = (Tensor){ types[i], info->rank, { 1, 1, 1, 1 }, NULL };
+        for (int axis = 0; axis < info->rank; axis++)
+          out->shape[axis] = info->shape[axis];
+        return TRUE;
+      }
+  return FALSE;
+}
+
+/* A tensor of the file, with its data if `with_data`; if *scaled, what it will be. */
+static gboolean
+find_stored (Weights *self, const Place *place, const SafetensorsInfo *info, gboolean with_data,
+             ScaledWeight *weight, gboolean *scaled, Tensor *whole, GError **error)
+{
+  *scaled = scaled_find (self->file, place->stored->str, weight, error);
   if (*scaled)
     *whole = weight->shape;
-  if (reason != NULL)
-    {
-      g_propagate_error (error, reason);
-      return FALSE;
-    }
-  return *scaled || safetensors_find (self->file, place->stored->str, whole);
+  return *scaled
+         || (describe (info, whole)
+             && (!with_data || safetensors_find (self->file, place->stored->str, whole)));
 }
 
 /* Where a tensor is, what it is, and whether that is what was asked for. */
@@ -269,7 +282,7 @@ typedef struct
 } Lookup;
 
 static gboolean
-look_up (Weights *self, const char *name, Lookup *out, GError **error, int rank,
+look_up (Weights *self, const char *name, gboolean with_data, Lookup *out, GError **error, int rank,
          const int64_t *shape)
 {
   g_autofree char *expected = print_shape (rank, shape);
@@ -287,8 +300,7 @@ look_up (Weights *self, const char *name, Lookup *out, GError **error, int rank,
       return FALSE;
     }
   found = print_shape (info.rank, info.shape);
-  if (!find_stored (self, place, &out->weight, &out->scaled, &whole, &reason)
-      || (whole.dtype != DTYPE_F32 && whole.dtype != DTYPE_BF16 && whole.dtype != DTYPE_F16))
+  if (!find_stored (self, place, &info, with_data, &out->weight, &out->scaled, &whole, &reason))
     {
       if (reason != NULL)
         g_propagate_error (error, reason);
@@ -323,7 +335,7 @@ weights_check_shaped (Weights *self, const char *name, GError **error, int rank,
                       const int64_t *shape)
 {
   Lookup found = { 0 };
-  gboolean good = look_up (self, name, &found, error, rank, shape);
+  gboolean good = look_up (self, name, FALSE, &found, error, rank, shape);
 
   place_clear (&found.place);
   return good;
@@ -364,7 +376,7 @@ weights_get_shaped (Weights *self, Tensor *out, const char *name, GError **error
                     const int64_t *shape)
 {
   Lookup found = { 0 };
-  gboolean good = look_up (self, name, &found, error, rank, shape)
+  gboolean good = look_up (self, name, TRUE, &found, error, rank, shape)
                   && (!found.scaled || expand (self, &found, error));
 
   *out = found.view;

@@ -29,6 +29,7 @@ gboolean cli_generate (int argc, char **argv, GError **error);
 gboolean cli_compare (int argc, char **argv, GError **error);
 gboolean cli_inspect (int argc, char **argv, GError **error);
 gboolean cli_tokenize (int argc, char **argv, GError **error);
+gboolean cli_assemble (int argc, char **argv, GError **error);
 gboolean cli_convert (int argc, char **argv, GError **error);
 gboolean cli_quantize (int argc, char **argv, GError **error);
 gboolean cli_plan (int argc, char **argv, GError **error);

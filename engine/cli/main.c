@@ -19,6 +19,7 @@ static const struct
   { "compare", cli_compare, "say how much two pictures differ" },
   { "tokenize", cli_tokenize, "print the token ids of a prompt" },
   { "bench", cli_bench, "measure speed, or what precision costs and gains" },
+  { "assemble", cli_assemble, "make a model folder of files that ComfyUI has, by links" },
   { "convert", cli_convert, "rewrite a published SVDQuant file in this program's order" },
   { "quantize", cli_quantize, "make SVDQuant weights from BF16 ones" },
   { "plan", cli_plan, "say what a picture takes of memory and time" },

@@ -130,10 +130,15 @@ read_rope_theta (Reader *self)
   return theta;
 }
 
-/* Casting a whole model to BF16 rounds its RoPE frequencies too, and a model saved that way by
- * transformers 5 (frequencies under rope_parameters, "dtype": "bfloat16") was meant to run with
- * them: the reference's traces of such trees agree to 1e-6 with the rounding and to 3e-4 without.
- * The published trees keep rope_theta at the top level and full frequencies (spec z-image 3). */
+/* A model that is cast to BF16 as a whole, `model.to (torch.bfloat16)`, has its RoPE frequencies
+ * rounded, too. The reference's traces of the small models here were made that way, from trees that
+ * transformers 5 saved (frequencies under rope_parameters, "dtype": "bfloat16"): they agree to 1e-6
+ * with the rounding and to 3e-4 without. Pipelines that people run come from from_pretrained, which
+ * keeps the frequencies in FP32 whatever the type (transformers 5.17, _init_weights), and
+ * fine-tunes of Z-Image are saved in that same form: at the published width nothing is rounded. It
+ * would be wrong by 0.12 rad at the hundredth token. */
+#define PUBLISHED_WIDTH 2560
+
 static gboolean
 has_rounded_rope (const Reader *self)
 {
@@ -223,7 +228,7 @@ config_read_text_encoder (const char *dir, TextEncoderConfig *out, GError **erro
   out->vocab = read_int (&r, "vocab_size", 1, 10000000);
   out->rms_eps = read_double (&r, "rms_norm_eps", 0, 0.1);
   out->rope_theta = read_rope_theta (&r);
-  out->rope_bf16 = r.good && has_rounded_rope (&r);
+  out->rope_bf16 = r.good && out->hidden < PUBLISHED_WIDTH && has_rounded_rope (&r);
   if (out->n_kv_heads > 0 && out->n_heads % out->n_kv_heads != 0)
     refuse (&r, "\"num_attention_heads\" is not a multiple of \"num_key_value_heads\"");
   if (out->head_dim % 2 != 0)

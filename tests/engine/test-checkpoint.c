@@ -3,6 +3,7 @@
  * test-checkpoint.c - model folders, whole and damaged, in every naming
  */
 #include "engine/checkpoint/checkpoint-private.h"
+#include "engine/checkpoint/config.h"
 #include "engine/checkpoint/naming.h"
 #include "engine/engine.h"
 #include "engine/weight-only/file.h"
@@ -67,6 +68,24 @@ test_configs (void)
   g_assert_false (checkpoint_has_svdquant (checkpoint));
   g_assert_null (checkpoint_weights (checkpoint, CHECKPOINT_TRANSFORMER, TRUE, &error));
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);
+}
+
+/* Fine-tunes of the published model that transformers 5 saved run with frequencies in FP32. */
+static void
+test_rope_of_published_width (void)
+{
+  char *dir = model_copy_new ();
+  TextEncoderConfig config;
+  g_autoptr (GError) error = NULL;
+
+  g_assert_true (config_read_text_encoder (dir, &config, &error));
+  g_assert_true (config.rope_bf16);
+  model_copy_edit (dir, "text_encoder/config.json", "\"hidden_size\": 128",
+                   "\"hidden_size\": 2560");
+  g_assert_true (config_read_text_encoder (dir, &config, &error));
+  g_assert_cmpfloat (config.rope_theta, ==, 1e6);
+  g_assert_false (config.rope_bf16);
+  model_copy_free (dir);
 }
 
 static void
@@ -471,6 +490,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/checkpoint/configs", test_configs);
   g_test_add_func ("/checkpoint/rope-theta", test_rope_theta_at_top_level);
+  g_test_add_func ("/checkpoint/rope-of-published-width", test_rope_of_published_width);
   for (guint i = 0; i < G_N_ELEMENTS (damages); i++)
     {
       g_autofree char *name = g_strdup_printf ("/checkpoint/damaged/%u-%s", i,

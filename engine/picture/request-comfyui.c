@@ -11,9 +11,10 @@
 #include <math.h>
 #include <string.h>
 
-#define MAX_TEXT  (4 << 20)
-#define MAX_NODES 1024
-#define MAX_HOPS  16 /* links followed for one value; a graph may be a circle */
+#define MAX_TEXT    (4 << 20)
+#define MAX_NODES   1024
+#define USUAL_SHIFT 3.0 /* Z-Image-Turbo's; models here have theirs (spec z-image 1.6) */
+#define MAX_HOPS    16  /* links followed for one value; a graph may be a circle */
 
 typedef struct
 {
@@ -93,6 +94,10 @@ static const struct
   { "EmptyLatentImage", { "width", "height" } },
   { "EmptySD3LatentImage", { "width", "height" } },
   { "UNETLoader", { "unet_name" } },
+  { "LoraLoader", { "lora_name", "strength_model" } },
+  { "LoraLoaderModelOnly", { "lora_name", "strength_model" } },
+  { "ModelSamplingAuraFlow", { "shift" } },
+  { "ModelSamplingSD3", { "shift" } },
   { "CheckpointLoaderSimple", { "ckpt_name" } },
   { "PrimitiveInt", { "value" } },
   { "PrimitiveFloat", { "value" } },
@@ -391,13 +396,65 @@ take_size (Graph *self, const cJSON *sampler)
     }
 }
 
+/* FALSE if the node has no LoRA that a request can hold. */
+static gboolean
+take_lora (Graph *self, const cJSON *node, GArray *loras)
+{
+  const char *path = cJSON_GetStringValue (literal (self, node, "lora_name"));
+  const cJSON *strength = literal (self, node, "strength_model");
+  const char *name = path;
+  EngineLora lora = { .strength = 1.0 };
+
+  if (path == NULL || loras->len == ENGINE_REQUEST_MAX_LORAS)
+    return FALSE;
+  for (const char *p = path; *p != '\0'; p++) /* folders are written as on the other computer */
+    if (*p == '/' || *p == '\\')
+      name = p + 1;
+  if (cJSON_IsNumber (strength))
+    lora.strength = strength->valuedouble;
+  if (*name == '\0' || g_str_equal (name, "..") || strlen (name) > 200
+      || !(lora.strength >= -8.0 && lora.strength <= 8.0))
+    return FALSE;
+  lora.file = g_strdup (name);
+  g_array_append_val (loras, lora);
+  return TRUE;
+}
+
+/* Between the sampler and the model's file: LoRAs, and what turns the schedule. */
+static void
+take_model (Graph *self, const cJSON *sampler)
+{
+  g_autoptr (GArray) loras = g_array_new (FALSE, FALSE, sizeof (EngineLora));
+  g_autoptr (GHashTable) taken = g_hash_table_new (NULL, NULL);
+  const cJSON *node = sampler;
+
+  for (int hop = 0; hop < MAX_HOPS && node != NULL; hop++)
+    {
+      const cJSON *shift = literal (self, node, "shift");
+
+      if (g_hash_table_add (taken, (gpointer)node) && input_of (node, "lora_name") != NULL
+          && !take_lora (self, node, loras))
+        g_hash_table_remove (taken, node);
+      if (cJSON_IsNumber (shift) && shift->valuedouble != USUAL_SHIFT)
+        {
+          g_autofree char *text = g_strdup_printf ("%g", shift->valuedouble);
+
+          ignore (self, "Shift", text);
+        }
+      node = linked (self, first_input (node, TO_MODEL));
+    }
+  self->request->n_loras = loras->len;
+  self->request->loras = (EngineLora *)(void *)g_array_free (g_steal_pointer (&loras), FALSE);
+  cJSON_ArrayForEach (node, self->nodes) if (!g_hash_table_contains (taken, node))
+      ignore_text (self, node, "lora_name", "LoRA", NULL);
+}
+
 /* What has no equal here but changes the picture. */
 static void
 report_rest (Graph *self, const cJSON *sampler)
 {
   static const char *const models[] = { "unet_name", "ckpt_name", NULL };
   const cJSON *denoise = literal (self, find_with (self, sampler, TO_SIGMAS, "denoise"), "denoise");
-  const cJSON *node;
 
   ignore_text (self, find_with (self, sampler, TO_SAMPLER, "sampler_name"), "sampler_name",
                "Sampler", "euler");
@@ -411,7 +468,6 @@ report_rest (Graph *self, const cJSON *sampler)
     }
   for (int i = 0; models[i] != NULL; i++)
     ignore_text (self, find_with (self, sampler, TO_MODEL, models[i]), models[i], "Model", NULL);
-  cJSON_ArrayForEach (node, self->nodes) ignore_text (self, node, "lora_name", "LoRA", NULL);
 }
 
 EngineRequest *
@@ -444,6 +500,7 @@ engine_request_from_comfyui (const char *text, gsize length, char **ignored, GEr
   take_size (&graph, sampler);
   take_guidance (&graph, sampler);
   take_prompts (&graph, sampler);
+  take_model (&graph, sampler);
   report_rest (&graph, sampler);
   if (!engine_request_validate (request, error))
     return NULL;

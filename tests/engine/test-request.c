@@ -261,9 +261,12 @@ test_comfyui (void)
   g_autoptr (GError) error = NULL;
   g_autoptr (EngineRequest) r = from_comfyui (
       "{'1':{'class_type':'UNETLoader','inputs':{'unet_name':'z_image.safetensors'}},"
-      "'2':{'class_type':'LoraLoaderModelOnly','inputs':{'model':['1',0],'lora_name':'ink'}},"
+      "'2':{'class_type':'LoraLoaderModelOnly','inputs':{'model':['1',0],"
+      "'lora_name':'z-image\\\\ink.safetensors','strength_model':0.6}},"
+      "'57:11':{'class_type':'ModelSamplingAuraFlow','inputs':{'model':['2',0],'shift':5}},"
+      "'12':{'class_type':'LoraLoader','inputs':{'model':['1',0],'lora_name':'elsewhere'}},"
       "'3':{'class_type':'KSampler','inputs':{'seed':18446744073709551615,'steps':9,'cfg':3.5,"
-      "'sampler_name':'res_multistep','scheduler':'simple','denoise':1.0,'model':['2',0],"
+      "'sampler_name':'res_multistep','scheduler':'simple','denoise':1.0,'model':['57:11',0],"
       "'positive':['6',0],'negative':['7',0],'latent_image':['5',0]},'is_changed':[NaN]},"
       "'5':{'class_type':'EmptySD3LatentImage','inputs':{'width':768,'height':['8',0]}},"
       "'6':{'class_type':'CLIPTextEncode','inputs':{'text':['9',0]}},"
@@ -280,7 +283,12 @@ test_comfyui (void)
   g_assert_cmpint (r->width, ==, 768);
   g_assert_cmpint (r->height, ==, 1360);
   g_assert_cmpfloat (r->guidance, ==, 2.5);
-  g_assert_cmpstr (ignored, ==, "Sampler: res_multistep\nModel: z_image.safetensors\nLoRA: ink\n");
+  g_assert_cmpuint (r->n_loras, ==, 1);
+  g_assert_cmpstr (r->loras[0].file, ==, "ink.safetensors");
+  g_assert_cmpfloat (r->loras[0].strength, ==, 0.6);
+  g_assert_cmpstr (
+      ignored, ==,
+      "Shift: 5\nLoRA: elsewhere\nSampler: res_multistep\nModel: z_image.safetensors\n");
 }
 
 /* The sampler in parts: noise, guider, sampler and sigmas are nodes of their own. */
@@ -317,10 +325,15 @@ test_comfyui_workflow (void)
   g_autoptr (GError) error = NULL;
   g_autoptr (EngineRequest) r = from_comfyui (
       "{'nodes':[{'id':1,'type':'KSampler','widgets_values':[7,'fixed',9,1,'euler','simple',1],"
-      "'inputs':[{'name':'positive','link':2},{'name':'latent_image','link':3}]},"
+      "'inputs':[{'name':'positive','link':2},{'name':'latent_image','link':3},"
+      "{'name':'model','link':5}]},"
+      "{'id':4,'type':'ModelSamplingAuraFlow','widgets_values':[3],"
+      "'inputs':[{'name':'model','link':6}]},"
+      "{'id':5,'type':'LoraLoader','widgets_values':['ink.safetensors',-0.5,1]},"
       "{'id':2,'type':'CLIPTextEncode','widgets_values':['a \\'fox\\'']},"
       "{'id':3,'type':'EmptyLatentImage','widgets_values':[512,640,1]}],"
-      "'links':[[2,2,0,1,0,'CONDITIONING'],[3,3,0,1,1,'LATENT'],'no link',[4]]}",
+      "'links':[[2,2,0,1,0,'CONDITIONING'],[3,3,0,1,1,'LATENT'],'no link',[4],"
+      "[5,4,0,1,2,'MODEL'],[6,5,0,4,0,'MODEL']]}",
       &ignored, &error);
 
   g_assert_no_error (error);
@@ -329,6 +342,9 @@ test_comfyui_workflow (void)
   g_assert_cmpint (r->steps, ==, 9);
   g_assert_cmpint (r->width, ==, 512);
   g_assert_cmpint (r->height, ==, 640);
+  g_assert_cmpuint (r->n_loras, ==, 1);
+  g_assert_cmpstr (r->loras[0].file, ==, "ink.safetensors");
+  g_assert_cmpfloat (r->loras[0].strength, ==, -0.5);
   g_assert_cmpstr (ignored, ==, "");
 }
 

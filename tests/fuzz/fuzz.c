@@ -50,6 +50,7 @@ fuzz_file (const char *name, const void *data, gsize size)
 {
   g_free (path);
   path = g_build_filename (fuzz_folder (), name, NULL);
+  g_unlink (path); /* GLib 2.74 does not truncate: a longer input's end would stay */
   g_assert_true (
       g_file_set_contents_full (path, data, (gssize)size, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
   return path;

@@ -96,7 +96,7 @@ static int
 open_unnamed (const char *place)
 {
   g_autofree char *folder = g_path_get_dirname (place);
-  int fd = g_open (folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  int fd = g_open (folder, O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
 
   if (fd >= 0 && access ("/proc/self/fd", X_OK) != 0)
     {
@@ -104,6 +104,27 @@ open_unnamed (const char *place)
       return -1;
     }
   return fd;
+}
+
+/* For sandboxes that allow no links: what was written, once more, under a temporary name. */
+static gboolean
+copy_to_name (AtomicFile *self)
+{
+  g_autofree char *name = name_temporary (self->place, RANDOM_PART);
+  g_autofree char *piece = g_malloc (1 << 20);
+  int copy = g_mkstemp_full (name, O_WRONLY | O_CLOEXEC, 0666), unnamed = self->fd;
+  gssize got;
+
+  if (copy < 0)
+    return FALSE;
+  self->fd = copy; /* where atomic_file_write writes */
+  self->temporary = g_steal_pointer (&name);
+  lseek (unnamed, 0, SEEK_SET);
+  while ((got = read (unnamed, piece, 1 << 20)) > 0
+         && atomic_file_write (self, piece, (gsize)got, NULL))
+    ;
+  close (unnamed);
+  return got == 0 && fsync (copy) == 0;
 }
 
 /* A name beside `place`, which the rename then takes: a link cannot replace a file. */
@@ -125,7 +146,7 @@ give_name (AtomicFile *self)
       if (errno != EEXIST)
         break;
     }
-  return FALSE;
+  return copy_to_name (self);
 }
 
 /* So that a power cut does not take the new name back. A disk that cannot has done its best. */
@@ -190,10 +211,11 @@ atomic_file_write (AtomicFile *self, const void *data, gsize bytes, GError **err
 gboolean
 atomic_file_commit (AtomicFile *self, GError **error)
 {
-  int fd = self->fd;
+  int fd;
 
-  if (fsync (fd) != 0 || (self->temporary == NULL && !give_name (self)))
+  if (fsync (self->fd) != 0 || (self->temporary == NULL && !give_name (self)))
     return fail (self, errno, error);
+  fd = self->fd;
   self->fd = -1;
   if (close (fd) != 0)
     return fail (self, errno, error);

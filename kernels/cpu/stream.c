@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 /* -- what the machine has ----------------------------------------------------------------- */
 
@@ -37,9 +38,15 @@ static uint64_t
 memory_field (const char *field)
 {
   char text[64];
+  struct sysinfo info;
 
-  return read_field ("/proc/meminfo", field, text, sizeof text) ? strtoull (text, NULL, 10) * 1024
-                                                                : 0;
+  if (read_field ("/proc/meminfo", field, text, sizeof text))
+    return strtoull (text, NULL, 10) * 1024;
+  /* Without /proc, or a descriptor to read it by: the page cache is not counted as free then. */
+  if (sysinfo (&info) != 0)
+    return 0;
+  return (uint64_t)info.mem_unit
+         * (strcmp (field, "MemTotal") == 0 ? info.totalram : info.freeram + info.bufferram);
 }
 
 /* Cores, not hyperthreads: two threads of one core only fight for its multipliers. */

@@ -41,6 +41,8 @@ struct _TesseraCanvas
   /* Of a drag: where it began, and the centre then */
   double drag_x, drag_y, drag_centre_x, drag_centre_y;
   gboolean drag_divider;
+  double pointer_x, pointer_y; /* where it was last */
+  double pinch;                /* how far the fingers had spread then */
 };
 
 /* canvas.c: where things are. `layers` are the shown or the wanted ones; the first is not NULL. */
@@ -58,6 +60,12 @@ void canvas_get_visible_rect (TesseraCanvas *self, graphene_rect_t *visible);
 float canvas_divider_x (TesseraCanvas *self);
 /* Something is shown anew. */
 void canvas_update (TesseraCanvas *self);
+/* What is at that point of the widget stays there. */
+void canvas_zoom_to (TesseraCanvas *self, double zoom, double x, double y);
+void canvas_set_centre (TesseraCanvas *self, double x, double y);
+
+/* canvas-input.c */
+void canvas_add_controllers (TesseraCanvas *self);
 
 /* canvas-copies.c: makes what is wanted and the size at which it is seen come true. */
 void canvas_update_copies (TesseraCanvas *self);

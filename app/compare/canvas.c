@@ -6,7 +6,6 @@
 
 #define GAP      12.0f /* between two pictures, and from them to the scale */
 #define MAX_ZOOM 16.0
-#define GRIP     16.0f /* half the width in which the divider is caught */
 
 G_DEFINE_FINAL_TYPE (TesseraCanvas, canvas, GTK_TYPE_WIDGET)
 
@@ -161,61 +160,6 @@ canvas_update (TesseraCanvas *self)
   gtk_widget_queue_draw (GTK_WIDGET (self));
 }
 
-/* -- Pointer ------------------------------------------------------------------------------------
- */
-
-static void
-set_split_at (TesseraCanvas *self, double x)
-{
-  graphene_rect_t visible;
-  double share;
-
-  canvas_get_visible_rect (self, &visible);
-  share = CLAMP ((x - visible.origin.x) / visible.size.width, 0, 1);
-  g_object_set (self, "split", canvas_is_rtl (self) ? 1 - share : share, NULL);
-}
-
-static void
-on_drag_begin (TesseraCanvas *self, double x, double y)
-{
-  self->drag_x = x;
-  self->drag_y = y;
-  self->drag_centre_x = self->centre_x;
-  self->drag_centre_y = self->centre_y;
-  /* Without a zoom there is nothing to pan, so the whole picture moves the divider. */
-  self->drag_divider = canvas_effective_mode (self, self->layers) == VIEW_SLIDER
-                       && (self->zoom <= 0 || fabs (x - canvas_divider_x (self)) < GRIP);
-  if (self->drag_divider)
-    set_split_at (self, x);
-}
-
-static void
-on_drag_update (TesseraCanvas *self, double dx, double dy)
-{
-  graphene_rect_t rect;
-
-  if (self->layers[FIRST] == NULL)
-    return;
-  if (self->drag_divider)
-    {
-      set_split_at (self, self->drag_x + dx);
-      return;
-    }
-  canvas_get_picture_rect (self, &rect);
-  self->centre_x = CLAMP (self->drag_centre_x - dx / rect.size.width, 0, 1);
-  self->centre_y = CLAMP (self->drag_centre_y - dy / rect.size.height, 0, 1);
-  gtk_widget_queue_draw (GTK_WIDGET (self));
-}
-
-static gboolean
-on_scroll (TesseraCanvas *self, double dx, double dy, GtkEventController *controller)
-{
-  if ((gtk_event_controller_get_current_event_state (controller) & GDK_CONTROL_MASK) == 0)
-    return GDK_EVENT_PROPAGATE;
-  canvas_zoom (self, pow (1.25, -dy));
-  return GDK_EVENT_STOP;
-}
-
 /* -- Properties ---------------------------------------------------------------------------------
  */
 
@@ -234,20 +178,74 @@ canvas_set_zoom (TesseraCanvas *self, double zoom)
   g_object_notify_by_pspec (G_OBJECT (self), properties[PROP_ZOOM]);
 }
 
+/* The pane in which a point is, and where the picture is there. */
+static void
+get_rects_at (TesseraCanvas *self, double x, double y, graphene_rect_t *pane, graphene_rect_t *rect)
+{
+  canvas_get_pane (self, self->layers, 1, pane);
+  if (!graphene_rect_contains_point (pane, &GRAPHENE_POINT_INIT (x, y)))
+    canvas_get_pane (self, self->layers, 0, pane);
+  canvas_place_picture (self, self->layers, pane, rect);
+}
+
+static double
+fit_zoom_of (TesseraCanvas *self)
+{
+  graphene_rect_t pane;
+
+  canvas_get_pane (self, self->layers, 0, &pane);
+  return fit_zoom (self->layers[FIRST], &pane) * gtk_widget_get_scale_factor (GTK_WIDGET (self));
+}
+
+void
+canvas_zoom_to (TesseraCanvas *self, double zoom, double x, double y)
+{
+  graphene_rect_t pane, rect;
+  double share_x, share_y;
+
+  if (self->layers[FIRST] == NULL)
+    return;
+  get_rects_at (self, x, y, &pane, &rect);
+  share_x = (x - rect.origin.x) / rect.size.width;
+  share_y = (y - rect.origin.y) / rect.size.height;
+  canvas_set_zoom (self, zoom);
+  if (self->zoom <= 0)
+    return;
+  canvas_place_picture (self, self->layers, &pane, &rect);
+  canvas_set_centre (self, share_x + (pane.origin.x + pane.size.width / 2 - x) / rect.size.width,
+                     share_y + (pane.origin.y + pane.size.height / 2 - y) / rect.size.height);
+}
+
+void
+canvas_zoom_at (TesseraCanvas *self, double factor, double x, double y)
+{
+  double fit, zoom;
+
+  if (self->layers[FIRST] == NULL)
+    return;
+  fit = fit_zoom_of (self);
+  zoom = factor * (self->zoom > 0 ? self->zoom : fit);
+  /* Smaller than the window is no use: then it fits. */
+  canvas_zoom_to (self, zoom <= fit ? 0 : zoom, x, y);
+}
+
 void
 canvas_zoom (TesseraCanvas *self, double factor)
 {
   graphene_rect_t pane;
-  double from = self->zoom, fit;
 
   if (self->layers[FIRST] == NULL)
     return;
   canvas_get_pane (self, self->layers, 0, &pane);
-  fit = fit_zoom (self->layers[FIRST], &pane) * gtk_widget_get_scale_factor (GTK_WIDGET (self));
-  if (from <= 0)
-    from = fit;
-  /* Smaller than the window is no use: then it fits. */
-  canvas_set_zoom (self, from * factor <= fit ? 0 : from * factor);
+  canvas_zoom_at (self, factor, pane.origin.x + pane.size.width / 2, pane.size.height / 2);
+}
+
+void
+canvas_set_centre (TesseraCanvas *self, double x, double y)
+{
+  self->centre_x = CLAMP (x, 0, 1);
+  self->centre_y = CLAMP (y, 0, 1);
+  gtk_widget_queue_draw (GTK_WIDGET (self));
 }
 
 void
@@ -385,14 +383,12 @@ canvas_class_init (TesseraCanvasClass *klass)
 static void
 canvas_init (TesseraCanvas *self)
 {
-  GtkGesture *drag = gtk_gesture_drag_new ();
-  GtkEventController *scroll
-      = gtk_event_controller_scroll_new (GTK_EVENT_CONTROLLER_SCROLL_VERTICAL);
   GtkAdjustment *adjustment;
 
   self->split = 0.5;
   self->centre_x = self->centre_y = 0.5;
   gtk_widget_set_overflow (GTK_WIDGET (self), GTK_OVERFLOW_HIDDEN);
+  gtk_widget_set_focusable (GTK_WIDGET (self), TRUE);
 
   self->scale = gtk_scale_new_with_range (GTK_ORIENTATION_HORIZONTAL, 0, 1, 0.01);
   gtk_scale_set_draw_value (GTK_SCALE (self->scale), FALSE);
@@ -403,10 +399,5 @@ canvas_init (TesseraCanvas *self)
   adjustment = gtk_range_get_adjustment (GTK_RANGE (self->scale));
   g_object_bind_property (self, "split", adjustment, "value",
                           G_BINDING_BIDIRECTIONAL | G_BINDING_SYNC_CREATE);
-
-  g_signal_connect_swapped (drag, "drag-begin", G_CALLBACK (on_drag_begin), self);
-  g_signal_connect_swapped (drag, "drag-update", G_CALLBACK (on_drag_update), self);
-  gtk_widget_add_controller (GTK_WIDGET (self), GTK_EVENT_CONTROLLER (drag));
-  g_signal_connect_swapped (scroll, "scroll", G_CALLBACK (on_scroll), self);
-  gtk_widget_add_controller (GTK_WIDGET (self), scroll);
+  canvas_add_controllers (self);
 }

@@ -39,6 +39,8 @@ gboolean canvas_get_swapped (TesseraCanvas *self);
 
 /* Multiplies the zoom, keeping the middle where it is; 0 fits. */
 void canvas_zoom (TesseraCanvas *self, double factor);
+/* The same around a point of the widget, where it leaves what is there. */
+void canvas_zoom_at (TesseraCanvas *self, double factor, double x, double y);
 void canvas_set_zoom (TesseraCanvas *self, double zoom);
 
 /* Where the first picture is drawn, in the widget's coordinates. */

@@ -184,6 +184,40 @@ test_zoom (Fixture *f, gconstpointer data)
   g_assert_cmpfloat (rect.origin.x, >=, 0);
 }
 
+/* Where in the picture, from 0 to 1, that place across the widget is. */
+static double
+share_at (Fixture *f, double x)
+{
+  graphene_rect_t rect;
+
+  canvas_get_picture_rect (f->canvas, &rect);
+  return (x - rect.origin.x) / rect.size.width;
+}
+
+/* What the pointer is on stays under it, in the second pane too. */
+static void
+test_zoom_at (Fixture *f, gconstpointer data)
+{
+  const double width = gtk_widget_get_width (GTK_WIDGET (f->canvas));
+  const double height = gtk_widget_get_height (GTK_WIDGET (f->canvas));
+  double before;
+
+  compare_view_set_pictures (f->view, f->first, NULL);
+  settle (f->window);
+  before = share_at (f, 0.4 * width);
+  canvas_zoom_at (f->canvas, 4, 0.4 * width, 0.5 * height);
+  canvas_zoom_at (f->canvas, 1.5, 0.4 * width, 0.5 * height);
+  g_assert_cmpfloat_with_epsilon (share_at (f, 0.4 * width), before, 0.01);
+  canvas_set_zoom (f->canvas, 0);
+
+  show_pair (f, VIEW_SIDE_BY_SIDE);
+  before = share_at (f, 0.2 * width);
+  canvas_zoom_at (f->canvas, 4, 0.2 * width + (width + 12) / 2, 0.5 * height);
+  g_assert_cmpfloat_with_epsilon (share_at (f, 0.2 * width), before, 0.01);
+  canvas_zoom_at (f->canvas, 1e-3, 0, 0);
+  g_assert_cmpfloat (share_at (f, 0), <=, 0);
+}
+
 static void
 test_refused (Fixture *f, gconstpointer data)
 {
@@ -292,6 +326,7 @@ main (int argc, char *argv[])
   ADD ("scale", test_scale);
   ADD ("difference", test_difference);
   ADD ("zoom", test_zoom);
+  ADD ("zoom-at", test_zoom_at);
   ADD ("refused", test_refused);
   ADD ("details", test_details);
   ADD ("join", test_join);

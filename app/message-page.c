@@ -72,10 +72,17 @@ static const Page PAGES[] = {
   [MESSAGE_EMPTY_SMALL] = {
     "io.github.tesseraimage.Tessera-symbolic",
     N_ ("No Images Yet"),
-    N_ ("Describe an image, then choose Generate. The built-in model is small and quick; larger ones "
-        "draw better."),
+    N_ ("Describe an image, then choose Generate. The built-in model draws a few hundred simple "
+        "things by their English names; larger ones draw better."),
     NULL, NULL,
+    N_ ("Try an E_xample"), "win.try-example",
     N_ ("_Models…"), "app.show-models",
+  },
+  [MESSAGE_MAKING] = {
+    "io.github.tesseraimage.Tessera-symbolic",
+    N_ ("The First Image Is Being Made"),
+    N_ ("It shows itself here after the first step"),
+    NULL, NULL, NULL, NULL,
   },
   [MESSAGE_MEMORY] = {
     "dialog-warning-symbolic",

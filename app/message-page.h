@@ -17,6 +17,7 @@ typedef enum
   MESSAGE_LOST,        /* the device failed; only a new start helps */
   MESSAGE_EMPTY,       /* no picture yet */
   MESSAGE_EMPTY_SMALL, /* the same, and there are better models than the one in use */
+  MESSAGE_MAKING,      /* the first one is on its way */
   MESSAGE_MEMORY,      /* a picture did not fit */
   MESSAGE_FAILED,      /* a picture could not be made for another reason */
 } MessageState;

@@ -58,6 +58,16 @@ generate (GSimpleAction *action, GVariant *parameter, gpointer data)
     }
 }
 
+/* In words that the built-in model knows, so not translated. */
+static void
+try_example (GSimpleAction *action, GVariant *parameter, gpointer data)
+{
+  TesseraWindow *self = data;
+
+  controls_set_prompt (self->controls, "a cat to the left of a house in a meadow");
+  g_action_group_activate_action (G_ACTION_GROUP (self), "generate", NULL);
+}
+
 static void
 cancel (GSimpleAction *action, GVariant *parameter, gpointer data)
 {
@@ -65,6 +75,8 @@ cancel (GSimpleAction *action, GVariant *parameter, gpointer data)
 
   if (job != NULL)
     job_cancel (job);
+  else
+    gtk_window_unfullscreen (data);
 }
 
 static void
@@ -151,10 +163,22 @@ next (GSimpleAction *action, GVariant *parameter, gpointer data)
   history_strip_move (TESSERA_WINDOW (data)->strip, 1);
 }
 
+/* The desktop may have done it. */
+void
+window_fullscreen_changed (TesseraWindow *self)
+{
+  GAction *action = g_action_map_lookup_action (G_ACTION_MAP (self), "fullscreen");
+
+  if (action == NULL)
+    return;
+  g_simple_action_set_state (G_SIMPLE_ACTION (action),
+                             g_variant_new_boolean (gtk_window_is_fullscreen (GTK_WINDOW (self))));
+  window_update_actions (self);
+}
+
 static void
 change_fullscreen (GSimpleAction *action, GVariant *state, gpointer data)
 {
-  g_simple_action_set_state (action, state);
   if (g_variant_get_boolean (state))
     gtk_window_fullscreen (data);
   else
@@ -405,6 +429,7 @@ window_add_actions (TesseraWindow *self)
 {
   static const GActionEntry entries[] = {
     { "generate", generate, NULL, NULL, NULL, { 0 } },
+    { "try-example", try_example, NULL, NULL, NULL, { 0 } },
     { "cancel", cancel, NULL, NULL, NULL, { 0 } },
     { "new-seed", new_seed, NULL, NULL, NULL, { 0 } },
     { "focus-prompt", focus_prompt, NULL, NULL, NULL, { 0 } },

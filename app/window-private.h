@@ -27,6 +27,7 @@ struct _TesseraWindow
   /* Template Widgets */
   AdwToastOverlay *toasts;
   GtkWidget *right; /* all of the picture side */
+  GtkWidget *view_switch;
   GtkStack *pages, *content;
   TesseraMessagePage *message, *empty, *problem;
   TesseraControls *controls;
@@ -54,6 +55,7 @@ struct _TesseraWindow
   Nvml *nvml; /* used by one pool thread at a time, and freed when there is none */
 
   gboolean has_model, fits;
+  gboolean has_better;                /* there are better models than the one in use */
   gboolean reading_shares, no_shares; /* see memory_gauge_set_shares */
   WindowAdvice next, failed;          /* for what the controls ask for, and what did not fit */
   guint inhibited;                    /* cookie, or 0 */
@@ -88,6 +90,7 @@ void window_add_lora (TesseraWindow *self, GFile *file); /* copies it, and uses 
 
 /* window-actions.c */
 void window_add_actions (TesseraWindow *self);
+void window_fullscreen_changed (TesseraWindow *self); /* by whomever */
 void window_set_enabled (TesseraWindow *self, const char *action, gboolean enabled);
 
 G_END_DECLS

@@ -69,10 +69,15 @@ window_update_actions (TesseraWindow *self)
   const gboolean running = queue_get_running (self->queue) != NULL;
 
   window_set_enabled (self, "generate", main_page && self->has_model && self->fits);
+  window_set_enabled (self, "try-example", main_page && self->has_model && self->fits);
   run_bar_set_reason (self->run_bar,
                       self->fits ? NULL : _ ("The image does not fit into the memory"));
-  window_set_enabled (self, "cancel", running);
+  /* Escape also leaves the full screen. */
+  window_set_enabled (self, "cancel", running || gtk_window_is_fullscreen (GTK_WINDOW (self)));
   window_set_enabled (self, "view", pair);
+  gtk_widget_set_tooltip_text (
+      self->view_switch,
+      pair ? NULL : _ ("To compare, generate both precisions or select two images in the history"));
   window_set_enabled (self, "blink", pair);
   window_set_enabled (self, "save-pair", pair);
   window_set_enabled (self, "save", picture);
@@ -153,6 +158,18 @@ window_offer_undo (TesseraWindow *self, const char *text, const char *action)
   adw_toast_overlay_add_toast (self->toasts, self->undo);
 }
 
+/* What the picture side says while it has none. */
+static void
+show_empty (TesseraWindow *self)
+{
+  MessageState state = self->has_better ? MESSAGE_EMPTY_SMALL : MESSAGE_EMPTY;
+
+  if (self->job != NULL)
+    state = MESSAGE_MAKING;
+  if (message_page_get_state (self->empty) != state)
+    message_page_show (self->empty, state, NULL);
+}
+
 void
 window_set_model (TesseraWindow *self, const ModelInfo *model)
 {
@@ -163,8 +180,8 @@ window_set_model (TesseraWindow *self, const ModelInfo *model)
   opened = !self->has_model;
   self->has_model = TRUE;
   self->fits = TRUE;
-  message_page_show (self->empty,
-                     models_has_better (model->path) ? MESSAGE_EMPTY_SMALL : MESSAGE_EMPTY, NULL);
+  self->has_better = models_has_better (model->path);
+  show_empty (self);
   controls_set_model (self->controls, model);
   gtk_stack_set_visible_child_name (self->pages, "main");
   if (opened) /* who begins to type means the prompt */
@@ -216,6 +233,7 @@ on_running_changed (TesseraWindow *self)
   if (job != NULL)
     g_signal_connect_object (job, "notify::preview", G_CALLBACK (on_preview), self,
                              G_CONNECT_SWAPPED);
+  show_empty (self);
   set_inhibited (self, job != NULL);
   window_update_memory (self);
   window_plan (self); /* what is held has changed, and how long things take is known better */
@@ -479,7 +497,7 @@ window_class_init (TesseraWindowClass *klass)
     CHILD (problem),     CHILD (controls),   CHILD (view),
     CHILD (gauge),       CHILD (advice),     CHILD (run_bar),
     CHILD (report),      CHILD (strip),      CHILD (history_revealer),
-    CHILD (menu_button), CHILD (entry_menu),
+    CHILD (menu_button), CHILD (entry_menu), CHILD (view_switch),
 #undef CHILD
   };
 
@@ -523,5 +541,6 @@ window_init (TesseraWindow *self)
   g_signal_connect_swapped (self->controls, "changed", G_CALLBACK (window_plan), self);
   g_signal_connect_swapped (self->strip, "chosen", G_CALLBACK (window_show_chosen), self);
   g_signal_connect (self, "notify::is-active", G_CALLBACK (on_active_changed), NULL);
+  g_signal_connect (self, "notify::fullscreened", G_CALLBACK (window_fullscreen_changed), NULL);
   window_watch_memory (self);
 }

@@ -133,6 +133,10 @@ on_measured (GObject *source, GAsyncResult *result, gpointer data)
     }
   self->difference = g_steal_pointer (&difference);
   gtk_label_set_label (self->figures, self->difference->text);
+  gtk_widget_set_tooltip_text (
+      GTK_WIDGET (self->figures),
+      _ ("Difference: the mean over all pixels and colors.\nPSNR: higher is closer.\n"
+         "SSIM: 1 for equal structures.\nFLIP: 0 for what eyes cannot tell apart."));
   show_textures (self);
 }
 
@@ -193,6 +197,7 @@ compare_view_set_pictures (TesseraCompareView *self, TesseraPicture *first, Tess
   show_caption (self->first_button, self->first_caption, self->first_details, first);
   show_caption (self->second_button, self->second_caption, self->second_details, second);
   gtk_label_set_label (self->figures, why != NULL ? why : "");
+  gtk_widget_set_tooltip_text (GTK_WIDGET (self->figures), NULL);
   show_textures (self);
   gtk_accessible_update_property (
       GTK_ACCESSIBLE (self->canvas), GTK_ACCESSIBLE_PROPERTY_LABEL,

@@ -25,11 +25,11 @@ G_DEFINE_FINAL_TYPE (TesseraMemoryGauge, memory_gauge, GTK_TYPE_WIDGET)
 char *
 format_memory (guint64 bytes)
 {
-  const double gigabytes = bytes / (1024.0 * 1024 * 1024);
+  const double gibibytes = bytes / (1024.0 * 1024 * 1024);
 
-  if (gigabytes < 0.1)
-    return g_strdup_printf (_ ("%.0f MB"), bytes / (1024.0 * 1024));
-  return g_strdup_printf (_ ("%.1f GB"), gigabytes);
+  if (gibibytes < 0.1)
+    return g_strdup_printf (_ ("%.0f MiB"), bytes / (1024.0 * 1024));
+  return g_strdup_printf (_ ("%.1f GiB"), gibibytes);
 }
 
 /* `reserved` is all that the engine holds, and what it holds is for something or kept for later. */
@@ -123,6 +123,9 @@ show_forecast (TesseraMemoryGauge *self)
   available = format_memory (self->plan.available);
   if (!self->plan.fits)
     text = g_strdup_printf (_ ("The next image needs %s, but %s are available"), peak, available);
+  else if (self->plan.seconds >= 90)
+    text = g_strdup_printf (_ ("The next image needs %s and about %.0f min"), peak,
+                            self->plan.seconds / 60);
   else if (self->plan.seconds >= 1)
     text = g_strdup_printf (_ ("The next image needs %s and about %.0f s"), peak,
                             self->plan.seconds);

@@ -110,10 +110,10 @@ describe_cards (const CatalogueModel *model)
   if (model->min_memory == 0)
     return NULL;
   if (model->min_sm >= 120)
-    return g_strdup_printf (_ ("for GeForce RTX 50 from %s"), memory);
+    return g_strdup_printf (_ ("for GeForce RTX 50 with %s or more"), memory);
   if (model->max_sm < 120)
-    return g_strdup_printf (_ ("for GeForce RTX 20 to 40 from %s"), memory);
-  return g_strdup_printf (_ ("for graphics cards from %s"), memory);
+    return g_strdup_printf (_ ("for GeForce RTX 20 to 40 with %s or more"), memory);
+  return g_strdup_printf (_ ("for graphics cards with %s or more"), memory);
 }
 
 static char *

@@ -4,6 +4,8 @@
  */
 #include "app/history/history-strip.h"
 #include "app/history/restore-report.h"
+#include "app/memory/memory-gauge.h"
+#include "app/message-page.h"
 #include "window-fixture.h"
 
 #include <string.h>
@@ -141,6 +143,43 @@ test_begin (Fixture *f, gconstpointer data)
   gtk_window_destroy (GTK_WINDOW (again));
 }
 
+/* What to do first, that it is being done, and then the picture. */
+static void
+test_example (Fixture *f, gconstpointer data)
+{
+  TesseraMessagePage *empty = template_child (f->window, TESSERA_TYPE_WINDOW, "empty");
+  GtkWidget *view_switch = template_child (f->window, TESSERA_TYPE_WINDOW, "view_switch");
+  const EngineRequest *request;
+
+  fixture_open_tiny (f);
+  g_assert_cmpint (message_page_get_state (empty), !=, MESSAGE_MAKING);
+  g_assert_nonnull (gtk_widget_get_tooltip_text (view_switch));
+  fixture_activate (f, "try-example");
+  g_assert_cmpint (message_page_get_state (empty), ==, MESSAGE_MAKING);
+  WAIT_FOR (f->finished == 1);
+  g_assert_cmpint (message_page_get_state (empty), !=, MESSAGE_MAKING);
+  g_assert_cmpstr (fixture_shown (f), ==, "picture");
+  request = picture_get_request (compare_view_get_first (window_get_view (f->window)));
+  g_assert_nonnull (strstr (request->prompt, "a cat"));
+}
+
+/* Long times are said in minutes, and memory in the units of the engine's own messages. */
+static void
+test_forecast (Fixture *f, gconstpointer data)
+{
+  gpointer gauge = template_child (f->window, TESSERA_TYPE_WINDOW, "gauge");
+  GtkLabel *label = template_child (gauge, TESSERA_TYPE_MEMORY_GAUGE, "forecast");
+  EnginePlan plan = { .peak = 14ull << 30, .available = 24ull << 30, .fits = TRUE };
+
+  plan.seconds = 6;
+  memory_gauge_set_plan (gauge, &plan);
+  g_assert_cmpstr (gtk_label_get_label (label), ==, "The next image needs 14.0 GiB and about 6 s");
+  plan.seconds = 4423;
+  memory_gauge_set_plan (gauge, &plan);
+  g_assert_cmpstr (gtk_label_get_label (label), ==,
+                   "The next image needs 14.0 GiB and about 74 min");
+}
+
 static void
 test_new_seed (Fixture *f, gconstpointer data)
 {
@@ -251,6 +290,8 @@ main (int argc, char *argv[])
   ADD ("batch", test_batch);
   ADD ("delete", test_delete);
   ADD ("begin", test_begin);
+  ADD ("example", test_example);
+  ADD ("forecast", test_forecast);
   ADD ("new-seed", test_new_seed);
   ADD ("restore", test_restore);
   ADD ("restore-fails", test_restore_fails);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/controls.h"
 
+#include "app/wheel.h"
+
 #include <adwaita.h>
 #include <glib/gi18n.h>
 
@@ -548,6 +550,7 @@ controls_init (TesseraControls *self)
   GtkAdjustment *plain[4];
 
   gtk_widget_init_template (GTK_WIDGET (self));
+  wheel_pass_on (GTK_WIDGET (self));
   self->device_ids = g_ptr_array_new_with_free_func (g_free);
   fill_sizes (self);
 

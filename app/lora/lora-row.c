@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "app/lora/lora-row.h"
 
+#include "app/wheel.h"
+
 #include <glib/gi18n.h>
 #include <math.h>
 #include <string.h>
@@ -329,6 +331,7 @@ lora_row_init (TesseraLoraRow *self)
 {
   self->available = TRUE;
   gtk_widget_init_template (GTK_WIDGET (self));
+  wheel_pass_on (GTK_WIDGET (self));
   gtk_scale_add_mark (self->scale, 0, GTK_POS_BOTTOM, NULL);
   gtk_scale_add_mark (self->scale, 1, GTK_POS_BOTTOM, NULL);
   gtk_scale_set_format_value_func (self->scale, format_strength, NULL, NULL);

@@ -95,6 +95,44 @@ test_help (void)
   gtk_window_destroy (GTK_WINDOW (help));
 }
 
+/* How many spin buttons and scales below `widget` would take the wheel to themselves; `seen`: of
+ * how many. */
+static guint
+count_wheel_takers (GtkWidget *widget, guint *seen)
+{
+  guint n = 0;
+
+  if (GTK_IS_SPIN_BUTTON (widget) || GTK_IS_SCALE (widget))
+    {
+      g_autoptr (GListModel) controllers = gtk_widget_observe_controllers (widget);
+
+      *seen += 1;
+      for (guint i = 0; i < g_list_model_get_n_items (controllers); i++)
+        {
+          g_autoptr (GtkEventController) controller = g_list_model_get_item (controllers, i);
+
+          n += GTK_IS_EVENT_CONTROLLER_SCROLL (controller)
+               && gtk_event_controller_get_propagation_phase (controller) != GTK_PHASE_NONE;
+        }
+    }
+  for (GtkWidget *child = gtk_widget_get_first_child (widget); child != NULL;
+       child = gtk_widget_get_next_sibling (child))
+    n += count_wheel_takers (child, seen);
+  return n;
+}
+
+/* Who scrolls through the settings must not change them. */
+static void
+test_wheel (void)
+{
+  GtkWidget *controls = g_object_ref_sink (g_object_new (TESSERA_TYPE_CONTROLS, NULL));
+  guint seen = 0;
+
+  g_assert_cmpuint (count_wheel_takers (controls, &seen), ==, 0);
+  g_assert_cmpuint (seen, >=, 7);
+  g_object_unref (controls);
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -114,5 +152,6 @@ main (int argc, char *argv[])
       g_test_add_data_func (path, GSIZE_TO_POINTER (types[i]), test_widget);
     }
   g_test_add_func ("/templates/help", test_help);
+  g_test_add_func ("/templates/wheel", test_wheel);
   return g_test_run ();
 }

@@ -36,7 +36,7 @@ def svdq_file(stem, metadata, tensors):
     """A safetensors file of (suffix, dtype, shape, repeated bytes)."""
     header, data = {"__metadata__": metadata} if metadata else {}, b""
     for suffix, dtype, shape, unit in tensors:
-        count = {"BF16": 2}.get(dtype, 1)
+        count = {"BF16": 2, "F32": 4}.get(dtype, 1)
         for extent in shape:
             count *= extent
         part = (unit * count)[:count]
@@ -68,6 +68,26 @@ def svdq():
     put("svdq", "kitchen", svdq_file("l.attention.to_q", {}, linear(
         64, 64, ("weight", "weight_scale")) + [("comfy_quant", "U8", [len(note)], note)]))
     put("svdq", "modelopt", svdq_file("l.to_q", {}, [("svdquant_lora_a", "U8", [1], b"\0")]))
+
+
+def scaled():
+    """Each format of 8 and 4 bit with scales, small; the last axis of tiles is 4 scales of 128 rows."""
+    def file(name, dtype, shape, scale, note, *more):
+        tensors = [("weight", dtype, shape, b"\x38\x31"), ("weight_scale", *scale), *more]
+        if note:
+            text = json.dumps(note).encode()
+            tensors.append(("comfy_quant", "U8", [len(text)], text))
+        put("scaled", name, svdq_file("l.to_q", {}, tensors))
+
+    one, half = b"\0\0\x80\x3f", b"\0\x3f"
+    file("fp8", "F8_E4M3", [4, 6], ("F32", [1], one), None)
+    file("fp8-rows", "F8_E5M2", [4, 6], ("BF16", [4, 1], half), None)
+    file("fp8-blocks", "F8_E4M3", [4, 6], ("F32", [4, 2], one), {"format": "float8_e4m3fn"})
+    file("mxfp8", "F8_E4M3", [8, 64], ("F8_E8M0", [128, 4], b"\x7f"), {"format": "mxfp8"})
+    file("nvfp4", "U8", [8, 32], ("F8_E4M3", [128, 4], b"\x38"), {"format": "nvfp4"},
+         ("weight_scale_2", "F32", [1], one))
+    file("int8", "I8", [4, 16], ("F32", [4], one),
+         {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 16})
 
 
 def encoder():
@@ -231,6 +251,7 @@ def requests_and_pictures():
 if __name__ == "__main__":
     safetensors()
     svdq()
+    scaled()
     encoder()
     lora()
     configs()

@@ -156,7 +156,8 @@ make_room (Course *self)
   note_memory (engine, 0);
 }
 
-/* A placement that takes less in `stage` than the one that failed; FALSE if there is none. */
+/* A placement that takes less in `stage` than the one that failed, by a sixteenth of what
+ * placements can change; FALSE if there is none. */
 static gboolean
 step_down (Course *self, const Stage *stage)
 {
@@ -174,7 +175,7 @@ step_down (Course *self, const Stage *stage)
   engine->device.ops->trim (engine->device.stream);
   note_memory (engine, 0);
 
-  limit = MIN (forecast_limit (engine), before - before / 16);
+  limit = MIN (forecast_limit (engine), before - (before - MIN (before, self->facts.working)) / 16);
   return plan_choose (&self->facts, ENGINE_OFFLOAD_AUTO, limit, forecast_host_limit (engine),
                       &self->placement);
 }

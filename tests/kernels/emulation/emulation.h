@@ -26,9 +26,29 @@ enum Order
  * bytes: that is so from the beginning. `once`: only forward, for what adds in any order. */
 void set_once (bool once);
 
+/* When the card does what has been put into its queues. Work that is tied by the events and waits
+ * that it needs leaves the same bytes in any of these. */
+enum Serving
+{
+  AT_ONCE,      /* as soon as may be */
+  LATE,         /* only what the host waits for, and what that waits for */
+  OTHERS_FIRST, /* the queue that was made first late, the others at once */
+  BY_CHANCE,    /* a little now and then */
+};
+
+/* At first what EMULATED_QUEUES in the environment says: "late", "others-first" or "by-chance". */
+void set_serving (Serving serving);
+
 /* What the device says that it is: compute capability times ten, and multiprocessors, of which
  * launchers make choices. At first what EMULATED_SM in the environment says, or else 80, and 4. */
 void set_device (int sm, int multiprocessors);
+
+/* Bytes of its memory, of 4 GiB, that other programs hold. */
+void set_others (uint64_t bytes);
+
+/* The n-th allocation from now on fails, once; 0: none. Returns how many were asked for since this
+ * was last called. */
+int fail_allocation (int n);
 
 /* Since the program began: switches from one thread to another, and blocks. */
 struct Counts

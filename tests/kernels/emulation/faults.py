@@ -49,7 +49,20 @@ FAULTS = [
     ("conv_mma", "conv_mma.cu", BARRIER, ";", 0, "ops-cuda", 80),
     ("conv_mma", "conv_mma.cu", "__syncwarp ();", ";", 0, "ops-cuda", 80),
     ("elementwise", "elementwise.cu", "if (i < n)", "if (i <= n)", 0, "ops-cuda", 80),
+    ("transfer", "transfer.cu", "CUDA_CHECK (s, cudaStreamWaitEvent (s->transfers, s->used[slot], 0));",
+     ";", 0, "memory", 80),
+    ("transfer", "transfer.cu", "CUDA_CHECK (s, cudaStreamWaitEvent (s->compute, s->arrived[slot], 0));",
+     ";", 0, "memory", 80),
+    ("memory", "memory.cu", "CUDA_CHECK (s, cudaEventSynchronize (slot->done));", ";", 0, "ops-cuda", 80),
+    ("memory", "memory.cu", "CUDA_CHECK (s, cudaStreamSynchronize (s->compute));", ";", 0, "ops-cuda", 80),
 ]
+
+# Programs that are not beside the kernels' own tests.
+PROGRAMS = {"memory": "tests/engine/emulated/test-emulated-memory"}
+ENVIRONMENT = {
+    "memory": {"EMULATED_ONCE": "1", "TESSERA_TEST_DATA": os.path.join(ROOT, "tests/data")},
+    "ops-cuda": {"EMULATED_QUEUES": "late"},
+}
 
 
 def replaced(text, old, new, number):
@@ -78,7 +91,8 @@ def verdict(build, folder, fault):
 
     with open(os.path.join(build, "compile_commands.json")) as commands:
         entry = next(e for e in json.load(commands)
-                     if e["file"].endswith(f"emulation/{kernel}.cpp"))
+                     if os.path.join(build, e["file"]).startswith(build + "/tests")
+                     and e["file"].endswith(f"emulation/{kernel}.cpp"))
     words = shlex.split(entry["command"])
     target = os.path.join(folder, "broken.o")
     words[words.index("-o") + 1] = target
@@ -89,13 +103,14 @@ def verdict(build, folder, fault):
     words[first + 1:first + 1] = ["-I" + folder]
     subprocess.run(words, cwd=build, check=True, capture_output=True)
 
-    link = shlex.split(last_command(build, f"tests/kernels/emulation/test-emulated-{test}"))
+    link = shlex.split(last_command(
+        build, PROGRAMS.get(test, f"tests/kernels/emulation/test-emulated-{test}")))
     program = os.path.join(folder, "broken")
     link[link.index("-o") + 1] = program
     link.insert(link.index("-o") + 2, target)
     subprocess.run(link, cwd=build, check=True, capture_output=True)
     run = subprocess.run([program], capture_output=True, text=True,
-                         env=dict(os.environ, EMULATED_SM=str(sm)))
+                         env=dict(os.environ, EMULATED_SM=str(sm), **ENVIRONMENT.get(test, {})))
     for line in run.stdout.split("\n"):
         if line.startswith(("not ok", "Bail out!")):
             return line

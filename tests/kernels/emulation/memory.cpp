@@ -130,7 +130,8 @@ struct Range
 
 static std::vector<Range> writable;
 static std::map<void *, Allocation> allocations;
-static size_t taken;
+static size_t taken, others;
+static int asked, failing; /* allocations */
 
 static size_t
 rounded (size_t bytes, size_t to)
@@ -142,7 +143,7 @@ void *
 device_alloc (size_t bytes)
 {
   const size_t inner = rounded (bytes > 0 ? bytes : 1, ALIGNMENT), mapped = rounded (inner, PAGE);
-  if (bytes > TOTAL - taken)
+  if (++asked == failing || bytes > device_left ())
     return NULL;
   char *pages = (char *)mmap (NULL, mapped + 2 * PAGE, PROT_NONE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -303,8 +304,32 @@ device_touch (void *memory, size_t bytes)
   writable.push_back ({ first, whole });
 }
 
+bool
+device_has (const void *p)
+{
+  const auto next = allocations.upper_bound ((void *)p);
+  return next != allocations.begin ()
+         && (const char *)p
+                < (const char *)std::prev (next)->first + std::prev (next)->second.bytes;
+}
+
 /* -- how much -----------------------------------------------------------------------------------
  */
+
+void
+set_others (uint64_t bytes)
+{
+  others = bytes;
+}
+
+int
+fail_allocation (int n)
+{
+  const int before = asked;
+  asked = 0;
+  failing = n;
+  return before;
+}
 
 size_t
 device_total ()
@@ -315,6 +340,6 @@ device_total ()
 size_t
 device_left ()
 {
-  return TOTAL - taken;
+  return taken + others < TOTAL ? TOTAL - taken - others : 0;
 }
 }

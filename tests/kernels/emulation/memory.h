@@ -20,6 +20,7 @@ void shared_end (size_t bytes);
  * freed. NULL: no memory. */
 void *device_alloc (size_t bytes);
 bool device_free (void *memory); /* false: there is no such memory */
+bool device_has (const void *p);
 
 /* Between begin and end, which pages kernels write is noted: `again` makes all memory what it was
  * at `begin`, and from the second time on, like `end`, wants that it was first left the same.

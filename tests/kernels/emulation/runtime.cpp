@@ -1,38 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The runtime of the emulated card: one device, which is the processor, on which everything is done
- * at once; only what is captured into a graph waits until that is launched. So work on two queues
- * never overlaps, and an event that is missing between them is not noticed.
+ * The runtime of the emulated card: one device, which is the processor; launches and memory. Queues
+ * are in queues.cpp.
  */
 #include "kernels/cuda/launch.cuh"
 #include "tests/kernels/emulation/memory.h"
+#include "tests/kernels/emulation/queues.h"
 
 #include <map>
 #include <stdio.h>
 #include <stdlib.h>
-#include <vector>
-
-typedef std::vector<std::function<void ()> > Works;
-
-struct CUstream_st
-{
-  Works *captured; /* NULL: not capturing */
-};
-
-struct CUevent_st
-{
-  bool recorded;
-};
-
-struct CUgraph_st
-{
-  Works works;
-};
-
-struct CUgraphExec_st
-{
-  Works works;
-};
+#include <string>
 
 namespace emulation
 {
@@ -41,10 +19,11 @@ namespace emulation
 static struct
 {
   int sm = getenv ("EMULATED_SM") ? atoi (getenv ("EMULATED_SM")) : 80, multiprocessors = 4;
-  bool once = false;
+  bool once = getenv ("EMULATED_ONCE") != NULL;
   uint32_t launches = 0;
   cudaError_t last = cudaSuccess;
   std::map<const void *, size_t> shared; /* what kernels have asked for */
+  std::map<const char *, size_t> pinned; /* memory of the host */
 } device;
 
 void
@@ -77,19 +56,10 @@ most_shared ()
   return kib << 10;
 }
 
-static cudaError_t
+cudaError_t
 failed (cudaError_t error)
 {
   return device.last = error;
-}
-
-static void
-queue_work (cudaStream_t stream, std::function<void ()> work)
-{
-  if (stream != NULL && stream->captured != NULL)
-    stream->captured->push_back (work);
-  else
-    work ();
 }
 
 /* -- launches -----------------------------------------------------------------------------------
@@ -227,12 +197,6 @@ cudaSetDevice (int number)
   return number == 0 ? cudaSuccess : failed (cudaErrorInvalidDevice);
 }
 
-cudaError_t
-cudaDeviceSynchronize ()
-{
-  return cudaSuccess;
-}
-
 /* -- memory -------------------------------------------------------------------------------------
  */
 
@@ -251,34 +215,67 @@ cudaMalloc (void **memory, size_t bytes)
   return *memory != NULL ? cudaSuccess : failed (cudaErrorMemoryAllocation);
 }
 
+/* Waits for the whole device, as the runtime does. */
 cudaError_t
 cudaFree (void *memory)
 {
-  return memory == NULL || device_free (memory) ? cudaSuccess : failed (cudaErrorInvalidValue);
+  if (memory == NULL)
+    return cudaSuccess;
+  finish_all_queues ();
+  return device_free (memory) ? cudaSuccess : failed (cudaErrorInvalidValue);
 }
 
 cudaError_t
 cudaMallocHost (void **memory, size_t bytes)
 {
   *memory = malloc (bytes);
-  return *memory != NULL ? cudaSuccess : failed (cudaErrorMemoryAllocation);
+  if (*memory == NULL)
+    return failed (cudaErrorMemoryAllocation);
+  device.pinned[(const char *)*memory] = bytes;
+  return cudaSuccess;
 }
 
+/* Waits for nothing: the manual does not promise it. */
 cudaError_t
 cudaFreeHost (void *memory)
 {
+  device.pinned.erase ((const char *)memory);
   free (memory);
   return cudaSuccess;
+}
+
+/* Memory of the host that is not pinned: the runtime reads it before it returns, and has written it
+ * when it does. */
+static bool
+is_pageable (const void *p)
+{
+  const auto next = device.pinned.upper_bound ((const char *)p);
+  return !device_has (p)
+         && (next == device.pinned.begin ()
+             || (const char *)p >= std::prev (next)->first + std::prev (next)->second);
+}
+
+static void
+copy (void *to, const void *from, size_t bytes)
+{
+  device_touch (to, bytes);
+  memmove (to, from, bytes);
 }
 
 cudaError_t
 cudaMemcpyAsync (void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
 {
-  if (bytes > 0)
-    queue_work (stream, [=] {
-      device_touch (to, bytes);
-      memmove (to, from, bytes);
-    });
+  if (bytes == 0)
+    return cudaSuccess;
+  if (is_pageable (from))
+    {
+      const std::string read ((const char *)from, bytes);
+      queue_work (stream, [=] { copy (to, read.data (), bytes); });
+    }
+  else
+    queue_work (stream, [=] { copy (to, from, bytes); });
+  if (is_pageable (to))
+    finish_queue (stream);
   return cudaSuccess;
 }
 
@@ -303,115 +300,4 @@ cudaError_t
 cudaMemset (void *to, int byte, size_t bytes)
 {
   return cudaMemsetAsync (to, byte, bytes, NULL);
-}
-
-/* -- queues and events --------------------------------------------------------------------------
- */
-
-cudaError_t
-cudaStreamCreateWithFlags (cudaStream_t *stream, unsigned)
-{
-  *stream = new CUstream_st ();
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaStreamDestroy (cudaStream_t stream)
-{
-  delete stream->captured;
-  delete stream;
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaStreamSynchronize (cudaStream_t stream)
-{
-  if (stream == NULL || stream->captured == NULL)
-    return cudaSuccess;
-  return failed (cudaErrorStreamCaptureUnsupported);
-}
-
-cudaError_t
-cudaStreamWaitEvent (cudaStream_t, cudaEvent_t, unsigned)
-{
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaEventCreateWithFlags (cudaEvent_t *event, unsigned)
-{
-  *event = new CUevent_st ();
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaEventDestroy (cudaEvent_t event)
-{
-  delete event;
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaEventRecord (cudaEvent_t event, cudaStream_t)
-{
-  event->recorded = true;
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaEventSynchronize (cudaEvent_t)
-{
-  return cudaSuccess;
-}
-
-/* -- graphs -------------------------------------------------------------------------------------
- */
-
-cudaError_t
-cudaStreamBeginCapture (cudaStream_t stream, cudaStreamCaptureMode)
-{
-  if (stream->captured != NULL)
-    return failed (cudaErrorStreamCaptureUnsupported);
-  stream->captured = new Works ();
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaStreamEndCapture (cudaStream_t stream, cudaGraph_t *graph)
-{
-  if (stream->captured == NULL)
-    return failed (cudaErrorStreamCaptureInvalidated);
-  *graph = new CUgraph_st{ *stream->captured };
-  delete stream->captured;
-  stream->captured = NULL;
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaGraphInstantiate (cudaGraphExec_t *exec, cudaGraph_t graph, unsigned)
-{
-  *exec = new CUgraphExec_st{ graph->works };
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaGraphDestroy (cudaGraph_t graph)
-{
-  delete graph;
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaGraphLaunch (cudaGraphExec_t exec, cudaStream_t stream)
-{
-  for (const std::function<void ()> &work : exec->works)
-    queue_work (stream, work);
-  return cudaSuccess;
-}
-
-cudaError_t
-cudaGraphExecDestroy (cudaGraphExec_t exec)
-{
-  delete exec;
-  return cudaSuccess;
 }

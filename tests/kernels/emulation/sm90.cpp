@@ -69,3 +69,16 @@ svdq_quantise_sm90 (Stream *s, const SvdqQuantise *)
 {
   return REFUSED (s);
 }
+
+/* For the table of engine/linear.c: no device here takes them, and nobody asks more. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
+static bool
+supports_nothing (const DeviceCaps *, const StreamOptions *, const SvdqFormat *)
+{
+  return false;
+}
+
+const LinearBackend linear_cuda_svdq_sm90_fast = { "cuda-svdq-fp8-wgmma", false, supports_nothing };
+const LinearBackend linear_cuda_svdq_sm90_exact
+    = { "cuda-svdq-fp16-wgmma", false, supports_nothing };

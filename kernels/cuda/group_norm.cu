@@ -35,6 +35,30 @@ share_of (int channels)
   return share;
 }
 
+/* Calls work (at, v) for each pixel of a thread: v are its 8 numbers, which lie at x + at. */
+template <typename T, typename Work>
+static __device__ __forceinline__ void
+for_each_pixel (const T *x, int64_t pixels, int channels, const Share &me, Work work)
+{
+  for (int64_t p = me.active ? me.pixel : pixels; p < pixels; p += BATCH * me.stride)
+    {
+      uint4 bits[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          bits[i]
+              = *reinterpret_cast<const uint4 *> (x + (p + i * me.stride) * channels + me.channel);
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (p + i * me.stride < pixels)
+          {
+            float v[8];
+            unpack8<T> (bits[i], v);
+            work ((p + i * me.stride) * channels + me.channel, v);
+          }
+    }
+}
+
 /* partial [blocks, groups] = (sum, sum of squares) of x - x0. */
 template <typename T>
 static __global__ void
@@ -52,29 +76,15 @@ __launch_bounds__ (THREADS)
   for (int j = 0; j < 8; j++)
     first[j] = to_float (x[(me.channel + j) / width * width]);
 
-  for (int64_t p = me.active ? me.pixel : pixels; p < pixels; p += BATCH * me.stride)
-    {
-      uint4 bits[BATCH];
+  for_each_pixel (x, pixels, channels, me, [&] (int64_t, const float (&v)[8]) {
 #pragma unroll
-      for (int i = 0; i < BATCH; i++)
-        if (p + i * me.stride < pixels)
-          bits[i]
-              = *reinterpret_cast<const uint4 *> (x + (p + i * me.stride) * channels + me.channel);
-#pragma unroll
-      for (int i = 0; i < BATCH; i++)
-        if (p + i * me.stride < pixels)
-          {
-            float v[8];
-            unpack8<T> (bits[i], v);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-              {
-                const float difference = v[j] - first[j];
-                sum[j] += difference;
-                squares[j] += difference * difference;
-              }
-          }
-    }
+    for (int j = 0; j < 8; j++)
+      {
+        const float difference = v[j] - first[j];
+        sum[j] += difference;
+        squares[j] += difference * difference;
+      }
+  });
 #pragma unroll
   for (int j = 0; j < 8; j++)
     sums[threadIdx.x][j] = make_float2 (sum[j], squares[j]);
@@ -159,30 +169,16 @@ __launch_bounds__ (THREADS)
       factor[j] = weight[me.channel + j] * moments.y;
       offset[j] = bias[me.channel + j] - moments.x * factor[j];
     }
-  for (int64_t p = me.pixel; p < pixels; p += BATCH * me.stride)
-    {
-      uint4 bits[BATCH];
+  for_each_pixel (x, pixels, channels, me, [&] (int64_t at, float (&v)[8]) {
 #pragma unroll
-      for (int i = 0; i < BATCH; i++)
-        if (p + i * me.stride < pixels)
-          bits[i]
-              = *reinterpret_cast<const uint4 *> (x + (p + i * me.stride) * channels + me.channel);
-#pragma unroll
-      for (int i = 0; i < BATCH; i++)
-        if (p + i * me.stride < pixels)
-          {
-            float v[8];
-            unpack8<T> (bits[i], v);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-              {
-                v[j] = v[j] * factor[j] + offset[j];
-                if (SILU)
-                  v[j] = silu_of (v[j]);
-              }
-            store8 (out + (p + i * me.stride) * channels + me.channel, v);
-          }
-    }
+    for (int j = 0; j < 8; j++)
+      {
+        v[j] = v[j] * factor[j] + offset[j];
+        if (SILU)
+          v[j] = silu_of (v[j]);
+      }
+    store8 (out + at, v);
+  });
 }
 
 /* -- launchers ----------------------------------------------------------------------------------

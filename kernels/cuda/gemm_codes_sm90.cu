@@ -463,12 +463,7 @@ __launch_bounds__ (T::THREADS, 1)
 
   if (threadIdx.x == 0)
     {
-      for (int i = 0; i < T::STAGES; i++)
-        {
-          barrier_init (l.full + i * 8, 1);
-          barrier_init (l.empty + i * 8, T::CONSUMERS);
-        }
-      barrier_init_fence ();
+      begin_ring<T> (l, T::CONSUMERS);
       tma_prefetch_map (&maps.x);
       tma_prefetch_map (&maps.y);
     }
@@ -518,14 +513,7 @@ launch (Stream *s, const CodesGemm *g)
                            x_rows * STAGE_BYTES_K };
   const TileOrder order
       = { (int)CEIL_DIV (g->m, T::TOKENS), (int)CEIL_DIV (g->n, T::ROWS), GROUP_TILES };
-  const int64_t tiles = (int64_t)order.row_tiles * order.column_tiles;
-  REQUIRE (s, tiles <= INT32_MAX / 2);
-  const int blocks = tiles < s->caps.multiprocessors ? (int)tiles : s->caps.multiprocessors;
-  auto *kernel = gemm_codes_kernel<T>;
-  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       T::SHARED_BYTES));
-  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, work, order);
-  return LAUNCHED (s);
+  return launch_persistent<T> (s, gemm_codes_kernel<T>, order, maps, work, order);
 }
 
 typedef struct

@@ -21,10 +21,7 @@ Status
 gemm_e4m3_sm90 (Stream *s, const ScaledGemm *scaled, int variant)
 {
   const Gemm *g = &scaled->product;
-  REQUIRE (s, s->caps.sm == WGMMA_SM);
-  REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
-  REQUIRE (s, g->n >= 8 && g->k >= 16 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 16 == 0);
-  REQUIRE (s, scaled->rank >= 0 && scaled->rank % 16 == 0);
+  CHECK (check_scaled (s, scaled));
   const GemmVariant *v
       = &variants[variant < 0 ? gemm_pick (s, g, g->k, variants, N_VARIANTS) : variant];
   return g->swiglu ? v->swiglu (s, scaled) : v->plain (s, scaled);

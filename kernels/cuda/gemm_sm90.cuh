@@ -145,6 +145,19 @@ template <typename T> struct Layout
   }
 };
 
+/* One thread: makes the barriers of the ring. `consumers`: how many hand each stage back. */
+template <typename T, typename L>
+static __device__ __forceinline__ void
+begin_ring (const L &l, int consumers)
+{
+  for (int i = 0; i < T::STAGES; i++)
+    {
+      barrier_init (l.full + i * 8, 1);
+      barrier_init (l.empty + i * 8, consumers);
+    }
+  barrier_init_fence ();
+}
+
 /* Which stage of the ring a thread is at, and the parity of its turn. */
 template <typename T> struct RingPlace
 {
@@ -364,12 +377,7 @@ __launch_bounds__ (T::THREADS, 1)
 
   if (threadIdx.x == 0)
     {
-      for (int i = 0; i < T::STAGES; i++)
-        {
-          barrier_init (l.full + i * 8, 1);
-          barrier_init (l.empty + i * 8, T::CONSUMERS);
-        }
-      barrier_init_fence ();
+      begin_ring<T> (l, T::CONSUMERS);
       tma_prefetch_map (&maps.x);
       tma_prefetch_map (&maps.w);
       tma_prefetch_map (&maps.y);
@@ -394,6 +402,22 @@ __launch_bounds__ (T::THREADS, 1)
  */
 
 #define GROUP_TILES 11 /* rows of tiles in a group: 11 x 12 tiles are a wave of 132 */
+
+/* Blocks that stay until the tiles of `order` are done, on every multiprocessor if there are so
+ * many. `arguments`: the kernel's. */
+template <typename T, typename... Parameters, typename... Arguments>
+static Status
+launch_persistent (Stream *s, void (*kernel) (Parameters...), const TileOrder &order,
+                   const Arguments &...arguments)
+{
+  const int64_t tiles = (int64_t)order.row_tiles * order.column_tiles;
+  REQUIRE (s, tiles <= INT32_MAX / 2);
+  const int blocks = tiles < s->caps.multiprocessors ? (int)tiles : s->caps.multiprocessors;
+  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       T::SHARED_BYTES));
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, arguments...);
+  return LAUNCHED (s);
+}
 
 /* The maps of the low-rank branch, read in boxes as tall as those of x and w. */
 static inline Status
@@ -435,14 +459,7 @@ launch_blocks (Stream *s, const ScaledGemm *scaled, GemmKernel kernel)
                           (x_rows + T::COLUMNS) * STAGE_BYTES_K };
   const TileOrder order
       = { (int)CEIL_DIV (g->m, T::ROWS), (int)CEIL_DIV (g->n, T::COLUMNS), GROUP_TILES };
-  const int64_t tiles = (int64_t)order.row_tiles * order.column_tiles;
-  REQUIRE (s, tiles <= INT32_MAX / 2);
-  const int blocks = tiles < s->caps.multiprocessors ? (int)tiles : s->caps.multiprocessors;
-  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       T::SHARED_BYTES));
-  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, maps, vectors, order,
-                 size);
-  return LAUNCHED (s);
+  return launch_persistent<T> (s, kernel, order, maps, vectors, order, size);
 }
 
 template <typename T>
@@ -492,6 +509,18 @@ gemm_cycles (const Stream *s, const Gemm *g, int64_t k_bytes, const GemmVariant 
   const double load = (x_rows + v->columns) * STAGE_BYTES_K / bytes_a_cycle;
   return waves
          * (CEIL_DIV (k_bytes, STAGE_BYTES_K) * (multiply > load ? multiply : load) + tile_cycles);
+}
+
+/* Whether the kernels of E4M3 take a product. */
+static inline Status
+check_scaled (Stream *s, const ScaledGemm *scaled)
+{
+  const Gemm *g = &scaled->product;
+  REQUIRE (s, s->caps.sm == WGMMA_SM);
+  REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
+  REQUIRE (s, g->n >= 8 && g->k >= 16 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 16 == 0);
+  REQUIRE (s, scaled->rank >= 0 && scaled->rank % 16 == 0);
+  return STATUS_OK;
 }
 
 /* The variant of the fewest cycles. */

@@ -34,29 +34,18 @@ best_box (int out, int warps, int bytes)
 }
 
 /* As Tile, but CONSUMERS tiles are in the making at a time. */
-template <int COLUMNS_, bool SWIGLU_> struct TurnTile
+template <int COLUMNS, bool SWIGLU> struct TurnTile : Tile<2, COLUMNS, SWIGLU, true>
 {
-  static constexpr int CONSUMERS = 2, ROWS = BLOCKS_OF_ROWS * WGMMA_ROWS, COLUMNS = COLUMNS_;
-  static constexpr bool SWIGLU = SWIGLU_, SCALED = true;
-  static constexpr int STAGE_K = STAGE_BYTES_K;
-  static constexpr int OUT_COLUMNS = SWIGLU ? COLUMNS / 2 : COLUMNS;
-  static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
-  static constexpr int X_BYTES = ROWS * STAGE_BYTES_K, W_BYTES = COLUMNS * STAGE_BYTES_K;
-  static constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
-  static constexpr int WARPS = CONSUMERS * 4;
-  static constexpr int BARRIER_BYTES = 2 * MAX_STAGES * 8;
-  static constexpr int ROOM = SHARED_PER_SM90 - SWIZZLE_ATOM_BYTES - BARRIER_BYTES;
-  static constexpr int FIT = (ROOM - WARPS * BUFFERS * WARP_ROWS * SMALLEST_BOX * 2) / STAGE_BYTES;
-  static constexpr int STAGES = FIT < MAX_STAGES ? FIT : MAX_STAGES;
-  static constexpr int BOX = best_box (OUT_COLUMNS, WARPS, ROOM - STAGES * STAGE_BYTES);
+  static_assert (TurnTile::ROWS == BLOCKS_OF_ROWS * WGMMA_ROWS, "a warpgroup has a tile to itself");
+  static constexpr int BOX = best_box (TurnTile::OUT_COLUMNS, TurnTile::WARPS,
+                                       TurnTile::ROOM - TurnTile::STAGES * TurnTile::STAGE_BYTES);
   static constexpr int BOX_BYTES = WARP_ROWS * BOX * 2;
-  static constexpr int STORE_BYTES = WARPS * BUFFERS * BOX_BYTES;
-  static constexpr int SHARED_BYTES
-      = SWIZZLE_ATOM_BYTES + STAGES * STAGE_BYTES + STORE_BYTES + BARRIER_BYTES;
-
-  static_assert (STAGES >= 3 && SHARED_BYTES <= SHARED_PER_SM90, "the ring has its size");
+  static constexpr int STORE_BYTES = TurnTile::WARPS * BUFFERS * BOX_BYTES;
+  static constexpr int SHARED_BYTES = SWIZZLE_ATOM_BYTES + TurnTile::STAGES * TurnTile::STAGE_BYTES
+                                      + STORE_BYTES + TurnTile::BARRIER_BYTES;
+  static_assert (SHARED_BYTES <= SHARED_PER_SM90, "the ring has its size");
   static_assert (BOX / 8 % 2 == 1 && BOX_BYTES % 128 == 0, "boxes without bank conflicts");
-  static_assert (BOX <= OUT_COLUMNS && COLUMNS % 16 == 0, "whole pairs of blocks");
+  static_assert (COLUMNS % 16 == 0, "whole pairs of blocks");
 };
 
 #ifdef HAVE_WGMMA
@@ -179,12 +168,7 @@ __launch_bounds__ (T::THREADS, 1)
 
   if (threadIdx.x == 0)
     {
-      for (int i = 0; i < T::STAGES; i++)
-        {
-          barrier_init (l.full + i * 8, 1);
-          barrier_init (l.empty + i * 8, 1); /* one of the two warpgroups */
-        }
-      barrier_init_fence ();
+      begin_ring<T> (l, 1); /* one of the two warpgroups */
       tma_prefetch_map (&maps.x);
       tma_prefetch_map (&maps.w);
       tma_prefetch_map (&maps.y);
@@ -248,10 +232,7 @@ Status
 gemm_turns_sm90 (Stream *s, const ScaledGemm *scaled, int variant)
 {
   const Gemm *g = &scaled->product;
-  REQUIRE (s, s->caps.sm == WGMMA_SM);
-  REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
-  REQUIRE (s, g->n >= 8 && g->k >= 16 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 16 == 0);
-  REQUIRE (s, scaled->rank >= 0 && scaled->rank % 16 == 0);
+  CHECK (check_scaled (s, scaled));
   REQUIRE (s, variant < N_VARIANTS);
   variant = variant < 0 ? pick (s, g) : variant;
   return g->swiglu ? variants[variant].swiglu (s, scaled) : variants[variant].plain (s, scaled);

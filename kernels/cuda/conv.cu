@@ -159,8 +159,7 @@ cuda_conv_bytes (const ConvSource *source)
   const uint64_t weight = conv.c_in % 8 != 0
                               ? (uint64_t)tensor_count (&source->weight) * sizeof (float)
                               : (uint64_t)(conv.phases * conv.n * conv.k) * 2;
-  return CEIL_DIV (weight, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
-         + CEIL_DIV ((uint64_t)conv.n * sizeof (float), DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
+  return device_aligned (weight) + device_aligned ((size_t)conv.n * sizeof (float));
 }
 
 static Status

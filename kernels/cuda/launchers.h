@@ -93,6 +93,7 @@ const char *gemm_turns_sm90_variant_name (int variant);
 
 /* Rows [w1; w3] of `from` [2 f, k] -> `to`, in turn 8 rows of w1 and 8 rows of w3: the order
  * that lets one thread hold both factors of an output. f and k are multiples of 8. */
+#define INTERLEAVE_ROWS 8 /* the columns of an mma tile */
 Status gemm_interleave (Stream *s, const void *from, void *to, int64_t f, int64_t k);
 
 /* softmax(q k^T / sqrt(d)) v on qkv [m, n_q + 2 n_kv, d] -> out [m, n_q d]: Ops.attention. */

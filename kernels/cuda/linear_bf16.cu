@@ -4,13 +4,11 @@
  * activations' type whatever the file's, and with swiglu the rows of w1 and w3 interleaved by
  * eight.
  */
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/linear.cuh"
 
 #include <stdlib.h>
 
-#define INTERLEAVE_ROWS 8 /* the columns of an mma tile */
-#define WEIGHT_BYTES    2 /* of a number, BF16 or FP16 */
+#define WEIGHT_BYTES 2 /* of a number, BF16 or FP16 */
 
 typedef struct
 {
@@ -21,15 +19,9 @@ typedef struct
 } DenseLinear;
 
 static size_t
-aligned (size_t bytes)
-{
-  return CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
-}
-
-static size_t
 weight_bytes (int64_t n, int64_t k)
 {
-  return aligned ((size_t)n * k * WEIGHT_BYTES);
+  return device_aligned ((size_t)n * k * WEIGHT_BYTES);
 }
 
 static void
@@ -48,7 +40,8 @@ static void
 measure (const LinearSource *source, LinearMemory *out)
 {
   const size_t weight = weight_bytes (source->n, source->k);
-  out->weights = weight + (source->bias.data != NULL ? aligned (source->n * sizeof (float)) : 0);
+  out->weights
+      = weight + (source->bias.data != NULL ? device_aligned (source->n * sizeof (float)) : 0);
   out->loading = source->swiglu ? weight : 0;
   out->workspace = 0;
   out->swiglu = source->swiglu;
@@ -190,12 +183,7 @@ prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, Li
   DenseLinear *l = (DenseLinear *)calloc (1, sizeof *l);
   if (l == NULL)
     return STATUS_NO_MEMORY;
-  l->base.backend = backend;
-  l->base.n = source->n;
-  l->base.k = source->k;
-  l->base.swiglu = source->swiglu;
-  l->base.turn = source->swiglu ? INTERLEAVE_ROWS : 0;
-  l->base.after_swiglu = source->after_swiglu;
+  linear_describe (&l->base, source, backend);
   const Status status = fill (s, source, l);
   if (status != STATUS_OK)
     release (s, &l->base);
@@ -211,24 +199,7 @@ static Status
 as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Gemm *g)
 {
   const DenseLinear *l = (const DenseLinear *)linear;
-  const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, x->dtype == device_activation (&s->caps));
-  REQUIRE (s, out->dtype == x->dtype || out->dtype == device_residual (&s->caps));
-  REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
-  const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
-  REQUIRE (s, tensor_count (out) == m * (swiglu ? linear->n / 2 : linear->n));
-  const Gemm product = { x->data,
-                         l->weight,
-                         l->bias,
-                         out->data,
-                         m,
-                         linear->n,
-                         linear->k,
-                         swiglu,
-                         out->dtype != x->dtype,
-                         x->dtype == DTYPE_F16 && linear->after_swiglu };
-  *g = product;
-  return STATUS_OK;
+  return linear_as_gemm (s, linear, x, out, l->weight, l->bias, g);
 }
 
 /* On sm_90 even one row is as fast through wgmma: x takes no more than its rows. */

@@ -6,14 +6,12 @@
  * a weight and writes 2, which the product reads again: up to four times a 16-bit layer's traffic,
  * for layers that run once a prompt.
  */
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/linear.cuh"
 #include "kernels/weight-codes.h"
 
 #include <stdlib.h>
 
-#define INTERLEAVE_ROWS 8  /* as gemm_interleave has them */
-#define UNIT            16 /* weights that a thread expands: a quarter of a group */
+#define UNIT 16 /* weights that a thread expands: a quarter of a group */
 
 typedef struct
 {
@@ -25,15 +23,9 @@ typedef struct
 } CodesLinear;
 
 static size_t
-aligned (size_t bytes)
-{
-  return CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
-}
-
-static size_t
 code_bytes (int64_t n, int64_t k, int bits)
 {
-  return aligned ((size_t)n * k * bits / 8);
+  return device_aligned ((size_t)n * k * bits / 8);
 }
 
 static size_t
@@ -56,9 +48,9 @@ measure (const LinearSource *source, LinearMemory *out)
 {
   const int64_t n = source->n, k = source->k;
   out->weights = code_bytes (n, k, source->code_bits)
-                 + aligned ((size_t)n * (k / CODES_GROUP) * sizeof (bf16));
+                 + device_aligned ((size_t)n * (k / CODES_GROUP) * sizeof (bf16));
   out->loading = 0;
-  out->workspace = aligned (expanded_bytes (n, k));
+  out->workspace = device_aligned (expanded_bytes (n, k));
   out->swiglu = source->swiglu;
 }
 
@@ -239,12 +231,7 @@ prepare (Stream *s, const LinearSource *source, Linear **out)
   CodesLinear *l = (CodesLinear *)calloc (1, sizeof *l);
   if (l == NULL)
     return STATUS_NO_MEMORY;
-  l->base.backend = &linear_cuda_codes;
-  l->base.n = source->n;
-  l->base.k = source->k;
-  l->base.swiglu = source->swiglu;
-  l->base.turn = source->swiglu ? INTERLEAVE_ROWS : 0;
-  l->base.after_swiglu = source->after_swiglu;
+  linear_describe (&l->base, source, &linear_cuda_codes);
   l->bits = source->code_bits;
   const Status status = fill (s, source, l);
   if (status != STATUS_OK)
@@ -260,25 +247,10 @@ prepare (Stream *s, const LinearSource *source, Linear **out)
 static Status
 apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
-  const int64_t m = tensor_count (x) / linear->k;
-  const bool half = x->dtype == DTYPE_F16;
-  REQUIRE (s, x->dtype == device_activation (&s->caps));
-  REQUIRE (s, out->dtype == x->dtype || out->dtype == device_residual (&s->caps));
-  REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x));
-  const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
-  REQUIRE (s, tensor_count (out) == m * (swiglu ? linear->n / 2 : linear->n));
   const CodesLinear *l = (const CodesLinear *)linear;
-  CHECK (half ? expand<f16> (s, l) : expand<bf16> (s, l));
-  const Gemm g = { x->data,
-                   s->workspace,
-                   NULL,
-                   out->data,
-                   m,
-                   linear->n,
-                   linear->k,
-                   swiglu,
-                   out->dtype != x->dtype,
-                   half && linear->after_swiglu };
+  Gemm g;
+  CHECK (linear_as_gemm (s, linear, x, out, s->workspace, NULL, &g));
+  CHECK (x->dtype == DTYPE_F16 ? expand<f16> (s, l) : expand<bf16> (s, l));
   return gemm (s, &g);
 }
 

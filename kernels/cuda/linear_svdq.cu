@@ -2,8 +2,7 @@
  *
  * SVDQuant linears: what every path has in common. A path brings its product.
  */
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/svdq.h"
 
 #include <stdlib.h>
@@ -51,11 +50,7 @@ svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend 
   SvdqLinear *l = (SvdqLinear *)calloc (1, sizeof *l);
   if (l == NULL)
     return STATUS_NO_MEMORY;
-  l->base.backend = backend;
-  l->base.n = source->n;
-  l->base.k = source->k;
-  l->base.swiglu = source->swiglu;
-  l->base.turn = source->swiglu ? 8 : 0;
+  linear_describe (&l->base, source, backend);
   l->product = product;
   Status status = svdq_weights_load (s, source, &l->weights);
   l->base.memory = l->weights.memory;
@@ -118,10 +113,8 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
 Status
 svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
-  const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, tensor_count (out) == m * linear->n
-                  || (linear->swiglu && tensor_count (out) == m * linear->n / 2));
-  return svdq_linear_apply_columns (s, linear, x, 0, out);
+  REQUIRE (s, linear_fits (linear, tensor_count (x) / linear->k, out));
+  return linear->backend->apply_columns (s, linear, x, 0, out);
 }
 
 /* -- paths --------------------------------------------------------------------------------------

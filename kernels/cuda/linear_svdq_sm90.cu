@@ -2,7 +2,7 @@
  *
  * SVDQuant linears on sm_90, fast and exact: what they keep, and the two steps of a product.
  */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/svdq_sm90.h"
 
 #include <stdlib.h>
@@ -31,27 +31,18 @@ typedef struct
 /* -- memory -------------------------------------------------------------------------------------
  */
 
-/* Takes `bytes` of a block at *at; a NULL block only counts. */
-static void *
-place (void *block, size_t *at, size_t bytes)
-{
-  void *found = block != NULL && bytes > 0 ? (char *)block + *at : NULL;
-  *at += CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
-  return found;
-}
-
 static size_t
 place_parts (HopperLinear *l, void *memory)
 {
   const size_t n = (size_t)l->base.n, k = (size_t)l->base.k, rank = (size_t)l->rank;
   size_t at = 0;
-  l->weights = place (memory, &at, l->exact ? svdq_codes_bytes (l->format, n, k) : n * k);
-  l->w_scale = (float *)place (memory, &at, n * sizeof (float));
-  l->up = place (memory, &at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
-  l->down = place (memory, &at, k * rank * sizeof (bf16));
-  l->smooth = (uint16_t *)place (memory, &at, k * sizeof (bf16));
-  l->inverse = (float *)place (memory, &at, l->exact ? k * sizeof (float) : 0);
-  l->bias = (float *)place (memory, &at, l->has_bias ? n * sizeof (float) : 0);
+  l->weights = device_place (memory, &at, l->exact ? svdq_codes_bytes (l->format, n, k) : n * k);
+  l->w_scale = (float *)device_place (memory, &at, n * sizeof (float));
+  l->up = device_place (memory, &at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
+  l->down = device_place (memory, &at, k * rank * sizeof (bf16));
+  l->smooth = (uint16_t *)device_place (memory, &at, k * sizeof (bf16));
+  l->inverse = (float *)device_place (memory, &at, l->exact ? k * sizeof (float) : 0);
+  l->bias = (float *)device_place (memory, &at, l->has_bias ? n * sizeof (float) : 0);
   return at;
 }
 
@@ -67,9 +58,9 @@ place_rows (const HopperLinear *l, int64_t m, void *memory, Rows *rows)
 {
   const size_t numbers = (size_t)m * l->base.k;
   size_t at = 0;
-  rows->codes = place (memory, &at, numbers * (l->exact ? 2 : 1));
-  rows->low = place (memory, &at, (size_t)m * LOW_RANK_PITCH (l->rank) * sizeof (bf16));
-  rows->scale = (float *)place (memory, &at, (size_t)m * sizeof (float));
+  rows->codes = device_place (memory, &at, numbers * (l->exact ? 2 : 1));
+  rows->low = device_place (memory, &at, (size_t)m * LOW_RANK_PITCH (l->rank) * sizeof (bf16));
+  rows->scale = (float *)device_place (memory, &at, (size_t)m * sizeof (float));
   return at;
 }
 
@@ -77,10 +68,8 @@ static HopperLinear
 describe (const LinearSource *source, bool exact)
 {
   HopperLinear l = {};
-  l.base.n = source->n;
-  l.base.k = source->k;
-  l.base.swiglu = source->swiglu;
-  l.base.turn = source->swiglu ? 8 : 0;
+  linear_describe (&l.base, source,
+                   exact ? &linear_cuda_svdq_sm90_exact : &linear_cuda_svdq_sm90_fast);
   l.exact = exact;
   l.format = source->svdq->format;
   l.rank = source->svdq->rank;
@@ -154,8 +143,7 @@ release (Stream *s, Linear *linear)
 }
 
 static Status
-prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, bool exact,
-         Linear **out)
+prepare (Stream *s, const LinearSource *source, bool exact, Linear **out)
 {
   *out = NULL;
   REQUIRE (s, source->svdq != NULL && source->k <= SVDQ_SM90_MOST_K);
@@ -163,7 +151,6 @@ prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, bo
   if (l == NULL)
     return STATUS_NO_MEMORY;
   *l = describe (source, exact);
-  l->base.backend = backend;
   l->base.bytes = l->base.memory_bytes = place_parts (l, NULL);
 
   SvdqWeights w = {};
@@ -262,15 +249,6 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
   return STATUS_OK;
 }
 
-static Status
-apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
-{
-  const int64_t m = tensor_count (x) / linear->k;
-  REQUIRE (s, tensor_count (out) == m * linear->n
-                  || (linear->swiglu && tensor_count (out) == m * linear->n / 2));
-  return apply_columns (s, linear, x, 0, out);
-}
-
 /* -- the two backends ---------------------------------------------------------------------------
  */
 
@@ -296,13 +274,13 @@ supports_exact (const DeviceCaps *caps, const StreamOptions *options, const Svdq
 static Status
 prepare_fast (Stream *s, const LinearSource *source, Linear **out)
 {
-  return prepare (s, source, &linear_cuda_svdq_sm90_fast, false, out);
+  return prepare (s, source, false, out);
 }
 
 static Status
 prepare_exact (Stream *s, const LinearSource *source, Linear **out)
 {
-  return prepare (s, source, &linear_cuda_svdq_sm90_exact, true, out);
+  return prepare (s, source, true, out);
 }
 
 static void
@@ -318,11 +296,11 @@ measure_exact (const LinearSource *source, LinearMemory *out)
 }
 
 const LinearBackend linear_cuda_svdq_sm90_fast = {
-  "cuda-svdq-fp8-wgmma", false, supports_fast, prepare_fast, apply, release,
+  "cuda-svdq-fp8-wgmma", false, supports_fast, prepare_fast, svdq_linear_apply, release,
   apply_columns,         move,  measure_fast,
 };
 
 const LinearBackend linear_cuda_svdq_sm90_exact = {
-  "cuda-svdq-fp16-wgmma", false, supports_exact, prepare_exact, apply, release,
+  "cuda-svdq-fp16-wgmma", false, supports_exact, prepare_exact, svdq_linear_apply, release,
   apply_columns,          move,  measure_exact,
 };

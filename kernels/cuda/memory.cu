@@ -79,7 +79,7 @@ convert (Stream *s, cudaStream_t queue, DType from_type, const void *from, DType
 static size_t
 rounded (size_t bytes)
 {
-  return bytes == 0 ? DEVICE_ALIGNMENT : CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
+  return bytes == 0 ? DEVICE_ALIGNMENT : device_aligned (bytes);
 }
 
 static Status

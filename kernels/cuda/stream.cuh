@@ -18,6 +18,22 @@
 #define SCRATCH_BYTES    ((size_t)16 << 20)
 #define DEVICE_ALIGNMENT ((size_t)256)
 
+/* Up to where the next part of a block of device memory may begin. */
+static inline size_t
+device_aligned (size_t bytes)
+{
+  return (bytes + DEVICE_ALIGNMENT - 1) / DEVICE_ALIGNMENT * DEVICE_ALIGNMENT;
+}
+
+/* Takes `bytes` of a block at *at; a NULL block only counts. */
+static inline void *
+device_place (void *block, size_t *at, size_t bytes)
+{
+  void *found = block != NULL && bytes > 0 ? (char *)block + *at : NULL;
+  *at += device_aligned (bytes);
+  return found;
+}
+
 /* A pinned buffer, its twin on the card if there was a conversion, and when both are free again. */
 typedef struct
 {
@@ -62,8 +78,8 @@ struct Stream
   uint64_t allocated, peak; /* bytes */
   uint64_t budget;          /* bytes; 0 = none */
 
-  bool lost;      /* a sticky fault was seen: only close is allowed */
-  bool recording; /* between record and record_end */
+  bool lost;               /* a sticky fault was seen: only close is allowed */
+  bool recording;          /* between record and record_end */
   cudaEvent_t replayed[2]; /* behind the last two recordings, in turn */
   int n_replays;           /* modulo 2 */
   char detail[256];

@@ -120,7 +120,8 @@ Status svdq_gemm_fp4_sm75 (Stream *s, const SvdqGemm *g);
 /* -- linears ---------------------------------------------------------------------------------- */
 
 /* What the LinearBackends have in common, but for the product. Rows of x pass through the stream's
- * workspace, in slabs when there are more than SVDQ_SLAB_ROWS. */
+ * workspace, in slabs when there are more than SVDQ_SLAB_ROWS. `apply` is the backend's
+ * apply_columns with all of them. */
 #define SVDQ_SLAB_ROWS 4608
 
 Status svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend *backend,

@@ -230,30 +230,20 @@ check_source (Stream *s, const LinearSource *source)
   return STATUS_OK;
 }
 
-/* Takes `bytes` of a block at *at; a NULL block only counts. */
-static void *
-place (char *block, size_t *at, size_t bytes)
-{
-  void *found = block != NULL && bytes > 0 ? block + *at : NULL;
-  *at += CEIL_DIV (bytes, DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT;
-  return found;
-}
-
 /* The parts' places in `memory`; returns their bytes. */
 static size_t
 place_parts (SvdqWeights *w, void *memory)
 {
   const size_t n = (size_t)w->n, k = (size_t)w->k, rank = (size_t)w->rank;
-  char *block = (char *)memory;
   size_t at = 0;
-  w->qweight = (uint8_t *)place (block, &at, n * k / 2);
-  w->wscales = place (block, &at, w->format == SVDQ_INT4 ? n * k / 32 : n * k / 16);
-  w->smooth = (uint16_t *)place (block, &at, k * 2);
-  w->inverse = (float *)place (block, &at, k * 4);
-  w->proj_down = (uint16_t *)place (block, &at, k * rank * 2);
-  w->proj_up = (uint16_t *)place (block, &at, n * rank * 2);
-  w->outer = (float *)place (block, &at, w->has_outer ? n * 4 : 0);
-  w->bias = (float *)place (block, &at, w->has_bias ? n * 4 : 0);
+  w->qweight = (uint8_t *)device_place (memory, &at, n * k / 2);
+  w->wscales = device_place (memory, &at, w->format == SVDQ_INT4 ? n * k / 32 : n * k / 16);
+  w->smooth = (uint16_t *)device_place (memory, &at, k * 2);
+  w->inverse = (float *)device_place (memory, &at, k * 4);
+  w->proj_down = (uint16_t *)device_place (memory, &at, k * rank * 2);
+  w->proj_up = (uint16_t *)device_place (memory, &at, n * rank * 2);
+  w->outer = (float *)device_place (memory, &at, w->has_outer ? n * 4 : 0);
+  w->bias = (float *)device_place (memory, &at, w->has_bias ? n * 4 : 0);
   return at;
 }
 
@@ -341,11 +331,10 @@ static size_t
 place_activations (const SvdqWeights *w, SvdqActivations *a, void *memory)
 {
   const size_t m = (size_t)a->m, pitch = (size_t)a->pitch, k = (size_t)w->k;
-  char *block = (char *)memory;
   size_t at = 0;
-  a->codes = (uint8_t *)place (block, &at, m * k / 2);
-  a->scales = place (block, &at, pitch * (k / 64) * (w->format == SVDQ_INT4 ? 2 : 4));
-  a->lora = (uint16_t *)place (block, &at, m * w->rank * 2);
+  a->codes = (uint8_t *)device_place (memory, &at, m * k / 2);
+  a->scales = device_place (memory, &at, pitch * (k / 64) * (w->format == SVDQ_INT4 ? 2 : 4));
+  a->lora = (uint16_t *)device_place (memory, &at, m * w->rank * 2);
   return at;
 }
 

@@ -14,20 +14,14 @@
  * WAY: 0 by clusters; 1 by rows, 2 with known magnitudes.
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
- * state. A measurement is a recording of launches replayed three times: the median, a launch.
+ * state.
  */
 #include "kernels/cuda/svdq_sm90.h"
 #include "tests/kernels/cuda-reference.cuh"
+#include "tests/kernels/recorded-time.cuh"
 
-#include <cuda_fp8.h>
-
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define REPLAYS        3
-#define REPLAY_MS      8.0f
-#define MAX_LAUNCHES   64
 #define LARGEST_INPUT  ((size_t)4608 * 11520)
 #define LARGEST_WEIGHT ((size_t)20480 * 3840)
 #define LARGEST_OUTPUT ((size_t)4608 * 20480)
@@ -38,7 +32,7 @@ typedef struct
   bf16 *x, *w, *out, *low_x, *low_w, *down, *smooth;
   uint8_t *codes, *codes16, *w8; /* codes: E4M3, so that no product meets others' bits */
   float *scales, *x_scales, *reciprocal, *greatest;
-  cudaEvent_t start, end;
+  Stopwatch watch;
 } Bench;
 
 typedef struct Job
@@ -49,72 +43,11 @@ typedef struct Job
 } Job;
 
 static __global__ void
-random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
-{
-  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-       i += (size_t)gridDim.x * blockDim.x)
-    {
-      float sum = 0.0f;
-      for (int j = 0; j < 4; j++)
-        sum += mix (seed * 0x9e3779b97f4a7c15ull + i * 4 + j) * 2.3283064e-10f - 0.5f;
-      out[i] = __nv_cvt_float_to_fp8 (sum * 140.0f, __NV_SATFINITE, __NV_E4M3);
-    }
-}
-
-static __global__ void
 fill_kernel (float *out, int n, float value)
 {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n)
     out[i] = value;
-}
-
-static int
-compare_floats (const void *a, const void *b)
-{
-  const float x = *(const float *)a, y = *(const float *)b;
-  return (x > y) - (x < y);
-}
-
-static Status
-time_recording (Bench *b, const Job *job, int launches, int replays, float *median)
-{
-  Stream *s = b->s;
-  float times[REPLAYS];
-  Recording *recording = NULL;
-  CHECK (cuda_record (s));
-  Status status = STATUS_OK;
-  for (int i = 0; i < launches && status == STATUS_OK; i++)
-    status = job->run (b, job);
-  const Status ended = cuda_record_end (s, &recording);
-  if (status != STATUS_OK || ended != STATUS_OK)
-    {
-      cuda_recording_free (recording);
-      return status != STATUS_OK ? status : ended;
-    }
-  for (int i = -1; i < replays; i++)
-    {
-      CUDA_CHECK (s, cudaEventRecord (b->start, s->compute));
-      CHECK (cuda_replay (s, recording));
-      CUDA_CHECK (s, cudaEventRecord (b->end, s->compute));
-      CHECK (cuda_wait (s));
-      CUDA_CHECK (s, cudaEventElapsedTime (&times[i < 0 ? 0 : i], b->start, b->end));
-    }
-  cuda_recording_free (recording);
-  qsort (times, replays, sizeof times[0], compare_floats);
-  *median = times[replays / 2];
-  return STATUS_OK;
-}
-
-static Status
-measure (Bench *b, const Job *job, float *ms)
-{
-  CHECK (time_recording (b, job, 2, 1, ms));
-  int launches = (int)(REPLAY_MS / (*ms / 2));
-  launches = launches < 4 ? 4 : launches > MAX_LAUNCHES ? MAX_LAUNCHES : launches;
-  CHECK (time_recording (b, job, launches, REPLAYS, ms));
-  *ms /= launches;
-  return STATUS_OK;
 }
 
 static Status
@@ -202,14 +135,6 @@ run_fast_turns (Bench *b, const Job *j)
   return run_turns (b, j);
 }
 
-static void
-print_names (const char *(*name_of) (int variant))
-{
-  for (int i = 0; name_of (i) != NULL; i++)
-    printf ("%s%s", i ? "\t" : "", name_of (i));
-  printf ("\n");
-}
-
 static Status
 answer (Bench *b, const char *question)
 {
@@ -252,17 +177,9 @@ answer (Bench *b, const char *question)
     job.way = v[0], job.m = v[1], job.k = v[2], job.kind = v[3], job.rank = v[4],
     job.run = run_quantise;
   if (job.run != NULL)
-    {
-      float ms = 0.0f;
-      const Status status = measure (b, &job, &ms);
-      if (status == STATUS_OK)
-        printf ("%.6f\n", ms);
-      else
-        printf ("%s\n", status_name (status));
-      return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
-    }
-  print_names (strstr (question, "turns") ? gemm_turns_sm90_variant_name
-                                          : gemm_e4m3_sm90_variant_name);
+    return answer_time (&b->watch, [&] (int) { return job.run (b, &job); });
+  answer_names (strstr (question, "turns") ? gemm_turns_sm90_variant_name
+                                           : gemm_e4m3_sm90_variant_name);
   return STATUS_OK;
 }
 
@@ -284,8 +201,6 @@ allocate (Bench *b)
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->reciprocal));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->greatest));
   CHECK (stream_alloc (s, 20480 * sizeof (bf16), (void **)&b->smooth));
-  CUDA_CHECK (s, cudaEventCreate (&b->start));
-  CUDA_CHECK (s, cudaEventCreate (&b->end));
   CHECK (random_bf16 (s, b->x, LARGEST_INPUT, 1, 1.0f));
   CHECK (random_bf16 (s, b->w, LARGEST_WEIGHT, 2, 0.016f));
   CHECK (random_bf16 (s, b->low_x, 20480 * 128, 3, 1.0f));
@@ -295,8 +210,8 @@ allocate (Bench *b)
   CHECK (random_f32 (s, b->scales, 20480, 7, 0.001f));
   CHECK (random_f32 (s, b->x_scales, 20480, 10, 0.03f));
   CHECK (random_bf16 (s, b->smooth, 20480, 11, 0.7f));
-  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->w8, LARGEST_WEIGHT, 8);
-  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, b->codes, LARGEST_INPUT, 9);
+  CHECK (random_e4m3 (s, b->w8, LARGEST_WEIGHT, 8, 80.0f));
+  CHECK (random_e4m3 (s, b->codes, LARGEST_INPUT, 9, 80.0f));
   launch_kernel (fill_kernel, 80, 256, 0, s->compute, b->greatest, 20480,
                  14.0f); /* near the truth */
   CHECK (LAUNCHED (s));
@@ -306,16 +221,5 @@ allocate (Bench *b)
 int
 main (void)
 {
-  Bench b = {};
-  char line[256];
-  Status status = cuda_open (0, NULL, &b.s);
-  if (status == STATUS_OK)
-    status = allocate (&b);
-  setvbuf (stdout, NULL, _IOLBF, 0);
-  while (status == STATUS_OK && fgets (line, sizeof line, stdin) != NULL)
-    status = answer (&b, line);
-  if (status != STATUS_OK)
-    fprintf (stderr, "%s %s\n", status_name (status), b.s ? cuda_detail (b.s) : "");
-  cuda_close (b.s);
-  return status != STATUS_OK;
+  return answer_questions (allocate, answer);
 }

@@ -11,6 +11,7 @@
 #include "kernels/cuda/launchers.h"
 #include "tests/kernels/patience.h"
 
+#include <cuda_fp8.h>
 #include <math.h>
 
 #define POISON 0xff /* every byte of an output before a run: a NaN in BF16 */
@@ -25,6 +26,17 @@ mix (uint64_t x)
   x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53ull;
   return (uint32_t)(x ^ x >> 33);
 }
+
+/* A number of E4M3, for random_kernel. */
+struct E4m3
+{
+  uint8_t bits;
+  E4m3 () = default;
+  __device__ __forceinline__ explicit E4m3 (float v)
+      : bits (__nv_cvt_float_to_fp8 (v, __NV_SATFINITE, __NV_E4M3))
+  {
+  }
+};
 
 /* Near enough to normal: the sum of four uniforms, variance 1, times `scale`. */
 template <typename T>
@@ -211,18 +223,30 @@ compare (Stream *s, const bf16 *got, const float *want, size_t n, Difference *sc
 /* -- on the host --------------------------------------------------------------------------------
  */
 
+template <typename T>
+static Status
+random_numbers (Stream *s, T *out, size_t n, uint64_t seed, float scale)
+{
+  LAUNCH_ONCE (launch_kernel (random_kernel<T>, 1024, 256, 0, s->compute, out, n, seed, scale));
+  return LAUNCHED (s);
+}
+
 static inline Status
 random_bf16 (Stream *s, bf16 *out, size_t n, uint64_t seed, float scale)
 {
-  LAUNCH_ONCE (launch_kernel (random_kernel<bf16>, 1024, 256, 0, s->compute, out, n, seed, scale));
-  return LAUNCHED (s);
+  return random_numbers (s, out, n, seed, scale);
 }
 
 static inline Status
 random_f32 (Stream *s, float *out, size_t n, uint64_t seed, float scale)
 {
-  LAUNCH_ONCE (launch_kernel (random_kernel<float>, 1024, 256, 0, s->compute, out, n, seed, scale));
-  return LAUNCHED (s);
+  return random_numbers (s, out, n, seed, scale);
+}
+
+static inline Status
+random_e4m3 (Stream *s, uint8_t *out, size_t n, uint64_t seed, float scale)
+{
+  return random_numbers (s, (E4m3 *)out, n, seed, scale);
 }
 
 /* `full` is room for m x n numbers, used with swiglu only. */

@@ -58,19 +58,6 @@ reference_kernel (ScaledGemm g, float *y)
     }
 }
 
-static __global__ void
-random_codes_kernel (uint8_t *out, size_t n, uint64_t seed)
-{
-  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-       i += (size_t)gridDim.x * blockDim.x)
-    {
-      float sum = 0.0f;
-      for (int j = 0; j < 4; j++)
-        sum += mix (seed * 0x9e3779b97f4a7c15ull + i * 4 + j) * 2.3283064e-10f - 0.5f;
-      out[i] = __nv_cvt_float_to_fp8 (sum * 100.0f, __NV_SATFINITE, __NV_E4M3);
-    }
-}
-
 /* Rows of low-rank numbers end in zeros. */
 static __global__ void
 clear_behind_kernel (bf16 *low, size_t rows, int rank, int pitch)
@@ -125,9 +112,8 @@ test_product_size (Test *t, Product product, const char *name, int variant, cons
   CHECK (stream_alloc (s, outputs * 4, (void **)&plain));
   CHECK (stream_alloc (s, n * 4, (void **)&bias));
   CHECK (stream_alloc (s, sizeof *difference, (void **)&difference));
-  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, x, m * k, t->seed++);
-  launch_kernel (random_codes_kernel, 1024, 256, 0, s->compute, w, n * k, t->seed++);
-  CHECK (LAUNCHED (s));
+  CHECK (random_e4m3 (s, x, m * k, t->seed++, 58.0f));
+  CHECK (random_e4m3 (s, w, n * k, t->seed++, 58.0f));
   CHECK (random_bf16 (s, low_x, m * pitch, t->seed++, 300.0f));
   CHECK (random_bf16 (s, low_w, n * pitch, t->seed++, 200.0f));
   CHECK (random_f32 (s, bias, n, t->seed++, 20.0f));

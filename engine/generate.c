@@ -457,8 +457,8 @@ run_all (Course *self, GError **error)
 {
   Engine *engine = self->engine;
 
-  pipeline_tokenize (&engine->models, self->run);
-  if (!pipeline_start (&engine->models, self->run, error) || !place (self, error))
+  if (!pipeline_tokenize (&engine->models, self->run, error)
+      || !pipeline_start (&engine->models, self->run, error) || !place (self, error))
     return FALSE;
   make_room (self);
   resume (self);

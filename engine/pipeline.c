@@ -48,8 +48,26 @@ latent_count (const Models *models, const PipelineRun *run)
 /* -- before the device --------------------------------------------------------------------------
  */
 
-void
-pipeline_tokenize (const Models *models, PipelineRun *run)
+/* An id is a row of the encoder's embeddings. */
+static gboolean
+check_ids (const Models *models, const GArray *ids, GError **error)
+{
+  const int vocab = checkpoint_text_encoder (models->checkpoint)->vocab;
+
+  for (guint i = 0; i < ids->len; i++)
+    if (g_array_index (ids, gint64, i) >= vocab)
+      {
+        g_set_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL,
+                     "%s: the tokenizer says %" G_GINT64_FORMAT
+                     ", the text encoder knows ids below %d (vocab_size): they are of two models",
+                     checkpoint_dir (models->checkpoint), g_array_index (ids, gint64, i), vocab);
+        return FALSE;
+      }
+  return TRUE;
+}
+
+gboolean
+pipeline_tokenize (const Models *models, PipelineRun *run, GError **error)
 {
   const EngineRequest *r = run->request;
 
@@ -58,6 +76,8 @@ pipeline_tokenize (const Models *models, PipelineRun *run)
     run->ids[1] = models_tokenize (models, r->negative ? r->negative : "");
   trace_add (run->trace, "prompt.token_ids", DTYPE_I64, 1, (int64_t[]){ run->ids[0]->len },
              run->ids[0]->data);
+  return check_ids (models, run->ids[0], error)
+         && (run->ids[1] == NULL || check_ids (models, run->ids[1], error));
 }
 
 static gboolean

@@ -31,8 +31,8 @@ typedef struct
 
 void pipeline_run_clear (PipelineRun *run);
 
-/* Prompt to ids; no device. */
-void pipeline_tokenize (const Models *models, PipelineRun *run);
+/* Prompt to ids; no device. FALSE with ENGINE_ERROR_MODEL if the tokenizer is not the encoder's. */
+gboolean pipeline_tokenize (const Models *models, PipelineRun *run, GError **error);
 
 /* Starting noise, or the latents file. Errors name the file. */
 gboolean pipeline_start (const Models *models, PipelineRun *run, GError **error);

@@ -181,6 +181,7 @@ engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offloa
   Adapters *adapters;
   Placement placement;
   PlanFacts facts;
+  gboolean tokenized;
   Status status;
 
   *plan = (EnginePlan){ 0 };
@@ -190,10 +191,12 @@ engine_plan_at (Engine *self, const EngineRequest *request, EngineOffload offloa
                                    error))
     return FALSE;
   run.adapters = adapters;
-  pipeline_tokenize (&self->models, &run);
-  status = plan_count (&self->models, &self->device, &run, &facts);
+  tokenized = pipeline_tokenize (&self->models, &run, error);
+  status = tokenized ? plan_count (&self->models, &self->device, &run, &facts) : STATUS_OK;
   pipeline_run_clear (&run);
   adapters_free (NULL, adapters);
+  if (!tokenized)
+    return FALSE;
   if (status != STATUS_OK)
     {
       device_set_error (&self->device, status, "planning", error);

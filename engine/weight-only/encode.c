@@ -135,7 +135,11 @@ encoder_run (Encoder *self, const char *prompt, gboolean watch, int *features, G
 
   request.prompt = prompt;
   *features = checkpoint_text_encoder (self->models.checkpoint)->hidden;
-  pipeline_tokenize (&self->models, &run);
+  if (!pipeline_tokenize (&self->models, &run, error))
+    {
+      pipeline_run_clear (&run);
+      return NULL;
+    }
   status = encode (self, watch, &run);
   if (status == STATUS_OK)
     {

@@ -159,8 +159,8 @@ main (int argc, char **argv)
   ctx.residual = device_residual (&device.caps);
   ctx.caps = &device.caps;
   ctx.options = &device.options;
-  pipeline_tokenize (&models, &run);
-  if (plan_count (&models, &device, &run, &facts) != STATUS_OK
+  if (!pipeline_tokenize (&models, &run, NULL)
+      || plan_count (&models, &device, &run, &facts) != STATUS_OK
       || !pipeline_start (&models, &run, NULL))
     g_error ("cannot start");
 

@@ -115,6 +115,15 @@ def damaged(folder, output):
                                           "tokenizer/vocab.json": None})
     expect("model without a tokenizer", 1, *arguments(bare, "--output", output / "cat.png"),
            error="tokenizer.json")
+    tokens = folder / "tokens.json"
+    tokens.write_text((TINY / "tokenizer/tokenizer.json").read_text().replace('"id": 616',
+                                                                              '"id": 70000'))
+    other = copy_model(folder / "other", **{"tokenizer/tokenizer.json": tokens})
+    cause = "the tokenizer says 70000, the text encoder knows ids below 704"
+    expect("another model's tokenizer", 1, *arguments(other, "--output", output / "cat.png"),
+           error=cause)
+    expect("nor is it planned", 1, "plan", "--model", other, "--size", "64x64", "--device", "cpu",
+           error=cause)
     expect("no such model", 1, *arguments("/nowhere", "--output", output / "cat.png"),
            error="/nowhere: no such model folder")
     expect("a folder of something else", 1, *arguments(output, "--output", output / "cat.png"),

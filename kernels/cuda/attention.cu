@@ -47,7 +47,7 @@ load_queries (const Heads<T> &a, uint32_t shared, const T *q, size_t pitch, int 
   __syncthreads ();
 #pragma unroll
   for (int i = 0; i < Sizes<D>::STEPS; i++)
-    ldmatrix_x4 (fragments[i], shared + chunk_at (warp * 16 + lane % 16, i * 2 + lane / 16, D * 2));
+    load_a (fragments[i], shared, lane, warp * 16, i * 2, D * 2);
   __syncthreads ();
 }
 
@@ -67,8 +67,7 @@ multiply_keys (float (&scores)[KEYS / 8][4], const uint32_t (&q)[Sizes<D>::STEPS
     for (int j = 0; j < KEYS / 16; j++)
       {
         uint32_t b[4];
-        ldmatrix_x4 (
-            b, keys + chunk_at (j * 16 + lane / 16 * 8 + lane % 8, i * 2 + lane / 8 % 2, D * 2));
+        load_b (b, keys, lane, j * 16, i * 2, D * 2);
         mma<T> (scores[2 * j], q[i], b[0], b[1]);
         mma<T> (scores[2 * j + 1], q[i], b[2], b[3]);
       }

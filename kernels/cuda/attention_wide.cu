@@ -68,8 +68,8 @@ multiply_keys (float (&scores)[S::OWN_KEYS / 8][4], uint32_t q, uint32_t keys, i
   for (int i = 0; i < S::D / 32; i++)
     {
       uint32_t a[2][4];
-      ldmatrix_x4 (a[0], q + chunk_at (q_row + lane % 16, i * 4 + lane / 16, S::ROW_BYTES));
-      ldmatrix_x4 (a[1], q + chunk_at (q_row + lane % 16, i * 4 + 2 + lane / 16, S::ROW_BYTES));
+      load_a (a[0], q, lane, q_row, i * 4, S::ROW_BYTES);
+      load_a (a[1], q, lane, q_row, i * 4 + 2, S::ROW_BYTES);
 #pragma unroll
       for (int j = 0; j < S::OWN_KEYS / 8; j++)
         {

@@ -4,30 +4,22 @@
  *
  * A block computes one tile of y. Copies do not travel by themselves there, so threads read 32 k
  * of x and w into registers, multiply the 32 k before them, and only then write what they hold to
- * the other of two buffers: 32 KiB, two blocks a multiprocessor. Rows in shared memory are 64
- * bytes, two of them share a line of banks, and chunk c of row r lies at c ^ (r / 2 % 4).
+ * the other of two buffers: 32 KiB, two blocks a multiprocessor.
  */
-#include "kernels/cuda/common.cuh"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/mma_tile.cuh"
 
-#define STAGE_K     32
-#define CHUNK       8 /* numbers in 16 bytes */
-#define ROW_BYTES   (STAGE_K * 2)
-#define ROW_CHUNKS  (STAGE_K / CHUNK)
-#define GROUP_TILES 8 /* tiles are numbered down 8 rows of tiles, then along: shares L2 */
+#define STAGE_K    32
+#define ROW_BYTES  (STAGE_K * 2)
+#define ROW_CHUNKS (STAGE_K / CHUNK)
 
-/* A tile of ROWS x COLUMNS, cut among WARPS_DOWN x WARPS_ALONG warps. */
-template <int ROWS_, int COLUMNS_, int WARPS_DOWN, int WARPS_ALONG_> struct Tile
+template <int ROWS, int COLUMNS, int WARPS_DOWN, int WARPS_ALONG>
+struct Tile : MmaTile<ROWS, COLUMNS, WARPS_DOWN, WARPS_ALONG>
 {
-  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARPS_ALONG = WARPS_ALONG_;
-  static constexpr int WARPS = WARPS_DOWN * WARPS_ALONG, THREADS = WARPS * 32;
-  static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
-  static constexpr int DOWN = WARP_ROWS / 16, ALONG = WARP_COLUMNS / 8; /* mma tiles of a warp */
   static constexpr int X_BYTES = ROWS * ROW_BYTES;
   static constexpr int STAGE_BYTES = (ROWS + COLUMNS) * ROW_BYTES;
-  static constexpr int PITCH = WARP_COLUMNS + CHUNK; /* floats of a row on its way out */
-  static constexpr int OUT_BYTES = WARPS * 16 * PITCH * 4;
+  static constexpr int PITCH = Tile::WARP_COLUMNS + CHUNK; /* floats of a row on its way out */
+  static constexpr int OUT_BYTES = Tile::THREADS / 32 * 16 * PITCH * 4;
   static constexpr int SHARED_BYTES = 2 * STAGE_BYTES > OUT_BYTES ? 2 * STAGE_BYTES : OUT_BYTES;
 };
 
@@ -41,12 +33,6 @@ template <typename Y_> struct Product
   int m, n, k, row_tiles, column_tiles;
   float factor; /* of the sums */
 };
-
-static __device__ __forceinline__ uint32_t
-chunk_at (int row, int chunk)
-{
-  return row * ROW_BYTES + (chunk ^ row / 2 % 4) * 16;
-}
 
 /* ROWS rows of a row-major [limit, k] matrix, STAGE_K columns at a time; zeros outside. */
 template <int ROWS, int THREADS> struct Rows
@@ -62,7 +48,7 @@ template <int ROWS, int THREADS> struct Rows
       {
         const int at = i * THREADS + threadIdx.x, row = at / ROW_CHUNKS, chunk = at % ROW_CHUNKS;
         const bool inside = first + row < limit && k0 + chunk * CHUNK < k;
-        copies.start (i, shared + chunk_at (row, chunk),
+        copies.start (i, shared + chunk_at (row, chunk, ROW_BYTES),
                       matrix + (size_t)(first + row) * k + k0 + chunk * CHUNK, inside);
       }
   }
@@ -74,54 +60,22 @@ template <int ROWS, int THREADS> struct Rows
     for (int i = 0; i < COUNT; i++)
       {
         const int at = i * THREADS + threadIdx.x;
-        copies.finish (i, shared + chunk_at (at / ROW_CHUNKS, at % ROW_CHUNKS));
+        copies.finish (i, shared + chunk_at (at / ROW_CHUNKS, at % ROW_CHUNKS, ROW_BYTES));
       }
   }
 };
 
-template <typename T>
-static __device__ __forceinline__ void
-multiply_stage (float (&d)[T::DOWN][T::ALONG][4], uint32_t x, uint32_t w)
-{
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int step = 0; step < STAGE_K / 16; step++)
-    {
-      uint32_t a[T::DOWN][4], b[T::ALONG / 2][4];
-#pragma unroll
-      for (int i = 0; i < T::DOWN; i++)
-        ldmatrix_x4 (a[i], x + chunk_at (i * 16 + lane % 16, step * 2 + lane / 16));
-#pragma unroll
-      for (int j = 0; j < T::ALONG / 2; j++)
-        ldmatrix_x4 (b[j],
-                     w + chunk_at (j * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
-#pragma unroll
-      for (int i = 0; i < T::DOWN; i++)
-#pragma unroll
-        for (int j = 0; j < T::ALONG; j++)
-          mma_f16 (d[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
-}
-
-template <typename P>
-static __device__ __forceinline__ float2
-bias_at (const P &p, int column)
-{
-  return p.bias != NULL && column < p.n ? __ldg (reinterpret_cast<const float2 *> (p.bias + column))
-                                        : make_float2 (0.0f, 0.0f);
-}
-
 /* Outputs of 16 rows of a warp, from sums to its piece of shared memory. `column` is the first. */
 template <typename T, bool SWIGLU, typename P>
 static __device__ __forceinline__ void
-stage_outputs (const P &p, const float (&d)[T::ALONG][4], float *piece, int column)
+stage_rows (const P &p, const float (&d)[T::ALONG][4], float *piece, int column)
 {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < T::ALONG; j += SWIGLU ? 2 : 1)
     {
-      const float2 b = bias_at (p, column + j * 8 + lane % 4 * 2);
-      const float2 up = SWIGLU ? bias_at (p, column + j * 8 + 8 + lane % 4 * 2) : b;
+      const float2 b = pair_at (p.bias, column + j * 8 + lane % 4 * 2, p.n, 0.0f);
+      const float2 up = SWIGLU ? pair_at (p.bias, column + j * 8 + 8 + lane % 4 * 2, p.n, 0.0f) : b;
 #pragma unroll
       for (int h = 0; h < 2; h++)
         {
@@ -142,7 +96,7 @@ stage_outputs (const P &p, const float (&d)[T::ALONG][4], float *piece, int colu
 /* And from there to y. */
 template <typename T, bool SWIGLU, typename P>
 static __device__ __forceinline__ void
-write_outputs (const P &p, const float *piece, int row, int column)
+write_rows (const P &p, const float *piece, int row, int column)
 {
   constexpr int CHUNKS = T::WARP_COLUMNS / (SWIGLU ? 2 : 1) / CHUNK;
   const int n = SWIGLU ? p.n / 2 : p.n, first = SWIGLU ? column / 2 : column;
@@ -167,11 +121,7 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
     return;
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
-  const int per_group = GROUP_TILES * p.column_tiles;
-  const int first = (int)blockIdx.x / per_group * GROUP_TILES;
-  const int tall = min (GROUP_TILES, p.row_tiles - first);
-  const int row = (first + (int)blockIdx.x % per_group % tall) * T::ROWS;
-  const int column = (int)blockIdx.x % per_group / tall * T::COLUMNS;
+  const MmaOrigin tile = mma_origin<T> (p.row_tiles, p.column_tiles);
   const int warp = threadIdx.x / 32;
   const int warp_row = warp / T::WARPS_ALONG * T::WARP_ROWS;
   const int warp_column = warp % T::WARPS_ALONG * T::WARP_COLUMNS;
@@ -179,8 +129,8 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
   float d[T::DOWN][T::ALONG][4] = {};
   Rows<T::ROWS, T::THREADS> x_rows;
   Rows<T::COLUMNS, T::THREADS> w_rows;
-  x_rows.start (ring, p.x, row, p.m, 0, p.k);
-  w_rows.start (ring + T::X_BYTES, p.w, column, p.n, 0, p.k);
+  x_rows.start (ring, p.x, tile.row, p.m, 0, p.k);
+  w_rows.start (ring + T::X_BYTES, p.w, tile.column, p.n, 0, p.k);
   x_rows.finish (ring);
   w_rows.finish (ring + T::X_BYTES);
   for (int k = 0, turn = 0; k < p.k; k += STAGE_K, turn ^= 1)
@@ -190,10 +140,10 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
       __syncthreads (); /* the stage is there, and the one before it is read by all */
       if (k + STAGE_K < p.k)
         {
-          x_rows.start (next, p.x, row, p.m, k + STAGE_K, p.k);
-          w_rows.start (next + T::X_BYTES, p.w, column, p.n, k + STAGE_K, p.k);
+          x_rows.start (next, p.x, tile.row, p.m, k + STAGE_K, p.k);
+          w_rows.start (next + T::X_BYTES, p.w, tile.column, p.n, k + STAGE_K, p.k);
         }
-      multiply_stage<T> (d, x + warp_row * ROW_BYTES, w + warp_column * ROW_BYTES);
+      multiply_stage<T, f16, ROW_BYTES> (d, x + warp_row * ROW_BYTES, w + warp_column * ROW_BYTES);
       if (k + STAGE_K < p.k)
         {
           x_rows.finish (next);
@@ -205,9 +155,9 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
 #pragma unroll
   for (int i = 0; i < T::DOWN; i++)
     {
-      stage_outputs<T, SWIGLU> (p, d[i], piece, column + warp_column);
+      stage_rows<T, SWIGLU> (p, d[i], piece, tile.column + warp_column);
       __syncwarp ();
-      write_outputs<T, SWIGLU> (p, piece, row + warp_row + i * 16, column + warp_column);
+      write_rows<T, SWIGLU> (p, piece, tile.row + warp_row + i * 16, tile.column + warp_column);
       __syncwarp ();
     }
 }
@@ -238,9 +188,9 @@ launch_as (Stream *s, const Gemm *g)
   const Product<Y> p
       = { (const f16 *)g->x, (const f16 *)g->w, g->bias, (Y *)g->y, (int)g->m,
           (int)g->n,         (int)g->k,         0,       0,         gemm_factor (g) };
-  const int64_t large = CEIL_DIV (g->m, LargeTile::ROWS) * CEIL_DIV (g->n, LargeTile::COLUMNS);
-  return large >= s->caps.multiprocessors ? launch<LargeTile, SWIGLU> (s, p)
-                                          : launch<SmallTile, SWIGLU> (s, p);
+  return mma_tiles<LargeTile> (g->m, g->n) >= s->caps.multiprocessors
+             ? launch<LargeTile, SWIGLU> (s, p)
+             : launch<SmallTile, SWIGLU> (s, p);
 }
 
 Status

@@ -6,21 +6,11 @@
  */
 #pragma once
 
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/mma_tile.cuh"
 
 #include <math.h>
 
 #define LOG2_E 1.4426950408889634f
-#define CHUNK  8 /* numbers in 16 bytes */
-
-/* Byte offset of 16-byte chunk `chunk` of row `row`, rows of `row_bytes`, a multiple of 128: the
- * exclusive or spreads the rows that are read together over the banks. */
-static __device__ __forceinline__ uint32_t
-chunk_at (int row, int chunk, int row_bytes)
-{
-  return row * row_bytes + (chunk ^ row % 8) * 16;
-}
 
 /* ROWS rows of WIDTH numbers to shared memory; zeros below `limit` and right of `columns`. `from`
  * is the first row, `pitch` numbers lie between rows. They are there when `finish` has been called

@@ -7,8 +7,7 @@
  * 16-bit mma. Ranges are summed by a second kernel in ascending order; how many there are depends
  * on the sizes alone, so that equal input gives equal bits.
  */
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/mma_tile.cuh"
 #include "kernels/cuda/svdq.h"
 #include "kernels/cuda/svdq_codes.cuh"
 
@@ -56,12 +55,6 @@ template <int RANK, typename T> struct Ring
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
 };
 
-static __device__ __forceinline__ uint32_t
-chunk_at (int row, int chunk)
-{
-  return row * ROW_BYTES + (chunk ^ row % 8) * 16;
-}
-
 /* -- copying ------------------------------------------------------------------------------------
  */
 
@@ -79,8 +72,8 @@ template <int COUNT> struct Rows
     const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;
 #pragma unroll
     for (int i = 0; i < COPIES; i++)
-      copies.start (i, shared + chunk_at (i * STEP + row, chunk), from + (size_t)(i * STEP) * k,
-                    i * STEP < left);
+      copies.start (i, shared + chunk_at (i * STEP + row, chunk, ROW_BYTES),
+                    from + (size_t)(i * STEP) * k, i * STEP < left);
   }
 
   __device__ __forceinline__ void
@@ -89,7 +82,7 @@ template <int COUNT> struct Rows
     const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;
 #pragma unroll
     for (int i = 0; i < COPIES; i++)
-      copies.finish (i, shared + chunk_at (i * STEP + row, chunk));
+      copies.finish (i, shared + chunk_at (i * STEP + row, chunk, ROW_BYTES));
   }
 };
 
@@ -184,7 +177,7 @@ quantise_stage (const Quantise<T> &q, const char *x, const float *inverse_at, in
     {
       float v[8];
       Smoothed<T> h;
-      bits[i] = *reinterpret_cast<const uint4 *> (x + chunk_at (first + i * 4, chunk));
+      bits[i] = *reinterpret_cast<const uint4 *> (x + chunk_at (first + i * 4, chunk, ROW_BYTES));
       unpack8<T> (bits[i], v);
       h.set (v, low, high);
       const uint32_t most = h.template greatest<LANES_OF (INT4)> ();
@@ -214,14 +207,14 @@ lower_stage (float (&d)[RANK / WARPS_ALONG / 8][4], uint32_t x, uint32_t down)
   for (int step = 0; step < STEP_K / 16; step++)
     {
       uint32_t a[4];
-      ldmatrix_x4 (a, x + chunk_at (row + lane % 16, step * 2 + lane / 16));
+      ldmatrix_x4 (a, x + chunk_at (row + lane % 16, step * 2 + lane / 16, ROW_BYTES));
 #pragma unroll
       for (int j = 0; j < ALONG / 2; j++)
         {
           uint32_t b[4];
           ldmatrix_x4 (b, down
                               + chunk_at (column + j * 16 + lane / 16 * 8 + lane % 8,
-                                          step * 2 + lane / 8 % 2));
+                                          step * 2 + lane / 8 % 2, ROW_BYTES));
           mma<T> (d[2 * j], a, b[0], b[1]);
           mma<T> (d[2 * j + 1], a, b[2], b[3]);
         }

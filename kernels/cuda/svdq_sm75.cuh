@@ -145,7 +145,7 @@ sm75_finish (const float *d, float unit, float2 bias)
 template <typename T, bool SWIGLU>
 static __device__ __forceinline__ void
 sm75_write_half (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, uint16_t *staged,
-                 const SvdqPlace &at)
+                 const MmaPlace &at)
 {
   constexpr int WIDTH = T::WARP_COLUMNS / (SWIGLU ? 2 : 1), CHUNKS = WIDTH / 8, PITCH = WIDTH + 8;
   const SvdqProductArgs &p = to.p;
@@ -154,8 +154,8 @@ sm75_write_half (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, uint1
 #pragma unroll
   for (int j = 0; j < T::ALONG; j += SWIGLU ? 2 : 1)
     {
-      const float2 b = svdq_pair_at (p.bias, column + j * 8 + own, p.n, 0.0f);
-      const float2 up_b = SWIGLU ? svdq_pair_at (p.bias, column + j * 8 + 8 + own, p.n, 0.0f) : b;
+      const float2 b = pair_at (p.bias, column + j * 8 + own, p.n, 0.0f);
+      const float2 up_b = SWIGLU ? pair_at (p.bias, column + j * 8 + 8 + own, p.n, 0.0f) : b;
 #pragma unroll
       for (int h = 0; h < 2; h++)
         {
@@ -186,7 +186,7 @@ sm75_write_half (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, uint1
 /* The same in F32: four lanes write 32 bytes, which is as much as memory moves. */
 template <typename T>
 static __device__ __forceinline__ void
-sm75_write_float (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, const SvdqPlace &at)
+sm75_write_float (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, const MmaPlace &at)
 {
   const SvdqProductArgs &p = to.p;
   const int lane = threadIdx.x % 32, row = at.row + at.warp_row + i * 16 + lane / 4;
@@ -194,7 +194,7 @@ sm75_write_float (const Sm75Args &to, const float (&d)[T::ALONG][4], int i, cons
   for (int j = 0; j < T::ALONG; j++)
     {
       const int column = at.column + at.warp_column + j * 8 + lane % 4 * 2;
-      const float2 b = svdq_pair_at (p.bias, column, p.n, 0.0f);
+      const float2 b = pair_at (p.bias, column, p.n, 0.0f);
 #pragma unroll
       for (int h = 0; h < 2; h++)
         if (row + h * 8 < p.m && column < p.n)
@@ -217,18 +217,11 @@ enum Sm75Output
 template <typename T>
 static __device__ __forceinline__ SvdqShare
 sm75_next_stage (const SvdqProductArgs &p, Sm75Carried<T> &next, const char *ring, int stage,
-                 const SvdqPlace &at)
+                 const MmaPlace &at)
 {
   __syncthreads (); /* the stage is there, and the one before it is read by all */
   sm75_fetch<T> (p, next, stage + 1, at.row, at.column);
-  const uint32_t x = shared_address (ring) + stage % SM75_STAGES * T::STAGE_BYTES;
-  const uint32_t scales = x + T::CODE_BYTES;
-  return {
-    x + at.warp_row * SVDQ_ROW_BYTES,
-    x + (T::ROWS + at.warp_column) * SVDQ_ROW_BYTES,
-    scales + at.warp_row * T::SCALE_BYTES,
-    scales + (T::ROWS + at.warp_column) * T::SCALE_BYTES,
-  };
+  return svdq_share<T> (shared_address (ring) + stage % SM75_STAGES * T::STAGE_BYTES, at);
 }
 
 template <typename T, typename Math, Sm75Output OUTPUT>
@@ -242,7 +235,7 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_sm75_kernel (Sm75Args args)
   static_assert (T::THREADS / 32 * SLICE * 2 <= T::SHARED_BYTES, "outputs are staged in the ring");
   extern __shared__ __align__ (128) char shared[];
   const SvdqProductArgs &p = args.p;
-  const SvdqPlace at = svdq_place<T> (p);
+  const MmaPlace at = svdq_place<T> (p);
   const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
 
   float d[T::DOWN][T::ALONG][4] = {};
@@ -313,7 +306,7 @@ sm75_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
   REQUIRE (s, !(g->w->swiglu && g->wide));
   Sm75Args args = { {}, g->w->unit };
   CHECK (svdq_describe (s, g, &args.p));
-  if (svdq_tiles<Large> (&args.p) >= s->caps.multiprocessors)
+  if (mma_tiles<Large> (args.p.m, args.p.n) >= s->caps.multiprocessors)
     return sm75_launch_output<Large, Math> (s, g, args);
   return sm75_launch_output<Small, Math> (s, g, args);
 }

@@ -5,9 +5,8 @@
  * A block computes one tile of y. Its threads copy 64 k of codes and scales at a time, with
  * cp.async, into a ring of stages; behind the last codes follow the low-rank factors, 16 of the
  * rank at a time, which take the same place: 16 numbers of 16 bits or 64 of 4 are 32 bytes a row,
- * and ldmatrix makes fragments of either. Between the two, sums are multiplied by the outer scale.
- * Chunk c of 16 bytes of row r lies at c ^ (r / 4 % 2), so that neither copies nor ldmatrix meet a
- * bank conflict.
+ * and ldmatrix makes fragments of either (mma_tile.cuh). Between the two, sums are multiplied by
+ * the outer scale.
  *
  * How a stage of codes is multiplied is the Math of the kernel:
  *   RUNS                     false where the target being compiled for has no such instruction
@@ -16,31 +15,24 @@
  */
 #pragma once
 
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/mma_tile.cuh"
 #include "kernels/cuda/svdq.h"
 
-#define SVDQ_STAGE_K     64
-#define SVDQ_ROW_BYTES   32
-#define SVDQ_RANK_STEP   16
-#define SVDQ_GROUP_TILES 8 /* tiles are numbered down 8 rows of tiles, then along: shares L2 */
+#define SVDQ_STAGE_K   64
+#define SVDQ_ROW_BYTES 32
+#define SVDQ_RANK_STEP 16
 
-/* A tile of ROWS x COLUMNS, cut among WARPS_DOWN x WARPS_ALONG warps. */
-template <int ROWS_, int COLUMNS_, int WARPS_DOWN, int WARPS_ALONG_, int STAGES_, int BLOCKS_,
+template <int ROWS, int COLUMNS, int WARPS_DOWN, int WARPS_ALONG, int STAGES_, int BLOCKS_,
           int SCALE_BYTES_>
-struct SvdqTile
+struct SvdqTile : MmaTile<ROWS, COLUMNS, WARPS_DOWN, WARPS_ALONG>
 {
-  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARPS_ALONG = WARPS_ALONG_;
   static constexpr int STAGES = STAGES_, BLOCKS = BLOCKS_; /* blocks on one multiprocessor */
   static constexpr int SCALE_BYTES = SCALE_BYTES_;         /* of one row or column and 64 k */
-  static constexpr int THREADS = WARPS_DOWN * WARPS_ALONG * 32;
-  static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
-  static constexpr int DOWN = WARP_ROWS / 16, ALONG = WARP_COLUMNS / 8; /* mma tiles of a warp */
   static constexpr int CODE_BYTES = (ROWS + COLUMNS) * SVDQ_ROW_BYTES;
-  static constexpr int OUT_PITCH = COLUMNS + 8; /* of the staged outputs, in numbers */
   static constexpr int STAGE_BYTES = CODE_BYTES + (ROWS + COLUMNS) * SCALE_BYTES;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
-  static_assert (DOWN % 2 == 0 && ALONG % 4 == 0, "a register of scales serves 2 and 4 tiles");
+  static_assert (SvdqTile::DOWN % 2 == 0 && SvdqTile::ALONG % 4 == 0,
+                 "a register of scales serves 2 and 4 tiles");
 };
 
 struct SvdqProductArgs
@@ -62,20 +54,13 @@ struct SvdqShare
   uint32_t x_scales, w_scales; /* rows of SCALE_BYTES */
 };
 
-/* Where a block and its warp are. */
-struct SvdqPlace
-{
-  int row, column;           /* of the tile in y */
-  int warp_row, warp_column; /* of the warp's share in the tile */
-};
-
 template <typename T>
-static __device__ __forceinline__ SvdqPlace
+static __device__ __forceinline__ MmaPlace
 svdq_place (const SvdqProductArgs &p)
 {
-  const int per_group = SVDQ_GROUP_TILES * p.column_tiles;
-  const int first = (int)blockIdx.x / per_group * SVDQ_GROUP_TILES;
-  const int tall = min (SVDQ_GROUP_TILES, p.row_tiles - first), warp = threadIdx.x / 32;
+  const int per_group = GROUP_TILES * p.column_tiles;
+  const int first = (int)blockIdx.x / per_group * GROUP_TILES;
+  const int tall = min (GROUP_TILES, p.row_tiles - first), warp = threadIdx.x / 32;
   return {
     (first + (int)blockIdx.x % per_group % tall) * T::ROWS,
     (int)blockIdx.x % per_group / tall * T::COLUMNS,
@@ -84,10 +69,24 @@ svdq_place (const SvdqProductArgs &p)
   };
 }
 
+/* `x`: where the stage is. */
+template <typename T>
+static __device__ __forceinline__ SvdqShare
+svdq_share (uint32_t x, const MmaPlace &at)
+{
+  const uint32_t scales = x + T::CODE_BYTES;
+  return {
+    x + at.warp_row * SVDQ_ROW_BYTES,
+    x + (T::ROWS + at.warp_column) * SVDQ_ROW_BYTES,
+    scales + at.warp_row * T::SCALE_BYTES,
+    scales + (T::ROWS + at.warp_column) * T::SCALE_BYTES,
+  };
+}
+
 static __device__ __forceinline__ uint32_t
 svdq_chunk_at (int row, int chunk)
 {
-  return row * SVDQ_ROW_BYTES + (chunk ^ (row / 4 & 1)) * 16;
+  return chunk_at (row, chunk, SVDQ_ROW_BYTES);
 }
 
 /* -- fragments ----------------------------------------------------------------------------------
@@ -97,16 +96,14 @@ svdq_chunk_at (int row, int chunk)
 static __device__ __forceinline__ void
 svdq_load_a (uint32_t a[4], uint32_t x, int i)
 {
-  const int lane = threadIdx.x % 32;
-  ldmatrix_x4 (a, x + svdq_chunk_at (i * 16 + lane % 16, lane / 16));
+  load_a (a, x, threadIdx.x % 32, i * 16, 0, SVDQ_ROW_BYTES);
 }
 
 /* Tiles 2 j and 2 j + 1 of the right operand: b[0], b[1] and b[2], b[3]. */
 static __device__ __forceinline__ void
 svdq_load_b (uint32_t b[4], uint32_t w, int j)
 {
-  const int lane = threadIdx.x % 32;
-  ldmatrix_x4 (b, w + svdq_chunk_at (j * 16 + lane / 16 * 8 + lane % 8, lane / 8 % 2));
+  load_b (b, w, threadIdx.x % 32, j * 16, 0, SVDQ_ROW_BYTES);
 }
 
 /* -- stages -------------------------------------------------------------------------------------
@@ -197,14 +194,6 @@ svdq_multiply_lora (float (&d)[T::DOWN][T::ALONG][4], const SvdqShare &s)
 /* -- outputs ------------------------------------------------------------------------------------
  */
 
-/* Two numbers of a vector over columns; `otherwise` where there is none. */
-static __device__ __forceinline__ float2
-svdq_pair_at (const float *vector, int column, int n, float otherwise)
-{
-  return vector != NULL && column < n ? __ldg (reinterpret_cast<const float2 *> (vector + column))
-                                      : make_float2 (otherwise, otherwise);
-}
-
 template <typename T>
 static __device__ __forceinline__ void
 svdq_scale_sums (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], int column, float unit)
@@ -212,7 +201,7 @@ svdq_scale_sums (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], int
 #pragma unroll
   for (int j = 0; j < T::ALONG; j++)
     {
-      float2 outer = svdq_pair_at (p.outer, column + j * 8 + threadIdx.x % 4 * 2, p.n, 1.0f);
+      float2 outer = pair_at (p.outer, column + j * 8 + threadIdx.x % 4 * 2, p.n, 1.0f);
       outer.x *= unit, outer.y *= unit;
 #pragma unroll
       for (int i = 0; i < T::DOWN; i++)
@@ -223,72 +212,18 @@ svdq_scale_sums (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], int
     }
 }
 
-/* Sums -> outputs in shared memory, rows of OUT_PITCH. */
-template <typename T, bool SWIGLU>
-static __device__ __forceinline__ void
-svdq_stage_outputs (const SvdqProductArgs &p, const float (&d)[T::DOWN][T::ALONG][4], bf16 *staged,
-                    const SvdqPlace &at)
-{
-  const int lane = threadIdx.x % 32, row = at.warp_row + lane / 4;
-#pragma unroll
-  for (int j = 0; j < T::ALONG; j += SWIGLU ? 2 : 1)
-    {
-      const int own = at.warp_column + j * 8 + lane % 4 * 2;
-      const float2 b = svdq_pair_at (p.bias, at.column + own, p.n, 0.0f);
-      const float2 up = SWIGLU ? svdq_pair_at (p.bias, at.column + own + 8, p.n, 0.0f) : b;
-      const int target = SWIGLU ? at.warp_column / 2 + j * 4 + lane % 4 * 2 : own;
-#pragma unroll
-      for (int i = 0; i < T::DOWN; i++)
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-          {
-            float low = d[i][j][2 * h] + b.x, high = d[i][j][2 * h + 1] + b.y;
-            if (SWIGLU)
-              {
-                low = silu_of (low) * (d[i][j + 1][2 * h] + up.x);
-                high = silu_of (high) * (d[i][j + 1][2 * h + 1] + up.y);
-              }
-            *reinterpret_cast<uint32_t *> (&staged[(row + i * 16 + h * 8) * T::OUT_PITCH + target])
-                = pack2 (low, high);
-          }
-    }
-}
-
-template <typename T, bool SWIGLU>
-static __device__ __forceinline__ void
-svdq_write_outputs (const SvdqProductArgs &p, const bf16 *staged, const SvdqPlace &at)
-{
-  constexpr int CHUNKS = T::COLUMNS / (SWIGLU ? 2 : 1) / 8;
-  const int n = SWIGLU ? p.n / 2 : p.n, first = SWIGLU ? at.column / 2 : at.column;
-#pragma unroll
-  for (int i = threadIdx.x; i < T::ROWS * CHUNKS; i += T::THREADS)
-    {
-      const int r = i / CHUNKS, c = i % CHUNKS * 8;
-      if (at.row + r < p.m && first + c < n)
-        *reinterpret_cast<uint4 *> ((bf16 *)p.y + (at.row + r) * p.stride + first + c)
-            = *reinterpret_cast<const uint4 *> (&staged[r * T::OUT_PITCH + c]);
-    }
-}
-
 /* -- the kernel ---------------------------------------------------------------------------------
  */
 
 /* Waits for a stage, sends for one further on, and says where the warp's share of it lies. */
 template <typename T>
 static __device__ __forceinline__ SvdqShare
-svdq_next_stage (const SvdqProductArgs &p, uint32_t ring, int stage, const SvdqPlace &at)
+svdq_next_stage (const SvdqProductArgs &p, uint32_t ring, int stage, const MmaPlace &at)
 {
   cp_async_wait<T::STAGES - 2> ();
   __syncthreads (); /* the stage is there, and the one before it is read by all */
   svdq_copy_stage<T> (p, ring, stage + T::STAGES - 1, at.row, at.column);
-  const uint32_t x = ring + stage % T::STAGES * T::STAGE_BYTES;
-  const uint32_t scales = x + T::CODE_BYTES;
-  return {
-    x + at.warp_row * SVDQ_ROW_BYTES,
-    x + (T::ROWS + at.warp_column) * SVDQ_ROW_BYTES,
-    scales + at.warp_row * T::SCALE_BYTES,
-    scales + (T::ROWS + at.warp_column) * T::SCALE_BYTES,
-  };
+  return svdq_share<T> (ring + stage % T::STAGES * T::STAGE_BYTES, at);
 }
 
 template <typename T, typename Math, bool SWIGLU>
@@ -300,7 +235,7 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p
   static_assert (T::ROWS * T::OUT_PITCH * 2 <= T::SHARED_BYTES, "outputs are staged in the ring");
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
-  const SvdqPlace at = svdq_place<T> (p);
+  const MmaPlace at = svdq_place<T> (p);
   const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
 
   float d[T::DOWN][T::ALONG][4] = {};
@@ -315,9 +250,9 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p
   cp_async_wait<0> ();
   __syncthreads ();
   bf16 *staged = reinterpret_cast<bf16 *> (shared);
-  svdq_stage_outputs<T, SWIGLU> (p, d, staged, at);
+  stage_outputs<T, SWIGLU> (p.bias, p.n, d, staged, at);
   __syncthreads ();
-  svdq_write_outputs<T, SWIGLU> (p, staged, at);
+  write_outputs<T, SWIGLU> ((bf16 *)p.y, p.m, SWIGLU ? p.n / 2 : p.n, p.stride, staged, at);
 }
 
 /* -- launching ----------------------------------------------------------------------------------
@@ -371,13 +306,6 @@ svdq_describe (Stream *s, const SvdqGemm *g, SvdqProductArgs *out)
   return STATUS_OK;
 }
 
-template <typename T>
-static int64_t
-svdq_tiles (const SvdqProductArgs *p)
-{
-  return (int64_t)CEIL_DIV (p->m, T::ROWS) * CEIL_DIV (p->n, T::COLUMNS);
-}
-
 /* `g` on a Large tile when there are enough of them for all multiprocessors, else a Small one. */
 template <typename Large, typename Small, typename Math>
 static Status
@@ -386,7 +314,7 @@ svdq_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
   SvdqProductArgs p = {};
   REQUIRE (s, g->w->format == format && s->caps.sm >= 80 && !g->wide);
   CHECK (svdq_describe (s, g, &p));
-  if (svdq_tiles<Large> (&p) >= s->caps.multiprocessors)
+  if (mma_tiles<Large> (p.m, p.n) >= s->caps.multiprocessors)
     return g->w->swiglu ? svdq_launch_tile<Large, Math, true> (s, p)
                         : svdq_launch_tile<Large, Math, false> (s, p);
   return g->w->swiglu ? svdq_launch_tile<Small, Math, true> (s, p)

@@ -180,7 +180,8 @@ void engine_init_process (char **argv);
 char *engine_find_builtin_model (void);
 
 /* Opens a model folder: reads configs and headers only. Errors: ENGINE_ERROR_MODEL names the file
- * and what is wrong with it; ENGINE_ERROR_NO_DEVICE, _UNSUPPORTED. */
+ * and what is wrong with it; G_FILE_ERROR_* if it cannot be read; ENGINE_ERROR_NO_DEVICE,
+ * _UNSUPPORTED. */
 Engine *engine_new (const char *model_dir, const EngineOptions *options, GError **error);
 void engine_free (Engine *self); /* NULL is a no-op */
 

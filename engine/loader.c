@@ -139,11 +139,11 @@ count_stacked (Loader *self, const char *prefix, const char *const *names, const
   g_autofree char *whole = g_strconcat (prefix, fused, NULL);
   g_autofree char *first = g_strconcat (prefix, names[0], NULL);
   g_autofree char *weight = g_strconcat (first, ".weight", NULL);
-  static char value; /* stands for a bias that is there */
+  static const char value; /* stands for a bias that is there */
   SvdqSource shape = { 0 };
 
   source->n_parts = (int)g_strv_length ((char **)names);
-  source->bias.data = bias ? &value : NULL;
+  source->bias.data = bias ? (void *)&value : NULL;
   source->code_bits = weights_find_code_bits (self->weights, first);
   source->fleeting = weights_is_scaled (self->weights, weight);
   if (weights_find_svdq (self->weights, whole, &shape))

@@ -17,7 +17,6 @@
 #define CUDA_NO_DEVICE           100
 #define CUDA_DRIVER_MISMATCH     803
 #define CUDA_COMPAT_UNSUPPORTED  804
-#define CUDA_UNKNOWN             999
 
 static const struct
 {

@@ -447,14 +447,15 @@ test_names (gconstpointer data)
   const Fixture *f = data;
   g_autofree char *folder = g_dir_make_tmp ("tessera-loras-XXXXXX", NULL);
   g_autofree char *inside = g_build_filename (folder, "style.safetensors", NULL);
-  const LoraSample sample = { f->base, one_block, 2, 6 };
+  const LoraSample sample = { f->base, one_block, 2, 6 }, other = { f->base, one_block, 2, 7 };
   g_autofree char *file = lora_sample_write (&sample, LORA_BARE);
+  g_autofree char *newer = lora_sample_write (&other, LORA_BARE);
   EngineOptions options = { .device = f->device, .lora_folder = folder };
   g_autoptr (GError) error = NULL;
   g_autoptr (Engine) engine = engine_new (f->model, &options, &error);
   EngineLora lora = { "style.safetensors", 1.0 };
   EngineRequest request = sample_request (&lora, 1);
-  g_autoptr (Image) image = NULL;
+  g_autoptr (Image) image = NULL, again = NULL;
   EngineLoraReport report;
   EnginePlan plan;
   guint applied, left_out;
@@ -471,6 +472,10 @@ test_names (gconstpointer data)
   g_assert_cmpstr (reasons, ==, report.reasons);
   g_assert_cmpuint (applied, ==, report.applied);
   g_assert_cmpuint (left_out, ==, report.left_out);
+  g_assert_cmpint (g_rename (newer, inside), ==, 0); /* under the same name: it is read again */
+  again = engine_generate (engine, &request, NULL, NULL, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_false (g_bytes_equal (image_get_bytes (image), image_get_bytes (again)));
   g_unlink (inside);
   g_assert_null (engine_check_lora (engine, lora.file, &applied, &left_out, &error));
   g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MODEL);

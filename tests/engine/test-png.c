@@ -242,6 +242,34 @@ test_text (void)
   g_unlink (path);
 }
 
+/* What cannot be read is said, and what can be is read in its place. */
+static void
+test_unreadable (void)
+{
+  static const struct
+  {
+    const char *key, *text, *says;
+  } cases[] = {
+    { "parameters", "no settings", "The \"parameters\" text could not be read: " },
+    { "prompt", "{}", "The ComfyUI graph could not be read: " },
+    { "tessera", "{\"width\": 7}", "Tessera's own record is damaged: " },
+  };
+  g_autofree char *path = temporary_path ();
+
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_auto (ImageInfo) info = { 0 };
+      g_autoptr (Image) image = NULL;
+
+      write_foreign (path, &kinds[5], 4, 4, cases[i].key, cases[i].text);
+      image = image_load_png (path, &info, NULL);
+      g_assert_nonnull (image);
+      g_assert_null (info.request);
+      g_assert_true (g_str_has_prefix (info.report, cases[i].says));
+    }
+  g_unlink (path);
+}
+
 /* A picture wider than any use is not given memory. */
 static void
 test_large (void)
@@ -314,6 +342,7 @@ main (int argc, char **argv)
       g_test_add_data_func (name, &kinds[i], test_kind);
     }
   g_test_add_func ("/png/text", test_text);
+  g_test_add_func ("/png/unreadable", test_unreadable);
   g_test_add_func ("/png/large", test_large);
   g_test_add_func ("/png/errors", test_errors);
   return g_test_run ();

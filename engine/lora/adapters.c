@@ -28,13 +28,19 @@ typedef struct
   int turn;          /* order of up's rows: see Linear.turn */
 } Adapter;
 
+/* Which file a path leads to, and as it was when; all 0: none. */
+typedef struct
+{
+  guint64 size, inode;
+  gint64 changed; /* ns */
+} FileState;
+
 /* A file as it was asked for. */
 typedef struct
 {
   char *name, *path;
   double strength;
-  guint64 size;
-  gint64 changed;
+  FileState state;
   LoraFile *lora;
   char *left_out; /* lines */
 } File;
@@ -89,17 +95,16 @@ find_file (const char *name, const char *const *folders, GError **error)
   return NULL;
 }
 
-static void
-read_state (const char *path, guint64 *size, gint64 *changed)
+/* Two files written within a tick of the clock differ by their inodes. */
+static FileState
+read_state (const char *path)
 {
   GStatBuf state;
 
-  *size = 0;
-  *changed = 0;
   if (g_stat (path, &state) != 0)
-    return;
-  *size = (guint64)state.st_size;
-  *changed = (gint64)state.st_mtim.tv_sec * 1000000000 + state.st_mtim.tv_nsec;
+    return (FileState){ 0 };
+  return (FileState){ (guint64)state.st_size, (guint64)state.st_ino,
+                      (gint64)state.st_mtim.tv_sec * 1000000000 + state.st_mtim.tv_nsec };
 }
 
 static Adapter *
@@ -139,7 +144,7 @@ open_file (Adapters *self, const EngineLora *lora, const char *const *folders, g
   file.path = find_file (lora->file, folders, error);
   if (file.path != NULL)
     {
-      read_state (file.path, &file.size, &file.changed);
+      file.state = read_state (file.path);
       file.lora = lora_file_open (file.path, self->targets, check, error);
     }
   if (file.lora != NULL)
@@ -204,12 +209,10 @@ adapters_match (const Adapters *self, const EngineLora *loras, guint n_loras)
   for (guint i = 0; i < n_loras; i++)
     {
       const File *file = &g_array_index (self->files, File, i);
-      guint64 size;
-      gint64 changed;
+      FileState now = read_state (file->path);
 
-      read_state (file->path, &size, &changed);
       if (!g_str_equal (file->name, loras[i].file) || file->strength != loras[i].strength
-          || file->size != size || file->changed != changed)
+          || memcmp (&file->state, &now, sizeof now) != 0)
         return FALSE;
     }
   return TRUE;

@@ -12,13 +12,10 @@ import subprocess
 import sys
 import time
 
-import gi
-
-gi.require_version("Atspi", "2.0")
-from gi.repository import Atspi, GLib  # noqa: E402
-
-LIMIT = 300  # seconds before a wait counts as hung
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "a11y"))
+from flow import LIMIT, Atspi, wait, walk  # noqa: E402
+
 BUILD = pathlib.Path(sys.argv[1]).resolve()
 PROMPTS = ["3 red apples on white",
            "a cat to the left of a house in a meadow"]
@@ -30,27 +27,6 @@ height=256
 new-seed=false
 precision='both'
 """
-
-
-def wait(what, look):
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        try:
-            found = look()
-        except GLib.Error:  # nodes vanish while the tree is read
-            found = None
-        if found:
-            return found
-        time.sleep(0.1)
-    raise TimeoutError(f"no {what} within {LIMIT} s")
-
-
-def walk(node):
-    yield node
-    for i in range(node.get_child_count()):
-        child = node.get_child_at_index(i)
-        if child is not None:
-            yield from walk(child)
 
 
 def find(root, roles, name):

@@ -23,7 +23,8 @@ enum Order
 };
 
 /* Every grid is run in every order, each time on the memory that it found, and must leave the same
- * bytes: that is so from the beginning. `once`: only forward, for what adds in any order. */
+ * bytes: that is so from the beginning, unless EMULATED_ONCE is in the environment. `once`: only
+ * forward, for what adds in any order, and for what would take too long. */
 void set_once (bool once);
 
 /* When the card does what has been put into its queues. Work that is tied by the events and waits

@@ -71,7 +71,6 @@ static struct
 {
   Serving serving = serving_of (getenv ("EMULATED_QUEUES"));
   std::vector<cudaStream_t> queues; /* as they were made */
-  CUstream_st standard;
   std::minstd_rand random;
 } card;
 

@@ -15,7 +15,7 @@ static const char *const phase_names[ENGINE_N_PHASES] = { "load", "encode", "den
 typedef struct
 {
   char *model, *transformer, *prompt, *size, *precision, *device, *memory_budget, *offload, *card;
-  char *text_encoder;
+  char *arithmetic, *text_encoder;
   int steps, tokens;
   gboolean json;
 } Options;
@@ -23,8 +23,9 @@ typedef struct
 static void
 options_clear (Options *o)
 {
-  char **strings[] = { &o->model,  &o->transformer,   &o->prompt,  &o->size, &o->precision,
-                       &o->device, &o->memory_budget, &o->offload, &o->card, &o->text_encoder };
+  char **strings[]
+      = { &o->model, &o->transformer,   &o->prompt,  &o->size,         &o->precision, &o->device,
+          &o->card,  &o->memory_budget, &o->offload, &o->text_encoder, &o->arithmetic };
 
   for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
     g_free (*strings[i]);
@@ -256,6 +257,7 @@ parse (int argc, char **argv, Options *o, GError **error)
       "Multiples of 16 from 64 to 2048 (default: the model's own)", "WxH" },
     { "steps", 0, 0, G_OPTION_ARG_INT, &o->steps, "Denoising steps (default: 8)", "N" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &o->precision, CLI_PRECISION_HELP, "P" },
+    { "arithmetic", 0, 0, G_OPTION_ARG_STRING, &o->arithmetic, CLI_ARITHMETIC_HELP, "A" },
     { "device", 'd', 0, G_OPTION_ARG_STRING, &o->device, CLI_DEVICE_HELP, "D" },
     { "card", 0, 0, G_OPTION_ARG_STRING, &o->card,
       "Plan for a card of this compute capability, such as 8.9, here or not", "X.Y" },
@@ -295,6 +297,7 @@ cli_plan (int argc, char **argv, GError **error)
   options.text_encoder_file = o.text_encoder;
   if (!cli_parse_size (o.size, &request, error)
       || !cli_parse_precision (o.precision, &request, &options.svdquant_type, error)
+      || !cli_parse_arithmetic (o.arithmetic, &options.exact, error)
       || !cli_parse_offload (o.offload, &options.offload, error)
       || !cli_parse_bytes (o.memory_budget, &options.memory_budget, error)
       || !parse_card (o.card, &options.planned_sm, error)

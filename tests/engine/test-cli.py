@@ -111,6 +111,8 @@ def plan():
         check("plan: and what does", small["suggestion"]["width"] < 256, small)
         expect("plan: as text", 0, *tiny[:-1], "--device", "cpu", output="fits", env=env)
         expect("plan: a wrong level", 2, *tiny, "--offload", "most", error="--offload", env=env)
+        expect("plan: a wrong arithmetic", 2, *tiny, "--arithmetic", "slow", error="--arithmetic",
+               env=env)
         expect("plan: a wrong card", 2, *tiny, "--card", "fast", error="--card", env=env)
         expect("plan: a card of what size", 2, *tiny, "--card", "8.9", error="--memory-budget",
                env=env)
@@ -123,6 +125,12 @@ def plan():
         check("plan: 24 GiB hold everything", card["fits"] and card["pinned"] == 0, card)
         check("plan: the published sizes", 12.2e9 < card["parts"]["transformer"]["bytes"] < 12.4e9
               and 7.0e9 < card["parts"]["text_encoder"]["bytes"] < 7.1e9, card)
+        four_bit = ("plan", "--model", "synthetic:z-image-turbo", "--card", "9.0", "--size",
+                    "1024x1024", "--memory-budget", "24GiB", "--precision", "nvfp4",
+                    "--transformer", "synthetic:nvfp4:128", "--json", "--arithmetic")
+        exact, fast = (json.loads(run(*four_bit, how, env=env).stdout)["parts"]["transformer"]
+                       for how in ("exact", "fast"))
+        check("plan: exact keeps 4 bit", 4.1e9 < exact["bytes"] < 4.3e9 < fast["bytes"], exact)
 
 
 usage()

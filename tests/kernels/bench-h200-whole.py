@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole picture at full size: ours beside diffusers, in one run on one card.
 
-    bench-h200-whole.py TESSERA-CLI OUT.json [--rounds N] [--side PIXELS] [--eager] [--ours NAME...]
+    bench-h200-whole.py TESSERA-CLI OUT.json [--rounds N] [--side PIXELS] [--eager] [--bare]
+                                      [--ours NAME...]
 
 Needs PyTorch, diffusers (ZImageTransformer2DModel, AutoencoderKL) and transformers (Qwen3Model).
 Their models get random weights on the card; ours makes its own (synthetic:z-image-turbo). Round
 by round: ours as a process of its own, theirs eager, theirs with compiled blocks, each from prompt
 to RGB in host memory, by the host's clock with the card idle at both ends of every phase. The
 median over all rounds counts. --eager leaves the compiled blocks out, which take 15 seconds; --ours
-names what of ours to run, of OURS.
+names what of ours to run, of OURS. --bare also times what no step of either can go without, by
+cuBLAS and cuDNN: the products of all blocks and their attention, nothing between them.
 """
 import argparse
 import contextlib
@@ -23,6 +25,8 @@ import time
 import torch
 import transformers
 import diffusers
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
@@ -180,6 +184,51 @@ def encoder_64(program, theirs):
             "theirs_ms": statistics.median(times)}
 
 
+def bare_weights(block):
+    """The four matrices of a block as one product each reads them."""
+    a, f = block.attention, block.feed_forward
+    return (torch.cat([a.to_q.weight, a.to_k.weight, a.to_v.weight]), a.to_out[0].weight,
+            torch.cat([f.w1.weight, f.w3.weight]), f.w2.weight)
+
+
+@torch.inference_mode()
+def bare_step(theirs, rounds):
+    """Seconds of the bare products and attention of one step, as long as pictures take; and what
+    the card said of its clock and power meanwhile."""
+    t, image = theirs.transformer, (theirs.side // 16) ** 2
+    blocks = [(bare_weights(b), rows) for rows, part in
+              ((image, t.noise_refiner), (image + TOKENS, t.layers)) for b in part]
+    rows = image + TOKENS
+    inputs = {k: torch.randn(rows, k, device="cuda").bfloat16() for k in (3840, 10240)}
+    outputs = {n: torch.empty(rows, n, dtype=torch.bfloat16, device="cuda")
+               for n in (11520, 3840, 20480)}
+    q, k, v = torch.randn(3, 1, 30, rows, 128, device="cuda").bfloat16()
+
+    def step():
+        for weights, m in blocks:
+            for w in weights:
+                torch.mm(inputs[w.shape[1]][:m], w.t(), out=outputs[w.shape[0]][:m])
+            scaled_dot_product_attention(q[:, :, :m], k[:, :, :m], v[:, :, :m])
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    times = []
+    for _ in range(3 * rounds):
+        clock = Clock()
+        for i in range(STEPS):
+            graph.replay()
+            if i == STEPS // 2:
+                said = subprocess.Popen(["nvidia-smi", "--format=csv,noheader", "--query-gpu="
+                                         "clocks.sm,power.draw.instant,power.limit"],
+                                        stdout=subprocess.PIPE, text=True)
+        times.append(clock.lap("steps") / STEPS)
+        said = said.communicate()[0].strip()
+    return {"median_s": statistics.median(times), "all_s": times, "card": said}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -187,6 +236,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--bare", action="store_true")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["bf16"])
     options = parser.parse_args()
 
@@ -220,6 +270,8 @@ def main():
         "pictures_s": pictures,
         "reports": reports,
     }
+    if options.bare:
+        result["bare_step"] = bare_step(theirs, options.rounds)
     if not options.eager:
         result["encoder_64_tokens"] = encoder_64(options.program, theirs)
     with open(options.json_file, "w") as file:
@@ -231,7 +283,7 @@ def main():
     for who, times in medians.items():
         print(f"{who:12}" + "".join(f"{times[phase] * 1e3:9.2f} ms" for phase in PHASES)
               + f"{times['total'] / medians['eager']['total']:12.3f}")
-    print({k: result[k] for k in result if k.endswith(("_s", "activations", "tokens"))
+    print({k: result[k] for k in result if k.endswith(("_s", "activations", "tokens", "bare_step"))
            and k not in ("median_s", "pictures_s")})
 
 

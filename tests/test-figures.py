@@ -54,15 +54,34 @@ def way(cell):
     return text + (", decoder in bands" if cell["band"] else "")
 
 
+def planned_seconds(cell):
+    return f"{cell['planned_seconds']:.2f} s" if cell["planned_seconds"] else "none yet"
+
+
+def held(cell):
+    return [f"{cell['planned_peak'] / GIB:.2f} GiB", f"{cell['peak'] / GIB:.2f} GiB",
+            planned_seconds(cell), f"{cell['seconds']:.2f} s", way(cell)]
+
+
 def memory():
     page, numbers = Page("engine/memory/README.md"), raw("engine/memory-h200.json")
-    for cell in numbers["cells"]:
-        page.holds(f"{cell['cap'] // GIB} GiB", cell["type"].upper(), str(cell["size"]),
-                   f"{cell['planned_peak'] / GIB:.2f} GiB", f"{cell['peak'] / GIB:.2f} GiB",
-                   f"{cell['planned_seconds']:.2f} s", f"{cell['seconds']:.2f} s", way(cell))
+    later = {(cell["cap"], cell["type"], cell["size"]): cell
+             for cell in raw("engine/memory-h200-cells.json")["cells"]}
+    for first in numbers["cells"]:
+        cell = later.get((first["cap"], first["type"], first["size"]), first)
+        page.holds(f"{cell['cap'] // GIB} GiB", cell["type"].upper(), str(cell["size"]), *held(cell))
     for cap in numbers["random"]["caps"]:
         page.holds(f"{cap['cap'] // GIB} GiB", *(str(cap[key]) for key in (
             "requests", "drawn", "with_lora", "refused", "cancelled")))
+    for cell in raw("engine/memory-h200-encoders.json")["encoders"]:
+        page.holds(cell["encoder"].removeprefix("synthetic:") + " bit",
+                   f"{cell['cap'] // GIB} GiB", cell["type"].upper(), *held(cell))
+    for row in raw("engine/memory-h200-squeeze.json")["squeeze"]:
+        leaves = f"{row['left'] / GIB:.2f} GiB" + (", takes what is freed" if row["grabs"] else "")
+        resumed = f" from step {row['resumed_from']}" if row["resumed_from"] else ""
+        page.holds(row["type"].upper(), "there" if row["loaded_before"] else "new",
+                   f"{row['phase']} {row['step']}", f"{row['taken'] / GIB:.1f} GiB", leaves,
+                   row["outcome"] + resumed, str(row["differs_by"]))
 
 
 def heavy():

@@ -326,6 +326,7 @@ run_cell (Bench *self, Engine *engine, guint64 cap, const EngineRequest *r, cons
 {
   Result result = { 0 };
   EnginePlan plan;
+  char planned[16] = "none yet", off[16] = "";
   gboolean drawn;
   int differ;
 
@@ -346,10 +347,14 @@ run_cell (Bench *self, Engine *engine, guint64 cap, const EngineRequest *r, cons
     bench_fail (self, what, "more memory than the budget");
   if (differ > (plan.band > 0 ? 2 : 0))
     bench_fail (self, what, "the picture is not the resident one");
-  g_print ("| %s | %.2f | %.2f | %+.1f %% | %.3f | %.3f | %+.0f %% | %s%s, %d, band %d |\n", what,
+  if (plan.seconds > 0) /* 0: nothing was drawn yet that says how long it will take */
+    {
+      g_snprintf (planned, sizeof planned, "%.3f", plan.seconds);
+      g_snprintf (off, sizeof off, "%+.0f %%", (plan.seconds / result.total - 1) * 100);
+    }
+  g_print ("| %s | %.2f | %.2f | %+.1f %% | %s | %.3f | %s | %s%s, %d, band %d |\n", what,
            (double)plan.peak / GIB, (double)result.peak / GIB,
-           ((double)plan.peak / (double)result.peak - 1) * 100, plan.seconds, result.total,
-           (plan.seconds / result.total - 1) * 100,
+           ((double)plan.peak / (double)result.peak - 1) * 100, planned, result.total, off,
            plan.parts[ENGINE_PART_TEXT_ENCODER].leaves ? "encoder" : "",
            plan.parts[ENGINE_PART_TRANSFORMER].leaves ? "+transformer" : "",
            plan.parts[ENGINE_PART_TRANSFORMER].streamed, plan.band);

@@ -35,6 +35,14 @@ class Page:
         print(f"{'ok' if found else 'not ok'} {_count} {self.name}: {row}")
 
 
+    def says(self, text):
+        """A sentence, wherever its lines break."""
+        global _count
+        _count += 1
+        found = text in " ".join(" ".join(self.lines).split())
+        print(f"{'ok' if found else 'not ok'} {_count} {self.name}: {text}")
+
+
 def cpu():
     page = Page("tests/kernels/README.md")
     for row in raw("kernels/bench-cpu.json")["rows"]:
@@ -142,7 +150,8 @@ def pictures():
                *(f"{run['peak_memory'] / GIB:.2f} GiB" for run in runs))
 
     beside = raw("kernels/whole-h200-beside-diffusers.json")
-    ours, eager, compiled = (beside["median_s"][who] for who in ("ours", "eager", "compiled"))
+    medians = beside["median_s"]
+    ours, eager, compiled = (medians[who] for who in ("bf16", "eager", "compiled"))
     for label, key, unit in (("text encoder, 128 tokens", "encode", "ms"), ("one step", "step", "ms"),
                              ("VAE decode, to bytes in host memory", "decode", "ms"),
                              ("prompt to RGB", "total", "s")):
@@ -152,6 +161,18 @@ def pictures():
     front = Page("README.md")
     front.holds("one step", *(f"{who['step'] * 1e3:.0f} ms" for who in (ours, compiled, eager)))
     front.holds("prompt to picture", *(f"{who['total']:.2f} s" for who in (ours, compiled, eager)))
+    front.holds("the same in INT4, fast", f"{medians['fast-int4']['total']:.2f} s")
+    alone = beside["encoder_64_tokens"]
+    page.holds("text encoder, 64 tokens", f"{alone['ours_ms']:.1f} ms", f"{alone['theirs_ms']:.1f} ms",
+               "", f"{alone['ours_ms'] / alone['theirs_ms']:.2f}")
+    for name in ("fast-int4", "fast-nvfp4", "exact-int4", "exact-nvfp4"):
+        way, kind = name.split("-")
+        page.holds(f"{way} {kind.upper()}", f"{medians[name]['step'] * 1e3:.1f} ms",
+                   f"{ours['step'] / medians[name]['step']:.2f}", f"{medians[name]['total']:.3f} s",
+                   f"{eager['total'] / medians[name]['total']:.2f}")
+    bare = beside["bare_step"]["median_s"]
+    page.says(f"took {bare * 1e3:.1f} ms a step in that run, {bare / compiled['step']:.2f} of compiled")
+    page.says(f"takes {ours['step'] / bare:.2f} times that")
 
 
 def four_bit():

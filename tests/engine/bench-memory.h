@@ -24,7 +24,7 @@ typedef struct
   gint64 begun, deadline;
   int prompt; /* a new one each time, so that none is remembered */
   int failures;
-  int largest; /* of 4-bit pictures */
+  int largest; /* of the pictures */
   cJSON *root;
 } Bench;
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that every text of the app is translated. Usage: check-po.py SOURCE_ROOT
+"""Checks that every text that the app shows is translated. Usage: check-po.py SOURCE_ROOT
 
 POTFILES names every file with a text in it and no other; each language of LINGUAS is well formed
 and has every text that is in the sources now, none of them fuzzy or empty.
@@ -24,7 +24,7 @@ def lines(name):
 
 
 def with_texts():
-    for pattern in ("app/**/*.c", "app/**/*.h", "app/**/*.ui"):
+    for pattern in ("app/**/*.c", "app/**/*.h", "app/**/*.ui", "engine/**/*.c"):
         for path in root.glob(pattern):
             if TEXT.search(path.read_text(encoding="utf-8")):
                 yield str(path.relative_to(root))

@@ -4,6 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
+/* What the app binds; where nothing does, as in tessera-cli, all is English. */
+#define GETTEXT_PACKAGE "tessera"
+#include <glib/gi18n-lib.h>
+
 /* The smallest published model: the text encoder's needed part is 7.84 GB in BF16, and runs before
  * the 4-bit transformer of 3.6 GB (specs z-image 1.5 and svdquant 2.1). A card sold with 8 GB says
  * a little more than 8e9 bytes. */
@@ -165,14 +169,15 @@ judge_extension (const DoctorEvidence *e, GPtrArray *findings)
 
   if (e->extension == NULL)
     add (findings, DOCTOR_EXTENSION_MISSING,
-         g_strdup_printf ("The computer's driver is %s; the sandbox has none.", e->module_version),
-         "Install the Flatpak driver extension of the same version, then start the app again.",
+         g_strdup_printf (_ ("The computer's driver is %s; the sandbox has none."),
+                          e->module_version),
+         _ ("Install the Flatpak driver extension of the same version, then start the app again."),
          command);
   else
     add (findings, DOCTOR_EXTENSION_DIFFERS,
-         g_strdup_printf ("The computer's driver is %s, the sandbox's is %s.", e->module_version,
-                          e->extension),
-         "Install the Flatpak driver extension of the same version, then start the app again.",
+         g_strdup_printf (_ ("The computer's driver is %s, the sandbox's is %s."),
+                          e->module_version, e->extension),
+         _ ("Install the Flatpak driver extension of the same version, then start the app again."),
          command);
 }
 
@@ -183,37 +188,41 @@ judge_missing_library (const DoctorEvidence *e, GPtrArray *findings)
     judge_extension (e, findings);
   else if (e->module_version != NULL)
     add (findings, DOCTOR_NO_LIBRARY,
-         g_strdup_printf ("The kernel module is version %s, but: %s.", e->module_version,
+         g_strdup_printf (_ ("The kernel module is version %s, but: %s."), e->module_version,
                           e->library_error),
-         "Install the part of the driver that contains libcuda.so.1, of the same version.",
+         _ ("Install the part of the driver that contains libcuda.so.1, of the same version."),
          install_command (e->distribution, INSTALL_LIBRARY));
   else if (e->pci != NULL)
     add (findings, DOCTOR_NO_DRIVER,
-         g_strdup_printf ("The card at %s has no NVIDIA kernel module.", e->pci),
-         "Install NVIDIA's driver from the distribution, then restart the computer.",
+         g_strdup_printf (_ ("The card at %s has no NVIDIA kernel module."), e->pci),
+         _ ("Install NVIDIA's driver from the distribution, then restart the computer."),
          install_command (e->distribution, INSTALL_DRIVER));
   else
-    add (findings, DOCTOR_NO_CARD, g_strdup ("No NVIDIA card is on the PCI bus."),
-         "Images are made by the processor, which takes much longer.", NULL);
+    add (findings, DOCTOR_NO_CARD, g_strdup (_ ("No NVIDIA card is on the PCI bus.")),
+         _ ("Images are made by the processor, which takes much longer."), NULL);
 }
 
 static void
 judge_old_driver (const DoctorEvidence *e, GPtrArray *findings)
 {
   const char *oldest = oldest_driver (e->needed_cuda);
+  int has = e->driver_cuda, needs = e->needed_cuda;
+  char *evidence;
   g_autofree char *remedy = NULL;
 
   if (oldest != NULL)
-    remedy = g_strdup_printf ("Install driver %s or newer, then restart the computer.", oldest);
+    remedy = g_strdup_printf (_ ("Install driver %s or newer, then restart the computer."), oldest);
   else
-    remedy = g_strdup ("Install a newer driver, then restart the computer.");
-  add (findings, DOCTOR_DRIVER_TOO_OLD,
-       g_strdup_printf ("The driver%s%s supports CUDA %d.%d; CUDA %d.%d is needed.",
-                        e->module_version != NULL ? " " : "",
-                        e->module_version != NULL ? e->module_version : "", e->driver_cuda / 1000,
-                        e->driver_cuda % 1000 / 10, e->needed_cuda / 1000,
-                        e->needed_cuda % 1000 / 10),
-       remedy, install_command (e->distribution, INSTALL_DRIVER));
+    remedy = g_strdup (_ ("Install a newer driver, then restart the computer."));
+  if (e->module_version != NULL)
+    evidence = g_strdup_printf (_ ("The driver %s supports CUDA %d.%d; CUDA %d.%d is needed."),
+                                e->module_version, has / 1000, has % 1000 / 10, needs / 1000,
+                                needs % 1000 / 10);
+  else
+    evidence = g_strdup_printf (_ ("The driver supports CUDA %d.%d; CUDA %d.%d is needed."),
+                                has / 1000, has % 1000 / 10, needs / 1000, needs % 1000 / 10);
+  add (findings, DOCTOR_DRIVER_TOO_OLD, evidence, remedy,
+       install_command (e->distribution, INSTALL_DRIVER));
 }
 
 static void
@@ -225,25 +234,26 @@ judge_closed_node (const DoctorEvidence *e, GPtrArray *findings)
   if (e->flatpak)
     {
       command = g_strdup ("flatpak override --user --device=dri io.github.tesseraimage.Tessera");
-      remedy = "Let the app use the graphics card, then start it again.";
+      remedy = _ ("Let the app use the graphics card, then start it again.");
     }
   else if (e->closed_errno == ENOENT)
     {
       command = g_strdup ("sudo nvidia-modprobe -u -c=0");
-      remedy = "Make the device nodes; in a container, pass the card on to it.";
+      remedy = _ ("Make the device nodes; in a container, pass the card on to it.");
     }
   else if (e->closed_group != NULL && !g_str_equal (e->closed_group, "root"))
     {
       command = g_strdup_printf ("sudo usermod -aG %s \"$USER\"", e->closed_group);
-      remedy = "Join the group that may use the card, then log in again.";
+      remedy = _ ("Join the group that may use the card, then log in again.");
     }
   else
     {
       command = g_strdup_printf ("sudo chmod a+rw %s", e->closed_node);
-      remedy = "Let every user open the device node.";
+      remedy = _ ("Let every user open the device node.");
     }
   add (findings, DOCTOR_NO_ACCESS,
-       g_strdup_printf ("%s cannot be opened: %s.", e->closed_node, g_strerror (e->closed_errno)),
+       g_strdup_printf (_ ("%s cannot be opened: %s."), e->closed_node,
+                        g_strerror (e->closed_errno)),
        remedy, command);
 }
 
@@ -261,30 +271,32 @@ judge_failed_start (const DoctorEvidence *e, GPtrArray *findings)
     judge_old_driver (e, findings);
   else if (code == CUDA_DRIVER_MISMATCH)
     add (findings, DOCTOR_DRIVER_MISMATCH,
-         g_strdup_printf ("The kernel module is version %s and does not match the library "
-                          "(CUDA error %d).",
-                          e->module_version != NULL ? e->module_version : "unknown", code),
-         "Restart the computer.", "systemctl reboot");
+         g_strdup_printf (_ ("The kernel module is version %s and does not match the library "
+                             "(CUDA error %d)."),
+                          e->module_version != NULL ? e->module_version : _ ("unknown"), code),
+         _ ("Restart the computer."), "systemctl reboot");
   else if (node_missing && !(uvm_node && !e->uvm))
     judge_closed_node (e, findings);
   else if (!e->uvm && code != CUDA_NO_DEVICE && code != CUDA_NO_MEMORY)
     add (findings, DOCTOR_UVM_NOT_LOADED,
-         g_strdup_printf ("The kernel module nvidia_uvm is not loaded (CUDA error %d).", code),
-         e->flatpak ? "Load the module on the computer itself; a sandbox cannot."
-                    : "Load the module. It is loaded by itself once nvidia-modprobe is installed.",
+         g_strdup_printf (_ ("The kernel module nvidia_uvm is not loaded (CUDA error %d)."), code),
+         e->flatpak
+             ? _ ("Load the module on the computer itself; a sandbox cannot.")
+             : _ ("Load the module. It is loaded by itself once nvidia-modprobe is installed."),
          "sudo modprobe nvidia_uvm");
   else if (code == CUDA_NO_DEVICE && e->pci == NULL)
-    add (findings, DOCTOR_NO_CARD, g_strdup ("The driver finds no NVIDIA card (CUDA error 100)."),
-         "Images are made by the processor, which takes much longer.", NULL);
+    add (findings, DOCTOR_NO_CARD,
+         g_strdup (_ ("The driver finds no NVIDIA card (CUDA error 100).")),
+         _ ("Images are made by the processor, which takes much longer."), NULL);
   else if (code == CUDA_NO_DEVICE && e->module_version == NULL)
     add (findings, DOCTOR_NO_DRIVER,
-         g_strdup_printf ("The card at %s has no NVIDIA kernel module.", e->pci),
-         "Install NVIDIA's driver from the distribution, then restart the computer.",
+         g_strdup_printf (_ ("The card at %s has no NVIDIA kernel module."), e->pci),
+         _ ("Install NVIDIA's driver from the distribution, then restart the computer."),
          install_command (e->distribution, INSTALL_DRIVER));
   else
     add (findings, DOCTOR_DRIVER_FAILED,
-         g_strdup_printf ("Its start ended with CUDA error %d.", code),
-         "Restart the computer; if that does not help, the kernel's log says why.",
+         g_strdup_printf (_ ("Its start ended with CUDA error %d."), code),
+         _ ("Restart the computer; if that does not help, the kernel's log says why."),
          "sudo dmesg | grep -i nvrm");
 }
 
@@ -314,30 +326,31 @@ judge_card (const DoctorEvidence *e, GPtrArray *findings)
   if (card->sm < DOCTOR_OLDEST_SM)
     {
       add (findings, DOCTOR_CARD_TOO_OLD,
-           g_strdup_printf ("%s has compute capability %d.%d; %d.%d is needed.", card->name,
+           g_strdup_printf (_ ("%s has compute capability %d.%d; %d.%d is needed."), card->name,
                             card->sm / 10, card->sm % 10, DOCTOR_OLDEST_SM / 10,
                             DOCTOR_OLDEST_SM % 10),
-           "A card of the RTX 20 series or newer is needed. Until then the processor is used.",
+           _ ("A card of the RTX 20 series or newer is needed. Until then the processor is used."),
            NULL);
       return;
     }
   if (e->needed_cuda == 0)
     {
-      add (findings, DOCTOR_NO_KERNELS, g_strdup_printf ("%s is there and unused.", card->name),
-           "Install a build with CUDA, such as the Flatpak.", NULL);
+      add (findings, DOCTOR_NO_KERNELS, g_strdup_printf (_ ("%s is there and unused."), card->name),
+           _ ("Install a build with CUDA, such as the Flatpak."), NULL);
       return;
     }
   add (findings, DOCTOR_GPU_READY,
-       g_strdup_printf ("%s, compute capability %d.%d, driver %s.", card->name, card->sm / 10,
-                        card->sm % 10, e->module_version != NULL ? e->module_version : "unknown"),
+       g_strdup_printf (_ ("%s, compute capability %d.%d, driver %s."), card->name, card->sm / 10,
+                        card->sm % 10,
+                        e->module_version != NULL ? e->module_version : _ ("unknown")),
        NULL, NULL);
   if (card->memory < ENOUGH_GPU_MEMORY)
     add (findings, DOCTOR_LITTLE_GPU_MEMORY,
-         g_strdup_printf ("%s has %.1f GB; published models need %.0f GB.", card->name, gb,
+         g_strdup_printf (_ ("%s has %.1f GB; published models need %.0f GB."), card->name, gb,
                           (double)ENOUGH_GPU_MEMORY / 1e9),
-         "Use the built-in model, or the processor for the published ones.", NULL);
+         _ ("Use the built-in model, or the processor for the published ones."), NULL);
   else
-    add (findings, DOCTOR_GPU_MEMORY, g_strdup_printf ("%s has %.1f GB.", card->name, gb), NULL,
+    add (findings, DOCTOR_GPU_MEMORY, g_strdup_printf (_ ("%s has %.1f GB."), card->name, gb), NULL,
          NULL);
 }
 
@@ -360,32 +373,34 @@ judge_gpu (const DoctorEvidence *e, GPtrArray *findings)
 static void
 judge_machine (const DoctorEvidence *e, GPtrArray *findings)
 {
-  const char *processor = e->processor != NULL ? e->processor : "The processor";
+  const char *processor = e->processor != NULL ? e->processor : _ ("The processor");
 
   if (e->memory > 0 && e->memory < ENOUGH_MEMORY)
     add (findings, DOCTOR_LITTLE_MEMORY,
-         g_strdup_printf ("%.1f GB; published models need %.0f GB.", (double)e->memory / 1e9,
+         g_strdup_printf (_ ("%.1f GB; published models need %.0f GB."), (double)e->memory / 1e9,
                           (double)ENOUGH_MEMORY / 1e9),
-         "Close other programs, or use the built-in model.", NULL);
+         _ ("Close other programs, or use the built-in model."), NULL);
   else if (e->memory > 0)
-    add (findings, DOCTOR_MEMORY, g_strdup_printf ("%.1f GB.", (double)e->memory / 1e9), NULL,
+    add (findings, DOCTOR_MEMORY, g_strdup_printf (_ ("%.1f GB."), (double)e->memory / 1e9), NULL,
          NULL);
   if (e->disk_known && e->disk < ENOUGH_DISK)
     add (findings, DOCTOR_LITTLE_DISK,
-         g_strdup_printf ("%s has %.1f GB left; the smallest published model takes %.0f GB.",
+         g_strdup_printf (_ ("%s has %.1f GB left; the smallest published model takes %.0f GB."),
                           e->data_dir, (double)e->disk / 1e9, (double)ENOUGH_DISK / 1e9),
-         "Free some space, or keep models in a folder on another disk.", NULL);
+         _ ("Free some space, or keep models in a folder on another disk."), NULL);
   else if (e->disk_known)
     add (findings, DOCTOR_DISK,
-         g_strdup_printf ("%s has %.1f GB left.", e->data_dir, (double)e->disk / 1e9), NULL, NULL);
+         g_strdup_printf (_ ("%s has %.1f GB left."), e->data_dir, (double)e->disk / 1e9), NULL,
+         NULL);
   if (e->avx2)
     add (findings, DOCTOR_SIMD,
-         g_strdup_printf ("%s has AVX2%s.", processor, e->avx512 ? " and AVX-512" : ""), NULL,
-         NULL);
+         g_strdup_printf (e->avx512 ? _ ("%s has AVX2 and AVX-512.") : _ ("%s has AVX2."),
+                          processor),
+         NULL, NULL);
   else
-    add (findings, DOCTOR_NO_SIMD, g_strdup_printf ("%s has no AVX2 with FMA.", processor),
-         "The processor's part of the work takes several times as long. In a virtual machine, "
-         "pass the host's processor model on.",
+    add (findings, DOCTOR_NO_SIMD, g_strdup_printf (_ ("%s has no AVX2 with FMA."), processor),
+         _ ("The processor's part of the work takes several times as long. In a virtual machine, "
+            "pass the host's processor model on."),
          NULL);
 }
 

@@ -94,8 +94,8 @@ typedef struct
   DoctorCode code;
   DoctorState state;
   const char *title; /* English, static */
-  char *evidence;    /* what was seen, one sentence */
-  char *remedy;      /* what to do, one or two sentences; NULL if nothing is to do */
+  char *evidence;    /* what was seen, one sentence, in the language of the app that binds one */
+  char *remedy;      /* what to do, the same way, one or two sentences; NULL: nothing is to do */
   char *command;     /* to be typed as it is; NULL if there is none */
 } DoctorFinding;
 

@@ -7,6 +7,8 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <libintl.h>
+#include <locale.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -411,6 +413,37 @@ test_program (void)
   cJSON_Delete (root);
 }
 
+/* In a program that binds the app's translations, findings speak its language. */
+static void
+test_language (void)
+{
+  const char *locale_dir = g_getenv ("TESSERA_LOCALE_DIR");
+  g_autoptr (GPtrArray) cards = g_ptr_array_new (), findings = NULL;
+  const DoctorEvidence evidence = { .driver_cuda = 12040, .needed_cuda = 13000, .cards = cards };
+  const DoctorFinding *finding;
+
+  if (!g_file_test (locale_dir, G_FILE_TEST_IS_DIR))
+    {
+      g_test_skip ("this build has no translations");
+      return;
+    }
+  if (!g_test_subprocess ())
+    {
+      g_test_trap_subprocess (NULL, 0, G_TEST_SUBPROCESS_DEFAULT);
+      g_test_trap_assert_passed ();
+      return;
+    }
+  g_setenv ("LANGUAGE", "de", TRUE);
+  setlocale (LC_ALL, "");
+  bindtextdomain ("tessera", locale_dir);
+  bind_textdomain_codeset ("tessera", "UTF-8");
+  textdomain ("tessera");
+  findings = doctor_judge (&evidence);
+  finding = get_finding (findings, DOCTOR_DRIVER_TOO_OLD);
+  g_assert_cmpstr (finding->evidence, ==,
+                   "Der Treiber unterstützt CUDA 12.4; nötig ist CUDA 13.0.");
+}
+
 int
 main (int argc, char **argv)
 {
@@ -423,6 +456,7 @@ main (int argc, char **argv)
     }
   g_test_add_func ("/doctor/group", test_group);
   g_test_add_func ("/doctor/little-disk", test_little_disk);
+  g_test_add_func ("/doctor/language", test_language);
   g_test_add_func ("/doctor/program", test_program);
   return g_test_run ();
 }

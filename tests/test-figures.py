@@ -184,9 +184,10 @@ def four_bit():
         unit = " ms" if a[1] == 11520 else ""
         page.holds(f"{a[1]} x {a[2]}", f"{ms['cublas bf16']:.3f}{unit}", f"{ms['cublas fp8']:.3f}",
                    f"{ms['fast']:.3f}, {ms['cublas bf16'] / ms['fast']:.2f}x",
-                   f"{ms['e4m3 r32']:.3f}",
+                   f"{ms['turns r32']:.3f}",
                    *(f"{ms[way]:.3f}, {ms['cublas bf16'] / ms[way]:.2f}x"
-                     for way in ("exact int4", "exact nvfp4")))
+                     for way in ("exact int4 128x192 ahead", "before: exact nvfp4", "before: fast",
+                                 "before: exact int4")))
     whole = raw("kernels/whole-h200-svdq.json")
     dense = statistics.mean(whole[which]["median"]["step"] for which in ("bf16", "bf16 again"))
     for label, key in (("fast INT4, clusters and no turns", "fast int4, before"),

@@ -12,6 +12,7 @@
  * The ring, its producer and the persistent tiles are as in gemm_sm90.cuh. A tile is 128 rows of w
  * by up to 256 tokens; the transposition back to [token, n] is stmatrix's.
  */
+#include "kernels/cuda/expand_sm90.cuh"
 #include "kernels/cuda/gemm_sm90.cuh"
 #include "kernels/cuda/svdq_sm90.h"
 
@@ -35,6 +36,8 @@ template <int TOKENS_, SvdqFormat FORMAT_, bool SWIGLU_> struct CodesTile
   static constexpr int TOKENS = TOKENS_, CONSUMERS = 2, ROWS = CONSUMERS * BLOCK_ROWS;
   static constexpr SvdqFormat FORMAT = FORMAT_;
   static constexpr bool SWIGLU = SWIGLU_;
+  /* Whether codes are read a stage before they are expanded; NVFP4 gained nothing by it. */
+  static constexpr bool AHEAD = FORMAT == SVDQ_INT4 && TOKENS == 192;
   static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
   static constexpr int X_BYTES = TOKENS * STAGE_BYTES_K, BLOCK_BYTES = block_bytes (FORMAT);
   static constexpr int STAGE_BYTES = X_BYTES + CONSUMERS * BLOCK_BYTES;
@@ -122,33 +125,6 @@ produce_codes (const CodesLayout<T> &l, const CodesMaps &maps, const CodesWork &
 /* -- codes to fragments -------------------------------------------------------------------------
  */
 
-static __device__ __forceinline__ uint32_t
-as_bits (__half2 v)
-{
-  return *reinterpret_cast<const uint32_t *> (&v);
-}
-
-static __device__ __forceinline__ __half2
-as_halves (uint32_t bits)
-{
-  return *reinterpret_cast<const __half2 *> (&bits);
-}
-
-static __device__ __forceinline__ uint32_t
-times (uint32_t a, uint32_t b)
-{
-  return as_bits (__hmul2 (as_halves (a), as_halves (b)));
-}
-
-/* (a & mask) | bits in one instruction. */
-static __device__ __forceinline__ uint32_t
-and_or (uint32_t a, uint32_t mask, uint32_t bits)
-{
-  uint32_t out;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(a), "r"(mask), "r"(bits));
-  return out;
-}
-
 static __device__ __forceinline__ uint4
 shared_load_16 (uint32_t address)
 {
@@ -160,75 +136,56 @@ shared_load_16 (uint32_t address)
   return v;
 }
 
-/* Eight codes, moved up by 8, as FP16: nibbles 0, 4 | 1, 5 | 2, 6 | 3, 7 become pairs. A nibble
- * under the exponent of 1024 is 1024 + c, or 1024 + 16 c. */
-static __device__ __forceinline__ void
-int4_fragment (uint32_t word, uint32_t low, uint32_t high, uint32_t *out)
+/* What a thread takes of a stage's codes: a word for each 16 k, and the scales of its two rows. */
+template <typename T> struct Packed
 {
-  const uint32_t magic = 0x64006400, by_16 = 0x2c002c00, minus_72 = 0xd480d480;
-  const uint32_t minus_1032 = 0xe408e408;
-  const uint32_t words[2] = { word, word >> 8 };
-#pragma unroll
-  for (int i = 0; i < 2; i++)
-    {
-      const uint32_t even = and_or (words[i], 0x000f000f, magic);
-      const uint32_t odd = and_or (words[i], 0x00f000f0, magic);
-      out[2 * i] = times (as_bits (__hadd2 (as_halves (even), as_halves (minus_1032))), low);
-      out[2 * i + 1] = times (
-          as_bits (__hfma2 (as_halves (odd), as_halves (by_16), as_halves (minus_72))), high);
-    }
-}
+  uint32_t words[4], scales[T::FORMAT == SVDQ_INT4 ? 1 : 2];
+};
 
-/* Eight E2M1 codes likewise: exponent and mantissa of a code go to the end of FP16's exponent and
- * the start of its mantissa, which is the code's value times 2^-14, below one as a subnormal. The
- * codes lie in the word so that two pairs take one mask each. */
-static __device__ __forceinline__ void
-nvfp4_fragment (uint32_t word, uint32_t low, uint32_t high, uint32_t *out)
-{
-  const uint32_t magnitude = 0x0e000e00, sign = 0x80008000;
-  out[0] = times (word & (magnitude | sign), low);
-  out[1] = times (word << 3 & (magnitude | sign), high);
-  out[2] = times (and_or (word << 6, magnitude, word << 1 & sign), low);
-  out[3] = times (and_or (word << 9, magnitude, word << 2 & sign), high);
-}
-
-/* Waits for a stage and makes the fragments of this warpgroup's rows, 4 words for each 16 k. */
+/* Waits for a stage and reads the codes of this warpgroup's rows. */
 template <typename T>
 static __device__ __forceinline__ void
-expand (const CodesLayout<T> &l, const RingPlace<T> &at, int group, uint32_t (&out)[16])
+read_codes (const CodesLayout<T> &l, const RingPlace<T> &at, int group, Packed<T> &packed)
 {
   const int thread = threadIdx.x % WARPGROUP, pair = thread / 32 * 8 + thread % 32 / 4;
   const uint32_t block = l.codes + (at.stage * T::CONSUMERS + group) * T::BLOCK_BYTES;
   barrier_wait (l.full + at.stage * 8, at.phase);
   const uint4 codes = shared_load_16 (block + thread * 16);
-  const uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w };
-  uint32_t scales[2];
-  if (T::FORMAT == SVDQ_INT4)
+  packed.words[0] = codes.x, packed.words[1] = codes.y;
+  packed.words[2] = codes.z, packed.words[3] = codes.w;
+  if constexpr (T::FORMAT == SVDQ_INT4)
     asm volatile("ld.shared.u32 %0, [%1];"
-                 : "=r"(scales[0])
+                 : "=r"(packed.scales[0])
                  : "r"(block + CODES_BYTES + pair * 4)
                  : "memory");
   else
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-                 : "=r"(scales[0]), "=r"(scales[1])
+                 : "=r"(packed.scales[0]), "=r"(packed.scales[1])
                  : "r"(block + CODES_BYTES + pair * 8)
                  : "memory");
+}
+
+/* The fragments of this warpgroup's rows, 4 words for each 16 k. */
+template <typename T>
+static __device__ __forceinline__ void
+expand (const Packed<T> &packed, uint32_t (&out)[16])
+{
 #pragma unroll
   for (int i = 0; i < 4; i++)
     {
-      uint32_t both = scales[0];
-      if (T::FORMAT == SVDQ_NVFP4)
+      uint32_t both = packed.scales[0];
+      if constexpr (T::FORMAT == SVDQ_NVFP4)
         {
-          const uint16_t bytes = (uint16_t)(scales[i / 2] >> i % 2 * 16);
+          const uint16_t bytes = (uint16_t)(packed.scales[i / 2] >> i % 2 * 16);
           const __half2_raw raw = __nv_cvt_fp8x2_to_halfraw2 (bytes, __NV_E4M3);
           both = (uint32_t)raw.x | (uint32_t)raw.y << 16;
         }
       const uint32_t low = as_bits (__low2half2 (as_halves (both)));
       const uint32_t high = as_bits (__high2half2 (as_halves (both)));
       if (T::FORMAT == SVDQ_INT4)
-        int4_fragment (words[i], low, high, out + 4 * i);
+        int4_fragment (packed.words[i], low, high, out + 4 * i);
       else
-        nvfp4_fragment (words[i], low, high, out + 4 * i);
+        nvfp4_fragment (packed.words[i], low, high, out + 4 * i);
     }
 }
 
@@ -263,7 +220,42 @@ template <typename T> struct Progress
 {
   RingPlace<T> at;   /* the stage whose fragments are ready */
   int previous = -1; /* the stage whose products run; < 0: none */
+
+  /* AHEAD: */
+  RingPlace<T> ahead; /* the stage whose codes are to be read next */
+  int unread = 0;     /* stages of the tile whose codes were not read */
+  Packed<T> packed;   /* codes of the stage behind `at` */
 };
+
+/* Reads the codes of the next stage, if there is one in this tile. */
+template <typename T>
+static __device__ __forceinline__ void
+read_ahead (const CodesLayout<T> &l, Progress<T> &p, int group)
+{
+  if (p.unread == 0)
+    return;
+  p.unread--;
+  read_codes<T> (l, p.ahead, group, p.packed);
+  p.ahead.advance ();
+}
+
+/* The fragments of the stage at `p.at`. */
+template <typename T>
+static __device__ __forceinline__ void
+make_fragments (const CodesLayout<T> &l, Progress<T> &p, int group, uint32_t (&out)[16])
+{
+  if constexpr (T::AHEAD)
+    {
+      expand<T> (p.packed, out);
+      read_ahead<T> (l, p, group);
+    }
+  else
+    {
+      Packed<T> packed;
+      read_codes<T> (l, p.at, group, packed);
+      expand<T> (packed, out);
+    }
+}
 
 /* Starts the products of one stage with fragments `now`, and meanwhile makes those of the next in
  * `then`; behind the last stage, of proj_up. */
@@ -285,7 +277,7 @@ step (const CodesLayout<T> &l, const CodesWork &work, Progress<T> &p, float (&d)
   p.previous = p.at.stage;
   p.at.advance ();
   if (!last)
-    expand<T> (l, p.at, group, then);
+    make_fragments<T> (l, p, group, then);
   else
     load_up (work, block, 0, then);
 }
@@ -422,7 +414,13 @@ consume_codes (const CodesLayout<T> &l, const CUtensorMap *y_map, const CodesWor
       float d[T::TOKENS / 2];
       uint32_t even[16] = {}, odd[16] = {};
       p.previous = -1;
-      expand<T> (l, p.at, group, even);
+      if constexpr (T::AHEAD)
+        {
+          p.ahead = p.at;
+          p.unread = work.k_stages;
+          read_ahead<T> (l, p, group);
+        }
+      make_fragments<T> (l, p, group, even);
       for (int k = 0; k < work.k_stages; k += 2)
         {
           step<T> (l, work, p, d, even, odd, group, held, k + 1 == work.k_stages);

@@ -126,12 +126,12 @@ consume_in_turn (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors
                                           k > 0);
           hand_back<T> (l, at, k > 0);
         }
-      if (size.low_steps > 0)
-        wgmma_wait<0> (); /* instructions of two shapes are not ordered on the same sums */
       for (int steps = size.low_steps; steps > 0; steps -= STEPS)
         {
-          /* In pairs: what lies behind the rank is zero. */
+          /* In pairs: what lies behind the rank is zero. The other begins while this drains. */
           await_stage<T> (l, at, handing && steps <= STEPS, other);
+          if (steps == size.low_steps)
+            wgmma_wait<0> (); /* instructions of two shapes are not ordered on the same sums */
           multiply_steps<T, false, 2> (l.ring + at.stage * T::STAGE_BYTES, upper, lower, 0, true);
           if (steps > 2)
             multiply_steps<T, false, 2> (l.ring + at.stage * T::STAGE_BYTES, upper, lower, 2, true);

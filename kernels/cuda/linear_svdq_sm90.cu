@@ -241,7 +241,7 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
                                rows.codes,
                                rows.scale,
                                rows.low };
-      CHECK (l->rank <= MOST_RANK_ROWS ? svdq_quantise_rows_sm90 (s, &q, NULL)
+      CHECK (l->rank <= MOST_RANK_ROWS ? svdq_quantise_rows_sm90 (s, &q)
                                        : svdq_quantise_sm90 (s, &q));
       CHECK (
           multiply (s, l, &rows, count, (bf16 *)out->data + row * stride + first, stride, swiglu));

@@ -4,15 +4,14 @@
  * have 32 rows to themselves: 4224 rows are one block for each of 132 multiprocessors.
  *
  * K goes in strips of 64 to the block's warps in turn, so that they read neighbours at one time.
- * Each warp has a ring of three strips. A strip is read from shared memory into registers once: for
- * the low-rank product, whose sums stay in registers to the end, and for the greatest magnitude of
- * its rows. Then the block meets, once, and rows' scales and low-rank products are made of what the
- * warps found. Codes come from what is still at hand: the ring's three strips and one in registers,
- * 16 K of 15 warps, which is all of K = 3840. What is not is read again, newest first, as it is in
- * L2 then.
+ * Each warp has a ring of three strips. A strip is read from shared memory into registers once, for
+ * the low-rank product, whose sums stay in registers to the end, and for its codes, which leave
+ * while later strips arrive.
  *
- * Where no scale of whole rows is wanted, NVFP4, or the greatest magnitudes are known, codes are
- * written on the first reading.
+ * So a row's scale is chosen before all of the row was seen. NVFP4 wants none, and for INT4 one is
+ * right for nearly all rows. E4M3 keeps its precision over 15 powers of two: its scale leaves four
+ * of them above what the warps' first strips, 960 K, call for. Rows for which the choice was wrong
+ * are coded again.
  */
 #include "kernels/cuda/codes_sm90.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -22,17 +21,18 @@
 #define STRIP_K     64
 #define STRIP_BYTES (ROWS * STRIP_K * 2)
 #define STRIP_STEPS 4 /* of 16 k */
-#define WARPS       15
+#define WARPS       SVDQ_ROWS_WARPS
 #define THREADS     (WARPS * 32)
 #define SLOTS       3  /* strips of a warp in shared memory */
 #define LOW_RANKS   16 /* of one mma */
 #define MOST_STEPS  2  /* times LOW_RANKS */
-#define PITCH       40 /* of a rank's row of tokens: stores fall into different banks */
-#define ADDERS      (LOW_RANKS * ROWS / 2) /* threads that add two sums of all warps */
+#define PITCH       36 /* of a rank's row of tokens: reads fall into different banks */
+#define TOKENS      4  /* that a thread adds up at once */
 
-#define X_BYTES        (WARPS * SLOTS * STRIP_BYTES)
-#define PARTIAL_FLOATS (WARPS * LOW_RANKS * PITCH)
-#define SHARED_BYTES   (X_BYTES + (PARTIAL_FLOATS + WARPS * ROWS) * 4)
+#define SLOTS_BYTES  (SLOTS * STRIP_BYTES)
+#define SHARED_BYTES (WARPS * SLOTS_BYTES)
+static_assert (MOST_STEPS * LOW_RANKS * PITCH * 4 <= SLOTS_BYTES, "a warp's sums fit its slots");
+static_assert (MOST_STEPS * LOW_RANKS * ROWS / TOKENS <= THREADS, "all sums are added at once");
 
 /* Eight numbers by two: sixteen neighbours of a row. */
 typedef uint32_t Sixteen[2][4];
@@ -42,11 +42,18 @@ struct Place
   int first, strips; /* row of the block; strips of this warp: warp, warp + WARPS, ... */
 };
 
+/* What the block finds out about its rows. Magnitudes are the bits of an FP32 number. */
+struct Found
+{
+  uint32_t first[ROWS]; /* the greatest of the warps' first strips */
+  uint32_t most[ROWS];  /* of all */
+  uint32_t unfit[ROWS]; /* not 0: a group's scale is not right under INT4_EXPONENT */
+};
+
 struct Shared
 {
-  char *x;         /* this warp's slots */
-  float *partial;  /* [warp][rank][token] */
-  float *of_warps; /* [warp][row] */
+  char *all, *x; /* slots: of all warps, of this one */
+  Found *found;
 };
 
 /* -- reading ------------------------------------------------------------------------------------
@@ -124,19 +131,6 @@ lower (const uint4 (&down)[STRIP_STEPS], const Sixteen &x, float (&sum)[4])
     }
 }
 
-static __device__ __forceinline__ void
-lower_strip (const Shared &shared, int slot, const uint4 (&down)[STRIP_STEPS],
-             float (&sum)[ROW_BLOCKS][4])
-{
-#pragma unroll
-  for (int j = 0; j < ROW_BLOCKS; j++)
-    {
-      Sixteen x;
-      take (shared, slot, j, x);
-      lower (down, x, sum[j]);
-    }
-}
-
 /* -- the work on sixteen numbers ----------------------------------------------------------------
  */
 
@@ -172,9 +166,17 @@ smooth (const SvdqQuantise &q, int k, const Sixteen &by, Sixteen &x, uint32_t &m
         }
 }
 
-/* Their codes. */
+/* What the lane beside gives for `v`. */
+static __device__ __forceinline__ uint4
+swapped (uint4 v)
+{
+  return make_uint4 (__shfl_xor_sync (0xffffffffu, v.x, 1), __shfl_xor_sync (0xffffffffu, v.y, 1),
+                     __shfl_xor_sync (0xffffffffu, v.z, 1), __shfl_xor_sync (0xffffffffu, v.w, 1));
+}
+
+/* Their codes; returns the scale of their group. */
 template <SvdqCodes CODES>
-static __device__ __forceinline__ void
+static __device__ __forceinline__ float
 write_codes (const SvdqQuantise &q, int row, int k, const Sixteen &x, int exponent)
 {
   const float factor = power_of_two (-exponent);
@@ -185,86 +187,140 @@ write_codes (const SvdqQuantise &q, int row, int k, const Sixteen &x, int expone
       const uint2 a = codes_e4m3 (x[0], twice), b = codes_e4m3 (x[1], twice);
       if (row < q.m)
         *reinterpret_cast<uint4 *> ((uint8_t *)q.codes + at) = make_uint4 (a.x, a.y, b.x, b.y);
-      return;
+      return 0.0f;
     }
   const float scale = group_scale<CODES> (x);
   const float reciprocal = scale > 0.0f ? __frcp_rn (scale) : 0.0f;
   const uint4 a = codes_f16<CODES> (x[0], scale, reciprocal, factor);
   const uint4 b = codes_f16<CODES> (x[1], scale, reciprocal, factor);
-  uint4 *out = reinterpret_cast<uint4 *> ((__half *)q.codes + (row < q.m ? at : 0));
+  /* Two lanes have 64 bytes of a row. Each writes every other 16, as sectors of memory have 32 and
+   * ones half written take as long as whole ones. */
+  const bool odd = threadIdx.x % 2;
+  const uint4 given = odd ? a : b, got = swapped (given);
   if (row < q.m)
-    out[0] = a, out[1] = b;
+    {
+      uint4 *out = reinterpret_cast<uint4 *> ((__half *)q.codes + at) - odd;
+      out[0] = odd ? got : a;
+      out[2] = odd ? b : got;
+    }
+  return scale;
 }
 
-/* The codes of a strip in shared memory, or in registers (`held`). */
-template <SvdqCodes CODES>
-static __device__ __forceinline__ void
-code_strip (const SvdqQuantise &q, const Place &p, const Shared &shared, int i, int slot,
-            const int (&exponents)[ROW_BLOCKS])
+/* -- scales -------------------------------------------------------------------------------------
+ */
+
+/* Whether a group's scale is exact in FP16 under 2^INT4_EXPONENT, and with it each of its products
+ * with a code: as little as 2^-24 is, and more than 2^13 times 7 is none. */
+static __device__ __forceinline__ bool
+fits (float scale)
 {
-  const int lane = threadIdx.x % 32, k = strip_of (i) * STRIP_K + lane % 4 * 16;
+  const float moved = scale * power_of_two (-INT4_EXPONENT);
+  return moved <= 8192.0f && (moved >= 0x1p-17f || moved == 0.0f);
+}
+
+/* The greatest magnitude of a row of this lane, from its two halves, for the block. */
+static __device__ __forceinline__ void
+share_greatest (uint32_t *rows, int j, uint32_t most)
+{
+  const int lane = threadIdx.x % 32;
+  uint32_t row = max (most & 0xffff, most >> 16) << 16;
+  row = max (row, __shfl_xor_sync (0xffffffffu, row, 1));
+  row = max (row, __shfl_xor_sync (0xffffffffu, row, 2));
+  if (lane % 4 == 0)
+    atomicMax (&rows[8 * j + lane / 4], row);
+}
+
+/* The exponent with which a row is coded first. */
+template <SvdqCodes CODES>
+static __device__ __forceinline__ int
+first_exponent (const Found &found, int row)
+{
+  if (CODES == SVDQ_CODES_NVFP4_F16)
+    return 0;
+  if (CODES == SVDQ_CODES_INT4_F16)
+    return INT4_EXPONENT;
+  return min (row_exponent<CODES> (__uint_as_float (found.first[row])) + E4M3_HEADROOM, 100);
+}
+
+/* What it is in the end. */
+template <SvdqCodes CODES>
+static __device__ __forceinline__ int
+last_exponent (const Found &found, int row)
+{
+  const int first = first_exponent<CODES> (found, row);
+  const int right = row_exponent<CODES> (__uint_as_float (found.most[row]));
+  if (CODES == SVDQ_CODES_E4M3)
+    return max (first, right);
+  return CODES == SVDQ_CODES_INT4_F16 && found.unfit[row] != 0 ? right : first;
+}
+
+/* What E4M3's first scale is made of: the greatest of this warp's first strip. */
+static __device__ __forceinline__ void
+look_ahead (const SvdqQuantise &q, const Shared &shared)
+{
+  const int lane = threadIdx.x % 32;
   Sixteen by;
-  load_inverse<CODES> (q, k, by);
+  load_inverse<SVDQ_CODES_E4M3> (q, strip_of (0) * STRIP_K + lane % 4 * 16, by);
 #pragma unroll
   for (int j = 0; j < ROW_BLOCKS; j++)
     {
       Sixteen x;
       uint32_t most = 0;
-      take (shared, slot, j, x);
-      smooth<CODES> (q, k, by, x, most);
-      write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, exponents[j]);
+      take (shared, 0, j, x);
+      smooth<SVDQ_CODES_E4M3> (q, 0, by, x, most);
+      share_greatest (shared.found->first, j, most);
     }
 }
 
-/* -- the block's sums ---------------------------------------------------------------------------
+/* -- the low-rank product -----------------------------------------------------------------------
  */
 
-/* 16 ranks of this warp's sums, for the others. */
+/* This warp's sums, for the others, in place of its strips. */
+template <int STEPS>
 static __device__ __forceinline__ void
-share_sums (const Shared &shared, const float (&sum)[ROW_BLOCKS][4])
+share_sums (const Shared &shared, const float (&sum)[STEPS][ROW_BLOCKS][4])
 {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float *target = shared.partial + (warp * LOW_RANKS + lane / 4) * PITCH + lane % 4 * 2;
+  const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int j = 0; j < ROW_BLOCKS; j++)
-    {
-      *reinterpret_cast<float2 *> (target + 8 * j) = make_float2 (sum[j][0], sum[j][1]);
-      *reinterpret_cast<float2 *> (target + 8 * PITCH + 8 * j) = make_float2 (sum[j][2], sum[j][3]);
-    }
+  for (int step = 0; step < STEPS; step++)
+#pragma unroll
+    for (int j = 0; j < ROW_BLOCKS; j++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+        {
+          float *const rank = (float *)shared.x + (step * LOW_RANKS + 8 * h + lane / 4) * PITCH;
+          *reinterpret_cast<float2 *> (rank + 8 * j + lane % 4 * 2)
+              = make_float2 (sum[step][j][2 * h], sum[step][j][2 * h + 1]);
+        }
 }
 
-/* Of all warps, in their order: a rank of two tokens. ADDERS threads. */
-static __device__ __forceinline__ float2
-add_sums (const Shared &shared)
+/* Adds the warps' sums, in their order: a thread has one rank of four tokens. */
+template <SvdqCodes CODES, int STEPS>
+static __device__ __forceinline__ void
+write_low (const SvdqQuantise &q, const Place &p, const Shared &shared)
 {
-  const float *from
-      = shared.partial + threadIdx.x / (ROWS / 2) * PITCH + threadIdx.x % (ROWS / 2) * 2;
-  float2 sum = { 0.0f, 0.0f };
+  constexpr int RANKS = STEPS * LOW_RANKS;
+  const int rank = threadIdx.x % RANKS, token = threadIdx.x / RANKS * TOKENS;
+  if (token >= ROWS)
+    return;
+  float sum[TOKENS] = {};
 #pragma unroll
   for (int warp = 0; warp < WARPS; warp++)
     {
-      const float2 more = *reinterpret_cast<const float2 *> (from + warp * LOW_RANKS * PITCH);
-      sum.x += more.x, sum.y += more.y;
+      const float4 more = *reinterpret_cast<const float4 *> (
+          shared.all + warp * SLOTS_BYTES + (rank * PITCH + token) * sizeof (float));
+      sum[0] += more.x, sum[1] += more.y, sum[2] += more.z, sum[3] += more.w;
     }
-  return sum;
-}
-
-template <SvdqCodes CODES>
-static __device__ __forceinline__ void
-write_low (const SvdqQuantise &q, const Place &p, float2 sum, int step, const int *exponents)
-{
-  const int token = threadIdx.x % (ROWS / 2) * 2, rank = threadIdx.x / (ROWS / 2);
-  const float sums[2] = { sum.x, sum.y };
+  bf16 *const low = (bf16 *)q.low + rank;
 #pragma unroll
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < TOKENS; i++)
     {
-      float v = __bfloat162float (__float2bfloat16_rn (sums[i]));
+      const int row = p.first + token + i;
+      float v = __bfloat162float (__float2bfloat16_rn (sum[i]));
       if (CODES == SVDQ_CODES_E4M3)
-        v *= power_of_two (-exponents[token + i]);
-      if (p.first + token + i < q.m)
-        ((bf16 *)q.low)[(size_t)(p.first + token + i) * LOW_RANK_PITCH (q.rank) + step * LOW_RANKS
-                        + rank]
-            = __float2bfloat16_rn (v);
+        v *= power_of_two (-last_exponent<CODES> (*shared.found, token + i));
+      if (row < q.m)
+        low[(size_t)row * LOW_RANK_PITCH (q.rank)] = __float2bfloat16_rn (v);
     }
 }
 
@@ -285,202 +341,173 @@ clear_low (const SvdqQuantise &q, const Place &p)
 /* -- the kernel ---------------------------------------------------------------------------------
  */
 
-template <SvdqCodes CODES>
-static __device__ __forceinline__ int
-exponent_of (float amax)
-{
-  return CODES == SVDQ_CODES_NVFP4_F16 ? 0 : row_exponent<CODES> (amax);
-}
-
-/* Codes, once scales are known: of the strips at hand, then of those read again. */
+/* All codes of this warp once more, from x. */
 template <SvdqCodes CODES>
 static __device__ __forceinline__ void
-code_rest (const SvdqQuantise &q, const Place &p, const Shared &shared,
-           const Sixteen (&held)[ROW_BLOCKS], const int *exponents)
+code_again (const SvdqQuantise &q, const Place &p, const Shared &shared,
+            const int (&own)[ROW_BLOCKS])
 {
   const int lane = threadIdx.x % 32;
-  int own[ROW_BLOCKS];
 #pragma unroll
-  for (int j = 0; j < ROW_BLOCKS; j++)
-    own[j] = exponents[8 * j + lane / 4];
+  for (int i = 0; i < SLOTS; i++)
+    prefetch (q, p, shared, i, i);
 #pragma unroll 1
-  for (int i = p.strips - 1; i >= 0 && i >= p.strips - SLOTS; i--)
+  for (int i = 0, slot = 0; i < p.strips; i++, slot = slot == SLOTS - 1 ? 0 : slot + 1)
     {
-      const int slot = i % SLOTS;
-      code_strip<CODES> (q, p, shared, i, slot, own);
-      __syncwarp ();
-      prefetch (q, p, shared, i - SLOTS - 1, slot);
-    }
-  if (p.strips <= SLOTS)
-    return;
-  const int last = p.strips - 1 - SLOTS, k = strip_of (last) * STRIP_K + lane % 4 * 16;
-#pragma unroll
-  for (int j = 0; j < ROW_BLOCKS; j++)
-    write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, held[j], own[j]);
-#pragma unroll 1
-  for (int i = last - 1; i >= 0; i--)
-    {
-      const int slot = (i + SLOTS + 1) % SLOTS;
+      const int k = strip_of (i) * STRIP_K + lane % 4 * 16;
+      Sixteen by;
+      load_inverse<CODES> (q, k, by);
       cp_async_wait<SLOTS - 1> ();
       __syncwarp ();
-      code_strip<CODES> (q, p, shared, i, slot, own);
+#pragma unroll
+      for (int j = 0; j < ROW_BLOCKS; j++)
+        {
+          Sixteen x;
+          uint32_t most = 0;
+          take (shared, slot, j, x);
+          smooth<CODES> (q, k, by, x, most);
+          write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, own[j]);
+        }
       __syncwarp ();
-      prefetch (q, p, shared, i - SLOTS, slot);
+      prefetch (q, p, shared, i + SLOTS, slot);
     }
 }
 
-/* KNOWN: `greatest` [m] has the rows' greatest magnitudes once smoothed, or none are needed. */
-template <SvdqCodes CODES, int STEPS, bool KNOWN>
-static __global__ void
-__launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q, const float *greatest)
+/* What remains when the block has met: scales, and codes of rows that have another one now. */
+template <SvdqCodes CODES>
+static __device__ __forceinline__ void
+settle (const SvdqQuantise &q, const Place &p, const Shared &shared)
 {
-  /* INT4 takes many registers for its smoothing: then the numbers are read once more. */
-  constexpr bool APART = CODES == SVDQ_CODES_INT4_F16 && !KNOWN;
+  const Found &found = *shared.found;
+  const int row = threadIdx.x, lane = threadIdx.x % 32;
+  if (q.scale != NULL && row < ROWS && p.first + row < q.m)
+    q.scale[p.first + row] = power_of_two (last_exponent<CODES> (found, row));
+  if (CODES == SVDQ_CODES_NVFP4_F16)
+    return;
+  int own[ROW_BLOCKS];
+  bool other = false;
+#pragma unroll
+  for (int j = 0; j < ROW_BLOCKS; j++)
+    {
+      own[j] = last_exponent<CODES> (found, 8 * j + lane / 4);
+      other = other || own[j] != first_exponent<CODES> (found, 8 * j + lane / 4);
+    }
+  /* A warp has all rows: the whole block agrees. */
+  if (!__any_sync (0xffffffffu, other))
+    return;
+  __syncthreads ();
+  code_again<CODES> (q, p, shared, own);
+}
+
+template <SvdqCodes CODES, int STEPS>
+static __global__ void
+__launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
+{
   extern __shared__ __align__ (128) char shared[];
-  __shared__ int exponents[ROWS];
+  __shared__ Found found;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float *const partial = (float *)(shared + X_BYTES);
-  const Shared room = { shared + warp * SLOTS * STRIP_BYTES, partial, partial + PARTIAL_FLOATS };
+  const Shared room = { shared, shared + warp * SLOTS_BYTES, &found };
   const Place p = { (int)blockIdx.x * ROWS, (q.k / STRIP_K - warp + WARPS - 1) / WARPS };
 
-  int own[ROW_BLOCKS] = {}; /* exponents of this lane's rows */
 #pragma unroll
   for (int i = 0; i < SLOTS; i++)
     prefetch (q, p, room, i, i);
-  if (KNOWN)
-#pragma unroll
-    for (int j = 0; j < ROW_BLOCKS; j++)
-      {
-        const int row = p.first + 8 * j + lane / 4;
-        own[j] = exponent_of<CODES> (greatest != NULL && row < q.m ? greatest[row] : 0.0f);
-        if (warp == 0 && lane % 4 == 0)
-          exponents[8 * j + lane / 4] = own[j];
-      }
+  if (threadIdx.x < ROWS)
+    found.first[threadIdx.x] = found.most[threadIdx.x] = found.unfit[threadIdx.x] = 0;
+  if (STEPS > 0)
+    clear_low (q, p);
+  __syncthreads ();
+  if (CODES == SVDQ_CODES_E4M3)
+    {
+      cp_async_wait<SLOTS - 1> ();
+      __syncwarp ();
+      if (p.strips > 0)
+        look_ahead (q, room);
+      __syncthreads ();
+    }
 
+  int own[ROW_BLOCKS];
+#pragma unroll
+  for (int j = 0; j < ROW_BLOCKS; j++)
+    own[j] = first_exponent<CODES> (found, 8 * j + lane / 4);
   float sum[STEPS > 0 ? STEPS : 1][ROW_BLOCKS][4] = {};
   uint32_t most[ROW_BLOCKS] = {};
-  Sixteen held[ROW_BLOCKS] = {};
+  bool fitting[ROW_BLOCKS] = { true, true, true, true };
 #pragma unroll 1
   for (int i = 0, slot = 0; i < p.strips; i++, slot = slot == SLOTS - 1 ? 0 : slot + 1)
     {
       const int strip = strip_of (i), k = strip * STRIP_K + lane % 4 * 16;
-      uint4 first[STRIP_STEPS], second[STRIP_STEPS];
+      uint4 down[STEPS > 0 ? STEPS : 1][STRIP_STEPS];
       Sixteen by;
-      if constexpr (STEPS > 0)
-        load_down<STEPS> (q, strip, 0, first);
+#pragma unroll
+      for (int step = 0; step < STEPS; step++)
+        load_down<STEPS> (q, strip, step, down[step]);
+      load_inverse<CODES> (q, k, by);
       cp_async_wait<SLOTS - 1> ();
       __syncwarp ();
-      if constexpr (STEPS > 1)
-        load_down<STEPS> (q, strip, 1, second);
-      if constexpr (STEPS > 1 || (APART && STEPS > 0))
-        lower_strip (room, slot, first, sum[0]);
-      if constexpr (STEPS > 1 && APART)
-        lower_strip (room, slot, second, sum[1]);
-      load_inverse<CODES> (q, k, by);
 #pragma unroll
       for (int j = 0; j < ROW_BLOCKS; j++)
         {
           Sixteen x;
           take (room, slot, j, x);
-          if constexpr (STEPS > 0 && !APART)
-            lower (STEPS > 1 ? second : first, x, sum[STEPS - 1][j]);
-          smooth<CODES> (q, k, by, x, most[j]);
-          if constexpr (KNOWN)
-            write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, own[j]);
-          else if (i == p.strips - 1 - SLOTS)
 #pragma unroll
-            for (int w = 0; w < 8; w++)
-              held[j][w / 4][w % 4] = x[w / 4][w % 4];
+          for (int step = 0; step < STEPS; step++)
+            lower (down[step], x, sum[step][j]);
+          smooth<CODES> (q, k, by, x, most[j]);
+          const float scale = write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, own[j]);
+          fitting[j] = fitting[j] && fits (scale);
         }
       __syncwarp ();
       prefetch (q, p, room, i + SLOTS, slot);
     }
 
-  /* The block meets. */
-  if (!KNOWN)
+    /* The block meets. */
 #pragma unroll
-    for (int j = 0; j < ROW_BLOCKS; j++)
-      {
-        uint32_t row = max (most[j] & 0xffff, most[j] >> 16);
-        row = max (row, __shfl_xor_sync (0xffffffffu, row, 1));
-        row = max (row, __shfl_xor_sync (0xffffffffu, row, 2));
-        if (lane % 4 == 0)
-          room.of_warps[warp * ROWS + 8 * j + lane / 4] = __uint_as_float (row << 16);
-      }
-  if (STEPS > 0)
-    share_sums (room, sum[0]);
-  __syncthreads ();
-  float2 added = {};
-  if (STEPS > 0 && threadIdx.x < ADDERS)
-    added = add_sums (room);
-  if (!KNOWN && threadIdx.x >= THREADS - ROWS)
+  for (int j = 0; j < ROW_BLOCKS && CODES != SVDQ_CODES_NVFP4_F16; j++)
     {
-      const int row = threadIdx.x - (THREADS - ROWS);
-      uint32_t amax = 0;
-#pragma unroll
-      for (int w = 0; w < WARPS; w++)
-        amax = max (amax, __float_as_uint (room.of_warps[w * ROWS + row]));
-      exponents[row] = exponent_of<CODES> (__uint_as_float (amax));
+      share_greatest (found.most, j, most[j]);
+      if (CODES == SVDQ_CODES_INT4_F16 && !fitting[j])
+        atomicMax (&found.unfit[8 * j + lane / 4], 1u);
     }
+  if constexpr (STEPS > 0)
+    share_sums<STEPS> (room, sum);
   __syncthreads ();
-  if (STEPS > 1)
-    share_sums (room, sum[STEPS > 1 ? 1 : 0]);
-  if (STEPS > 0 && threadIdx.x < ADDERS)
-    write_low<CODES> (q, p, added, 0, exponents);
-  if (STEPS > 0)
-    clear_low (q, p);
-  if (q.scale != NULL && threadIdx.x < ROWS && p.first + (int)threadIdx.x < q.m)
-    q.scale[p.first + threadIdx.x] = power_of_two (exponents[threadIdx.x]);
-  if (STEPS > 1)
-    {
-      __syncthreads ();
-      if (threadIdx.x < ADDERS)
-        write_low<CODES> (q, p, add_sums (room), 1, exponents);
-    }
-  if constexpr (!KNOWN)
-    code_rest<CODES> (q, p, room, held, exponents);
+  if constexpr (STEPS > 0)
+    write_low<CODES, STEPS> (q, p, room);
+  settle<CODES> (q, p, room);
 }
 
 /* -- launching ----------------------------------------------------------------------------------
  */
 
-template <SvdqCodes CODES, int STEPS, bool KNOWN>
+template <SvdqCodes CODES, int STEPS>
 static Status
-launch (Stream *s, const SvdqQuantise *q, const float *greatest)
+launch (Stream *s, const SvdqQuantise *q)
 {
-  auto *kernel = quantise_rows_kernel<CODES, STEPS, KNOWN>;
+  auto *kernel = quantise_rows_kernel<CODES, STEPS>;
   CUDA_CHECK (
       s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
-  const unsigned blocks = (unsigned)CEIL_DIV (q->m, ROWS);
-  launch_kernel (kernel, blocks, THREADS, SHARED_BYTES, s->compute, *q, greatest);
+  launch_kernel (kernel, (unsigned)CEIL_DIV (q->m, ROWS), THREADS, SHARED_BYTES, s->compute, *q);
   return LAUNCHED (s);
-}
-
-template <SvdqCodes CODES, bool KNOWN>
-static Status
-launch_for_rank (Stream *s, const SvdqQuantise *q, const float *greatest)
-{
-  switch (q->rank / LOW_RANKS)
-    {
-    case 0:
-      return launch<CODES, 0, KNOWN> (s, q, greatest);
-    case 1:
-      return launch<CODES, 1, KNOWN> (s, q, greatest);
-    default:
-      return launch<CODES, 2, KNOWN> (s, q, greatest);
-    }
 }
 
 template <SvdqCodes CODES>
 static Status
-launch_for (Stream *s, const SvdqQuantise *q, const float *greatest)
+launch_for (Stream *s, const SvdqQuantise *q)
 {
-  return greatest != NULL ? launch_for_rank<CODES, true> (s, q, greatest)
-                          : launch_for_rank<CODES, false> (s, q, NULL);
+  switch (q->rank / LOW_RANKS)
+    {
+    case 0:
+      return launch<CODES, 0> (s, q);
+    case 1:
+      return launch<CODES, 1> (s, q);
+    default:
+      return launch<CODES, 2> (s, q);
+    }
 }
 
 Status
-svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest)
+svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q)
 {
   REQUIRE (s, s->caps.sm == 90);
   REQUIRE (s, q->m >= 1 && q->k >= 64 && q->k % STRIP_K == 0 && q->k <= SVDQ_SM90_MOST_K);
@@ -489,10 +516,10 @@ svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest
   switch (q->kind)
     {
     case SVDQ_CODES_E4M3:
-      return launch_for<SVDQ_CODES_E4M3> (s, q, greatest);
+      return launch_for<SVDQ_CODES_E4M3> (s, q);
     case SVDQ_CODES_INT4_F16:
-      return launch_for<SVDQ_CODES_INT4_F16> (s, q, greatest);
+      return launch_for<SVDQ_CODES_INT4_F16> (s, q);
     default:
-      return launch_for_rank<SVDQ_CODES_NVFP4_F16, true> (s, q, NULL);
+      return launch_for<SVDQ_CODES_NVFP4_F16> (s, q);
     }
 }

@@ -42,9 +42,14 @@ typedef struct
 
 Status svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q);
 
-/* The same for ranks up to 32, by blocks that have rows to themselves. `greatest` [m]: the rows'
- * greatest magnitudes once smoothed, where the maker of x knows them, or NULL. */
-Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q, const float *greatest);
+/* The same for ranks up to 32, by blocks that have rows to themselves. INT4's rows have one scale,
+ * 2^INT4_EXPONENT, where it leaves every product of a code and its group's scale exact: the sums
+ * that come of them are the same. E4M3's have 2^E4M3_HEADROOM times that of their first 64
+ * SVDQ_ROWS_WARPS numbers, or their own if it is greater. */
+#define SVDQ_ROWS_WARPS 15
+#define E4M3_HEADROOM   4
+#define INT4_EXPONENT (-3)
+Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q);
 
 /* proj_down [rank, k] BF16 -> the order in which svdq_quantise_sm90 reads it, as many bytes. */
 Status

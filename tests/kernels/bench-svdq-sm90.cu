@@ -7,11 +7,11 @@
  *   codes0, codes1 VARIANT M N K SWIGLU RANK that of the exact path, INT4 and NVFP4
  *   fast, exact0, exact1 ...                 the same with quantising
  *   turns VARIANT M N K SWIGLU RANK          as e4m3, by warpgroups in turn
- *   fastrows, fastknown, turnsrows, turnsknown, exactrows0, ... the same by other quantising
+ *   fastrows, turnsrows, exactrows0, exactrows1 ... the same, quantised by rows
  *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
- *   names e4m3, names turns                  names of the variants, from 0, by tabs
+ *   names e4m3, names turns, names codes     names of the variants, from 0, by tabs
  *
- * WAY: 0 by clusters; 1 by rows, 2 with known magnitudes.
+ * WAY: 0 by clusters, 1 by rows.
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state.
@@ -31,7 +31,7 @@ typedef struct
   Stream *s;
   bf16 *x, *w, *out, *low_x, *low_w, *down, *smooth;
   uint8_t *codes, *codes16, *w8; /* codes: E4M3, so that no product meets others' bits */
-  float *scales, *x_scales, *reciprocal, *greatest;
+  float *scales, *x_scales, *reciprocal;
   Stopwatch watch;
 } Bench;
 
@@ -41,14 +41,6 @@ typedef struct Job
   bool swiglu;
   Status (*run) (Bench *b, const struct Job *job);
 } Job;
-
-static __global__ void
-fill_kernel (float *out, int n, float value)
-{
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n)
-    out[i] = value;
-}
 
 static Status
 run_gemm (Bench *b, const Job *j)
@@ -88,9 +80,7 @@ run_quantise (Bench *b, const Job *j)
                            fast ? b->codes : b->codes16,
                            b->x_scales,
                            b->low_x };
-  if (j->way == 0)
-    return svdq_quantise_sm90 (b->s, &q);
-  return svdq_quantise_rows_sm90 (b->s, &q, j->way == 2 ? b->greatest : NULL);
+  return j->way == 0 ? svdq_quantise_sm90 (b->s, &q) : svdq_quantise_rows_sm90 (b->s, &q);
 }
 
 static Status
@@ -148,14 +138,11 @@ answer (Bench *b, const char *question)
                { "turns", 0, run_turns },
                { "fast", 0, run_fast },
                { "fastrows", 1, run_fast },
-               { "fastknown", 2, run_fast },
                { "turnsclusters", 0, run_fast_turns },
                { "turnsrows", 1, run_fast_turns },
-               { "turnsknown", 2, run_fast_turns },
                { "codes", 0, run_codes },
                { "exact", 0, run_exact },
-               { "exactrows", 1, run_exact },
-               { "exactknown", 2, run_exact } };
+               { "exactrows", 1, run_exact } };
   char op[32];
   int v[6];
   Job job = {};
@@ -178,8 +165,9 @@ answer (Bench *b, const char *question)
     job.run = run_quantise;
   if (job.run != NULL)
     return answer_time (&b->watch, [&] (int) { return job.run (b, &job); });
-  answer_names (strstr (question, "turns") ? gemm_turns_sm90_variant_name
-                                           : gemm_e4m3_sm90_variant_name);
+  answer_names (strstr (question, "turns")   ? gemm_turns_sm90_variant_name
+                : strstr (question, "codes") ? gemm_codes_sm90_variant_name
+                                             : gemm_e4m3_sm90_variant_name);
   return STATUS_OK;
 }
 
@@ -199,7 +187,6 @@ allocate (Bench *b)
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->scales));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->x_scales));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->reciprocal));
-  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->greatest));
   CHECK (stream_alloc (s, 20480 * sizeof (bf16), (void **)&b->smooth));
   CHECK (random_bf16 (s, b->x, LARGEST_INPUT, 1, 1.0f));
   CHECK (random_bf16 (s, b->w, LARGEST_WEIGHT, 2, 0.016f));
@@ -212,9 +199,6 @@ allocate (Bench *b)
   CHECK (random_bf16 (s, b->smooth, 20480, 11, 0.7f));
   CHECK (random_e4m3 (s, b->w8, LARGEST_WEIGHT, 8, 80.0f));
   CHECK (random_e4m3 (s, b->codes, LARGEST_INPUT, 9, 80.0f));
-  launch_kernel (fill_kernel, 80, 256, 0, s->compute, b->greatest, 20480,
-                 14.0f); /* near the truth */
-  CHECK (LAUNCHED (s));
   return cuda_wait (s);
 }
 

@@ -152,6 +152,85 @@ test_product_size (Test *t, Product product, const char *name, int variant, cons
   return status;
 }
 
+/* -- products of 4-bit codes ------------------------------------------------------------------- */
+
+/* Codes as svdq_codes_pack lays them out, of any weights: blocks of 64 x 64, each with its scales.
+ */
+static std::vector<uint8_t>
+random_codes (Test *t, SvdqFormat format, int n, int k)
+{
+  const size_t block = 64 * 64 / 2 + 64 * (format == SVDQ_INT4 ? 2 : 4);
+  std::vector<uint8_t> bytes ((size_t)(n / 64) * (k / 64) * block);
+  for (size_t i = 0; i < bytes.size (); i++)
+    {
+      const uint32_t r = next (t);
+      if (i % block < 64 * 64 / 2)
+        bytes[i] = r;
+      else if (format == SVDQ_NVFP4)
+        bytes[i] = 0x20 + r % 32; /* E4M3 of 1/64 to 1 */
+      else
+        bytes[i] = i % 2 ? 0x28 + r % 8 : r; /* FP16 of 1/32 to 1/8 */
+    }
+  return bytes;
+}
+
+/* Every tile adds up in the same order: outputs have the same bytes. What they ought to be is the
+ * question of test-linear-svdq-sm90. */
+static Status
+test_codes_size (Test *t, SvdqFormat format, const Size *size)
+{
+  Stream *s = t->s;
+  const size_t m = size->m, n = size->n, k = size->k, pitch = LOW_RANK_PITCH (size->rank),
+               columns = size->swiglu ? n / 2 : n;
+  uint8_t *codes;
+  uint16_t *x, *up, *low_x, *y;
+  float *bias, *scales;
+  std::vector<uint16_t> halves (m * k), first (m * columns), again (m * columns);
+  std::vector<float> powers (m + n, 0.25f);
+  for (auto &v : halves)
+    v = next (t) % 0x4000 | next (t) % 2 << 15; /* FP16 below 2 */
+  CHECK (card (s, random_codes (t, format, size->n, size->k), &codes));
+  CHECK (card (s, halves, &x));
+  CHECK (card (s, powers, &scales));
+  CHECK (stream_alloc (s, (m * pitch + 8) * 2, (void **)&low_x));
+  CHECK (stream_alloc (s, (n * pitch + 8) * 2, (void **)&up));
+  CHECK (stream_alloc (s, m * columns * 2, (void **)&y));
+  CHECK (stream_alloc (s, n * 4, (void **)&bias));
+  CHECK (random_bf16 (s, (bf16 *)low_x, m * pitch, t->seed++, 1.0f));
+  CHECK (random_bf16 (s, (bf16 *)up, n * pitch, t->seed++, 1.0f));
+  CHECK (random_f32 (s, bias, n, t->seed++, 1.0f));
+  const CodesGemm g = { format,      x,
+                        codes,       scales,
+                        scales + m,  low_x,
+                        up,          size->bias ? bias : NULL,
+                        y,           (int64_t)columns,
+                        size->m,     size->n,
+                        size->k,     size->rank,
+                        size->swiglu };
+  for (int v = 0; gemm_codes_sm90_variant_name (v) != NULL; v++)
+    {
+      auto &out = v == 0 ? first : again;
+      CUDA_CHECK (s, cudaMemsetAsync (y, POISON, m * columns * 2, s->compute));
+      CHECK (gemm_codes_sm90 (s, &g, v));
+      CHECK (host_of (s, y, out));
+      size_t unequal = 0, bad = 0;
+      for (size_t i = 0; i < out.size (); i++)
+        {
+          unequal += out[i] != first[i];
+          bad += !isfinite (bf16_to_float (out[i])) || out[i] == (POISON << 8 | POISON);
+        }
+      char text[160];
+      snprintf (text, sizeof text, "%s %s %dx%dx%d rank %d%s: unequal %zu, not finite %zu",
+                format == SVDQ_INT4 ? "int4" : "nvfp4", gemm_codes_sm90_variant_name (v), size->m,
+                size->n, size->k, size->rank, size->swiglu ? " swiglu" : "", unequal, bad);
+      report (t, unequal == 0 && bad == 0, "codes", text);
+    }
+  void *all[] = { codes, x, up, low_x, y, bias, scales };
+  for (void *memory : all)
+    stream_free (s, memory);
+  return STATUS_OK;
+}
+
 static Status
 test_products (Test *t, bool small)
 {
@@ -164,6 +243,8 @@ test_products (Test *t, bool small)
           CHECK (test_product_size (t, gemm_e4m3_sm90, gemm_e4m3_sm90_variant_name (v), v, &size));
       for (int v = 0; gemm_turns_sm90_variant_name (v) != NULL; v++)
         CHECK (test_product_size (t, gemm_turns_sm90, gemm_turns_sm90_variant_name (v), v, &size));
+      for (int format = 0; format < 2 && !IS_EMULATED && size.m < 4000; format++)
+        CHECK (test_codes_size (t, (SvdqFormat)format, &size));
     }
   return STATUS_OK;
 }

@@ -24,6 +24,8 @@
 #define __noinline__    __attribute__ ((noinline))
 #define __shared__      thread_local /* memory.cpp */
 #define __grid_constant__
+/* No __maxnreg__: with more registers than __launch_bounds__ gives, a kernel compiles and does not
+ * start. */
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__ ((aligned (bytes)))
 

@@ -114,6 +114,40 @@ def heavy():
                    f"{work / ms['pytorch'] / 1e9:.0f}", f"{ms['pytorch'] / ms['chosen']:.2f}")
 
 
+def attention_mma():
+    """Attention by mma.sync: before and now, and as on a card with a quarter of the rate."""
+    page = Page("kernels/cuda/measured.md")
+    theirs, ours = ({tuple(row["args"]): {name: t[0] for name, t in row["ms"].items()}
+                     for row in run if len(row["ms"]) > 3}
+                    for run in raw("kernels/bench-h200-attention-mma.json")["runs"])
+    tall, short = "4 warps of 32 rows, 48 keys, 2 blocks", "2 warps of 32 rows, 64 keys, 4 blocks"
+    for args, label, shape in (
+            ((4224, 30, 30, 128, 0), "30 x 4224 x 128", tall),
+            ((4160, 30, 30, 128, 0), "30 x 4160 x 128", tall),
+            ((1088, 30, 30, 128, 0), "30 x 1088 x 128", short),
+            ((512, 32, 8, 128, 1), "causal 32/8 x 512 x 128", tall),
+            ((4224, 30, 30, 64, 0), "30 x 4224 x 64", "4 warps of 32 rows, 64 keys, 2 blocks")):
+        m, heads, _, d, causal = args
+        ms, work = ours[args], (2 if causal else 4) * m * m * heads * d
+        page.holds(label, f"{ms['before']:.3f} ms", f"{ms[shape]:.3f}",
+                   f"{work / ms[shape] / 1e9:.0f}", f"{theirs[args]['FlashAttention 2']:.3f}",
+                   f"{theirs[args]['cuDNN']:.3f}")
+    ms = ours[4224, 30, 30, 128, 0]
+    for label, shape in (
+            ("before", "before"),
+            ("4 warps, 32 keys, two blocks: taken",
+             "4 warps of 32 rows, 32 keys, 2 blocks, memory for 2"),
+            ("8 warps, 64 keys, one block", "8 warps of 32 rows, 64 keys, 1 blocks, memory for 1"),
+            ("2 warps, 32 keys, three blocks: taken where blocks are few",
+             "2 warps of 32 rows, 32 keys, 3 blocks, memory for 3"),
+            ("4 warps, 64 keys, one block", "4 warps of 32 rows, 64 keys, 2 blocks, memory for 1"),
+            ("2 warps, 64 keys, two blocks", "2 warps of 32 rows, 64 keys, 4 blocks, memory for 2"),
+            ("4 warps, 64 keys, two blocks, which 100 KiB do not hold",
+             "4 warps of 32 rows, 64 keys, 2 blocks")):
+        t = ms["quarter rate: " + shape]
+        page.holds(label, f"{t:.3f} ms" if shape == "before" else f"{t:.3f}", f"{2.05 / t:.2f}")
+
+
 def operations():
     page = Page("kernels/cuda/measured.md")
     first, now = ({row["name"]: row for row in raw(f"kernels/bench-ops-h200{which}.json")["rows"]}
@@ -199,6 +233,6 @@ def four_bit():
                    f"{run['median']['total']:.3f}")
 
 
-for table in (cpu, memory, heavy, operations, pictures, four_bit):
+for table in (cpu, memory, heavy, attention_mma, operations, pictures, four_bit):
     table()
 print(f"1..{_count}")

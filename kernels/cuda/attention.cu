@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention without a score matrix by warp-level mma, head dim up to 128; and the choice among the
- * attentions there are.
+ * Attention without a score matrix by warp-level mma, head dim up to 128, FP16; and the choice
+ * among the attentions there are.
  *
  * A warp owns 16 query rows of one head and keeps its queries, scores, probabilities and outputs
  * in registers (Dao 2023). The block streams 64 keys and 64 values at a time through two buffers
@@ -183,24 +183,18 @@ launch_heads (Stream *s, const Heads<T> &a)
   return LAUNCHED (s);
 }
 
-template <typename T>
-static Status
-launch (Stream *s, const Attention *a)
-{
-  const Heads<T> heads = {
-    (const T *)a->qkv, (T *)a->out, (int)a->m, a->n_q, a->n_kv, a->d, LOG2_E / sqrtf ((float)a->d),
-    a->causal
-  };
-  return a->d <= 64 ? launch_heads<64> (s, heads) : launch_heads<128> (s, heads);
-}
-
 Status
 attention_mma (Stream *s, const Attention *a)
 {
+  if (device_activation (&s->caps) == DTYPE_BF16)
+    return attention_mma_bf16 (s, a);
   REQUIRE (s, a->d >= 16 && a->d <= 128 && a->d % 16 == 0);
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
   REQUIRE (s, a->n_kv >= 1 && a->n_q % a->n_kv == 0 && a->n_q <= 65535);
-  return device_activation (&s->caps) == DTYPE_F16 ? launch<f16> (s, a) : launch<bf16> (s, a);
+  const Heads<f16> heads
+      = { (const f16 *)a->qkv,          (f16 *)a->out, (int)a->m, a->n_q, a->n_kv, a->d,
+          LOG2_E / sqrtf ((float)a->d), a->causal };
+  return a->d <= 64 ? launch_heads<64> (s, heads) : launch_heads<128> (s, heads);
 }
 
 Status

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -109,14 +110,6 @@ rescale (Rows<S> &rows, const float (&factor)[2])
 #pragma unroll
   for (int i = 0; i < S::D / 2; i++)
     rows.out[i] *= factor[i / 2 % 2];
-}
-
-static __device__ __forceinline__ float
-exp2_fast (float x)
-{
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /* Scores -> probabilities against the maxima, and into the sums. In place. */

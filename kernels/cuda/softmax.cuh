@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * softmax.cuh - what the two warp-level attention kernels share
+ * softmax.cuh - what the warp-level attention kernels share
  *
  * A thread holds two rows of an mma tile, r and r + 8, four threads a row.
  */
@@ -98,6 +98,18 @@ mask_scores (float (&scores)[BLOCKS][4], int first_key, int row, int m, bool cau
         if (key > last)
           scores[j][i] = -INFINITY;
       }
+}
+
+/* The maximum of this thread's scores for row r + 8 h. */
+template <int BLOCKS>
+static __device__ __forceinline__ float
+own_maximum (const float (&scores)[BLOCKS][4], int h)
+{
+  float m = fmaxf (scores[0][2 * h], scores[0][2 * h + 1]);
+#pragma unroll
+  for (int j = 1; j < BLOCKS; j++)
+    m = fmaxf (m, fmaxf (scores[j][2 * h], scores[j][2 * h + 1]));
+  return m;
 }
 
 /* The maximum of this warp's scores for row r + 8 h. */

@@ -220,6 +220,13 @@ reciprocal_estimate (float v)
              : __uint_as_float (__float_as_uint (r) + (__float_as_uint (v) >> 16 & 1 ? 1 : -1));
 }
 
+static inline float
+exp2_fast (float x)
+{
+  const float y = exp2f (x);
+  return y < 0x1p-126f ? 0.0f : y;
+}
+
 template <uint32_t BITS>
 static inline uint32_t
 opaque_word ()

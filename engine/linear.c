@@ -148,18 +148,33 @@ linear_measure (const Context *ctx, const LinearSource *source)
   return out;
 }
 
-/* Only what planning asks of it. */
+/* A layer of a dry context: only what planning asks of it. base.backend is NULL. */
+typedef struct
+{
+  Linear base;
+  const LinearBackend *backend; /* NULL: nothing runs it */
+  LinearSource source;          /* its shape */
+  SvdqSource svdq;
+} DryLinear;
+
 static Linear *
 new_dry (const Context *ctx, const LinearSource *source)
 {
   LinearMemory memory = linear_measure (ctx, source);
-  Linear *self = g_new0 (Linear, 1);
+  DryLinear *self = g_new0 (DryLinear, 1);
 
-  self->n = source->n;
-  self->k = source->k;
-  self->bytes = self->memory_bytes = memory.weights;
-  self->swiglu = source->swiglu && memory.swiglu;
-  return self;
+  self->base.n = source->n;
+  self->base.k = source->k;
+  self->base.bytes = self->base.memory_bytes = memory.weights;
+  self->base.swiglu = source->swiglu && memory.swiglu;
+  self->backend = choose_for (ctx, source);
+  self->source = *source;
+  if (source->svdq != NULL)
+    {
+      self->svdq = *source->svdq;
+      self->source.svdq = &self->svdq;
+    }
+  return &self->base;
 }
 
 Status
@@ -189,6 +204,46 @@ linear_free (const Context *ctx, Linear *linear)
     linear->backend->release (ctx->stream, linear);
   else
     g_free (linear); /* of a dry context */
+}
+
+/* -- adapted layers -----------------------------------------------------------------------------
+ */
+
+static const LinearBackend *
+backend_of (const Linear *linear)
+{
+  /* A dry layer without memory of its own is several that lie side by side. */
+  if (linear->backend == NULL && linear->memory_bytes > 0)
+    return ((const DryLinear *)linear)->backend;
+  return linear->backend;
+}
+
+int64_t
+linear_adapted_rank (const Linear *linear, int64_t ranks)
+{
+  const LinearBackend *backend = backend_of (linear);
+
+  if (backend == NULL || backend->adapt == NULL)
+    return 0;
+  return (ranks + backend->adapt_unit - 1) / backend->adapt_unit * backend->adapt_unit;
+}
+
+LinearMemory
+linear_measure_adapted (const Linear *linear, int64_t ranks)
+{
+  const DryLinear *dry = (const DryLinear *)linear;
+  int64_t rank = linear_adapted_rank (linear, ranks);
+  LinearMemory out = { 0 };
+
+  if (rank > 0)
+    dry->backend->measure_adapted (&dry->source, rank, &out);
+  return out;
+}
+
+Status
+linear_adapt (const Context *ctx, const Linear *base, const LowRankPair *pair, Linear **out)
+{
+  return base->backend->adapt (ctx->stream, base, pair, out);
 }
 
 /* -- layers side by side ------------------------------------------------------------------------
@@ -275,6 +330,7 @@ Status
 linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out)
 {
   const LinearObserver *observer = ctx->observer;
+  const Linear *adapted = adapters_of (ctx, linear);
 
   if (context_is_dry (ctx))
     {
@@ -285,8 +341,9 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
     }
   if (observer != NULL && observer->before != NULL)
     observer->before (observer->user_data, linear, x);
-  CHECK (linear->backend->apply (ctx->stream, linear, x, out));
-  CHECK (adapters_apply (ctx, linear, x, out));
+  CHECK (adapted->backend->apply (ctx->stream, adapted, x, out));
+  if (adapted == linear)
+    CHECK (adapters_apply (ctx, linear, x, out));
   if (observer != NULL && observer->after != NULL)
     observer->after (observer->user_data, linear, out);
   return STATUS_OK;
@@ -298,7 +355,7 @@ linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, 
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor both;
 
-  if (linear->swiglu && !adapters_has (ctx, linear))
+  if (linear->swiglu && !adapters_add (ctx, linear))
     return linear_apply (ctx, linear, x, out);
 
   CHECK (arena_tensor (ctx->arena, &both, out->dtype, out->shape[0], 2 * out->shape[1], 0, 0));

@@ -39,6 +39,17 @@ const char *linear_arithmetic (const char *backend);
  * measure); all zero where nothing can run it. */
 LinearMemory linear_measure (const Context *ctx, const LinearSource *source);
 
+/* The ranks of a pair of factors for this layer, padded as its backend wants them; 0: it cannot
+ * adapt it at all. Of dry layers, too. */
+int64_t linear_adapted_rank (const Linear *linear, int64_t ranks);
+
+/* What the layer, of a dry context, takes besides with a pair of so many ranks, of which
+ * `workspace` is the whole; no `weights`: linear_adapt will be STATUS_UNSUPPORTED. */
+LinearMemory linear_measure_adapted (const Linear *linear, int64_t ranks);
+
+/* `base` and what `pair` adds as one layer, (transfer full): linear_free. Reads base's weights. */
+Status linear_adapt (const Context *ctx, const Linear *base, const LowRankPair *pair, Linear **out);
+
 /* Brings a layer to the device, (transfer full): linear_free. On a dry context it only has a size.
  */
 Status linear_new (const Context *ctx, const LinearSource *source, Linear **out);
@@ -53,8 +64,8 @@ Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Line
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
- * buffer from the arena, and gives it back, unless the backend fuses it. Both take more, and add,
- * if the layer has an adapter. */
+ * buffer from the arena, and gives it back, unless the backend fuses it. Both add what the layer's
+ * adapter does, if it has one. */
 Status linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 G_END_DECLS

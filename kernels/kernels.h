@@ -149,10 +149,18 @@ struct Linear
    * loads the model may copy it elsewhere, tell the backend by `move`, and free it then. */
   void *memory;
   size_t memory_bytes;
-  bool after_swiglu; /* as in its source */
-  bool swiglu;       /* `apply` can write silu (w1 x) * w3 x in one pass */
-  int turn;          /* with swiglu: so many rows of w1 and of w3 come in turn; 0: halves */
+  bool after_swiglu;       /* as in its source */
+  bool swiglu;             /* `apply` can write silu (w1 x) * w3 x in one pass */
+  int turn;                /* with swiglu: so many rows of w1 and of w3 come in turn; 0: halves */
+  const struct Linear *of; /* adapted: the layer whose weights it reads; NULL: they are its own */
 };
+
+/* What LoRA files add to a layer: y += (x down^T) up^T. F32, host memory. */
+typedef struct
+{
+  Tensor down; /* [R, K] */
+  Tensor up;   /* [N, R], rows in the order of the layer's `turn` */
+} LowRankPair;
 
 /* What a layer takes of its device, in bytes. */
 typedef struct
@@ -187,6 +195,14 @@ typedef struct LinearBackend
    * alone: n, k, n_parts, bias.data != NULL, swiglu, code_bits, svdq's format and rank; nothing is
    * read. */
   void (*measure) (const LinearSource *source, LinearMemory *out);
+  /* (optional) A layer that gives what `base` gives and what `pair` adds, in the same sums, and is
+   * applied and released as any other. It reads the weights of `base`, which outlives it and may
+   * move. R is a multiple of adapt_unit, nothing of `pair` is kept. UNSUPPORTED: too many. */
+  Status (*adapt) (Stream *s, const Linear *base, const LowRankPair *pair, Linear **out);
+  int64_t adapt_unit;
+  /* (with adapt) What it takes besides a layer of this source, but that its `workspace` is the
+   * whole of it, from the shape and R; no `weights` if those are too many. */
+  void (*measure_adapted) (const LinearSource *source, int64_t rank, LinearMemory *out);
 } LinearBackend;
 
 /* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */

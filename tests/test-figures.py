@@ -209,6 +209,23 @@ def pictures():
     page.says(f"takes {ours['step'] / bare:.2f} times that")
 
 
+def lora():
+    page, runs = Page("kernels/cuda/measured.md"), raw("kernels/lora-h200.json")["runs"]
+    for label, precision in (("BF16", "bf16"), ("INT4, fast", "int4"),
+                             ("INT4, exact", "int4 --arithmetic exact"), ("NVFP4, fast", "nvfp4")):
+        none, within, beside = (
+            [run for run in runs if run["arguments"] == "--precision " + precision
+             and run["lora"] == with_lora and run["way"] == way]
+            for with_lora, way in ((False, "in the sums"), (True, "in the sums"), (True, "beside")))
+        steps = [statistics.median(warm["step"] for run in which for warm in run["warm"])
+                 if which else None for which in (none, within, beside)]
+        loading, memory = (
+            statistics.median(map(value, within)) - statistics.median(map(value, none))
+            for value in (lambda run: run["first"]["encode"], lambda run: run["weights"]))
+        page.holds(label, *(f"{step * 1e3:.1f} ms" if step else "" for step in steps),
+                   f"{loading:.2f} s", f"{memory / GIB:.2f} GiB")
+
+
 def four_bit():
     page = Page("kernels/cuda/svdquant-sm90.md")
     for row in raw("kernels/bench-h200-svdq.json")["rows"]:
@@ -233,6 +250,6 @@ def four_bit():
                    f"{run['median']['total']:.3f}")
 
 
-for table in (cpu, memory, heavy, attention_mma, operations, pictures, four_bit):
+for table in (cpu, memory, heavy, attention_mma, operations, pictures, lora, four_bit):
     table()
 print(f"1..{_count}")

@@ -21,11 +21,15 @@ typedef struct
 /* All that is added to one layer. */
 typedef struct
 {
-  int64_t n, k, rank;
-  GArray *shares;    /* Share */
-  Linear *down, *up; /* NULL until loaded */
-  void *held[2];     /* their weights, where the backend uses them in place */
-  int turn;          /* order of up's rows: see Linear.turn */
+  int64_t n, k;
+  int64_t ranks;      /* of all shares */
+  int64_t rank;       /* the same, padded as what runs it wants */
+  GArray *shares;     /* Share */
+  const Linear *base; /* the layer that it is loaded for; NULL until then */
+  Linear *whole;      /* base and this as one; or NULL, and these */
+  Linear *down, *up;
+  void *held[2]; /* their weights, where the backend uses them in place */
+  int turn;      /* order of up's rows: see Linear.turn */
 } Adapter;
 
 /* Which file a path leads to, and as it was when; all 0: none. */
@@ -131,7 +135,7 @@ add_shares (Adapters *self, const File *file)
       Adapter *adapter = adapter_for (self, share.pair.target);
 
       g_array_append_val (adapter->shares, share);
-      adapter->rank += share.pair.down.shape[0];
+      adapter->ranks += share.pair.down.shape[0];
     }
 }
 
@@ -163,8 +167,6 @@ adapters_open (const EngineLora *loras, guint n_loras, const char *const *folder
                const TransformerConfig *config, gboolean check, GError **error)
 {
   Adapters *self = g_new0 (Adapters, 1);
-  GHashTableIter iter;
-  gpointer value;
 
   self->targets = lora_targets_new (config);
   self->files = g_array_new (FALSE, FALSE, sizeof (File));
@@ -176,13 +178,6 @@ adapters_open (const EngineLora *loras, guint n_loras, const char *const *folder
         adapters_free (NULL, self);
         return NULL;
       }
-  g_hash_table_iter_init (&iter, self->by_name);
-  while (g_hash_table_iter_next (&iter, NULL, &value))
-    {
-      Adapter *adapter = value;
-
-      adapter->rank = (adapter->rank + RANK_UNIT - 1) / RANK_UNIT * RANK_UNIT;
-    }
   return self;
 }
 
@@ -245,23 +240,38 @@ adapters_report (const Adapters *self, guint index)
 /* -- on the device ------------------------------------------------------------------------------
  */
 
-guint64
-adapters_bytes (const Adapters *self, DType activation)
+/* Ranks of an adapter that runs beside its layer. */
+static int64_t
+rank_beside (const Adapter *self)
 {
+  return (self->ranks + RANK_UNIT - 1) / RANK_UNIT * RANK_UNIT;
+}
+
+LinearMemory
+adapters_measure (const Adapters *self, const Context *ctx, const Transformer *transformer)
+{
+  LinearMemory all = { 0 };
   GHashTableIter iter;
-  gpointer value;
-  guint64 sum = 0;
+  gpointer name, value;
 
   if (self == NULL)
-    return 0;
+    return all;
   g_hash_table_iter_init (&iter, self->by_name);
-  while (g_hash_table_iter_next (&iter, NULL, &value))
+  while (g_hash_table_iter_next (&iter, &name, &value))
     {
       const Adapter *a = value;
+      const Linear *base = transformer_find_linear (transformer, name);
+      LinearMemory one = { 0 };
 
-      sum += (guint64)(a->rank * (a->n + a->k)) * dtype_size (activation);
+      if (base != NULL)
+        one = linear_measure_adapted (base, a->ranks);
+      if (one.weights == 0)
+        one.weights = (guint64)(rank_beside (a) * (a->n + a->k)) * dtype_size (ctx->activation);
+      all.weights += one.weights;
+      all.loading = MAX (all.loading, one.loading);
+      all.workspace = MAX (all.workspace, one.workspace);
     }
-  return sum;
+  return all;
 }
 
 /* down [rank, K]: the files' rows, one below the other. */
@@ -346,23 +356,48 @@ make_linear (const Context *ctx, const Adapter *self, FillFunc fill, int64_t n, 
 static void
 adapter_unload (Adapter *self, const Context *ctx)
 {
+  linear_free (ctx, self->whole);
   linear_free (ctx, self->down);
   linear_free (ctx, self->up);
   for (int i = 0; i < 2; i++)
     ctx->ops->free (ctx->stream, self->held[i]);
-  self->down = self->up = NULL;
+  self->base = NULL;
+  self->whole = self->down = self->up = NULL;
   self->held[0] = self->held[1] = NULL;
+}
+
+/* The layer with its adapter in the same sums. */
+static Status
+make_whole (const Context *ctx, Adapter *self, const Linear *base)
+{
+  g_autofree float *down = g_new (float, (gsize)(self->rank * self->k));
+  g_autofree float *up = g_new (float, (gsize)(self->n * self->rank));
+  LowRankPair pair = { tensor_2d (DTYPE_F32, down, self->rank, self->k),
+                       tensor_2d (DTYPE_F32, up, self->n, self->rank) };
+
+  fill_down (self, down);
+  fill_up (self, up);
+  CHECK (linear_adapt (ctx, base, &pair, &self->whole));
+  self->whole->name = base->name;
+  return STATUS_OK;
 }
 
 static Status
 adapter_load (Adapter *self, const Context *ctx, const Linear *base)
 {
-  int turn = base->swiglu ? base->turn : 0;
+  Status status = STATUS_UNSUPPORTED;
 
-  if (self->up != NULL && self->turn == turn)
+  if (self->base == base)
     return STATUS_OK;
   adapter_unload (self, ctx);
-  self->turn = turn;
+  self->turn = base->swiglu ? base->turn : 0;
+  self->base = base;
+  self->rank = linear_adapted_rank (base, self->ranks);
+  if (self->rank > 0)
+    status = make_whole (ctx, self, base);
+  if (status != STATUS_UNSUPPORTED)
+    return status;
+  self->rank = rank_beside (self);
   CHECK (
       make_linear (ctx, self, fill_down, self->rank, self->k, FALSE, &self->held[0], &self->down));
   /* Behind a swiglu what is between the two is as small as x, where that is FP16. */
@@ -414,9 +449,22 @@ find (const Context *ctx, const Linear *linear)
 }
 
 gboolean
-adapters_has (const Context *ctx, const Linear *linear)
+adapters_add (const Context *ctx, const Linear *linear)
 {
-  return find (ctx, linear) != NULL;
+  const Adapter *adapter = find (ctx, linear);
+
+  if (adapter == NULL)
+    return FALSE;
+  return context_is_dry (ctx) ? linear_measure_adapted (linear, adapter->ranks).weights == 0
+                              : adapter->whole == NULL;
+}
+
+const Linear *
+adapters_of (const Context *ctx, const Linear *linear)
+{
+  const Adapter *adapter = find (ctx, linear);
+
+  return adapter != NULL && adapter->whole != NULL ? adapter->whole : linear;
 }
 
 /* The same numbers in shorter rows, which the sum does not care about: devices have a longest row.
@@ -460,9 +508,9 @@ adapters_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tenso
   int64_t m = out->shape[0], n = out->shape[1];
   Tensor low, delta;
 
-  if (adapter == NULL)
+  if (!adapters_add (ctx, linear))
     return STATUS_OK;
-  CHECK (arena_tensor (ctx->arena, &low, ctx->activation, m, adapter->rank, 0, 0));
+  CHECK (arena_tensor (ctx->arena, &low, ctx->activation, m, rank_beside (adapter), 0, 0));
   CHECK (arena_tensor (ctx->arena, &delta, out->dtype, MIN (m, SLAB_ROWS), n, 0, 0));
   if (!context_is_dry (ctx))
     CHECK (run (ctx, adapter, x, &low, &delta, out));

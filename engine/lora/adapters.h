@@ -2,12 +2,13 @@
  *
  * adapters.h - LoRA files beside the transformer, without touching its weights
  *
- * An adapter is two dense layers of the device's own backend, whose product is added to what a
- * layer gives (spec z-image 9, svdquant trap 22: it sees the raw input). All files' factors for a
- * layer are concatenated into one pair with the strengths folded in, so the cost does not depend on
- * how many there are, and it makes no difference whether the layer is BF16 or 4 bit. The
- * transformer stays as it was loaded: other files or strengths mean other adapters, nothing else,
- * and without any its pictures have the same bytes as before.
+ * All files' factors for a layer are concatenated into one pair with the strengths folded in, so
+ * the cost does not depend on how many there are, and it makes no difference whether the layer is
+ * BF16 or 4 bit (spec z-image 9, svdquant trap 22: they see the raw input). Where the layer's
+ * backend can, the layer is run with the pair in the same sums (LinearBackend.adapt); elsewhere the
+ * pair is two dense layers of the device's own backend, whose product is added to what the layer
+ * gives. The transformer stays as it was loaded: other files or strengths mean other adapters,
+ * nothing else, and without any its pictures have the same bytes as before.
  */
 #pragma once
 
@@ -32,18 +33,23 @@ gboolean adapters_match (const Adapters *self, const EngineLora *loras, guint n_
 /* FALSE if they change nothing: there are none, or all strengths are 0. */
 gboolean adapters_are_any (const Adapters *self);
 
-/* Bytes they take on a device with such activations. */
-guint64 adapters_bytes (const Adapters *self, DType activation);
+/* What they take of the device: in all, besides while one is loaded, and the largest workspace.
+ * `transformer` is that of the dry context. */
+LinearMemory
+adapters_measure (const Adapters *self, const Context *ctx, const Transformer *transformer);
 
-/* Brings them to the device, in the row order of `transformer`'s layers; what is there stays. */
+/* Brings them to the device for `transformer`'s layers; what is there for them stays. They read
+ * the weights of those layers: to be unloaded when the transformer goes. */
 Status adapters_load (Adapters *self, const Context *ctx, const Transformer *transformer);
 void adapters_unload (Adapters *self, const Context *ctx);
 
-/* out [M, N] += the adapter of `linear` on x [M, K], if it has one. On a dry context only takes
- * memory from the arena. */
+/* The layer to run in place of `linear`: itself with its adapter in the same sums, or `linear`. */
+const Linear *adapters_of (const Context *ctx, const Linear *linear);
+/* out [M, N] += the adapter of `linear` on x [M, K], if it has one that is not in the same sums. On
+ * a dry context only takes memory from the arena. */
 Status adapters_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 /* TRUE if adapters_apply would do something. */
-gboolean adapters_has (const Context *ctx, const Linear *linear);
+gboolean adapters_add (const Context *ctx, const Linear *linear);
 
 /* What became of each file, in the order of the request; borrowed. */
 guint adapters_count (const Adapters *self);

@@ -73,6 +73,14 @@ dry_models (const Models *models, const Device *device, const Context *dry,
   return sizes;
 }
 
+static void
+add_adapters (PartMemory *part, const LinearMemory *adapters)
+{
+  part->total += adapters->weights;
+  part->loading = MAX (part->loading, adapters->loading);
+  part->workspace = MAX (part->workspace, adapters->workspace);
+}
+
 Status
 plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFacts *out)
 {
@@ -83,6 +91,7 @@ plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFa
                   .caps = &device->caps,
                   .options = &device->options };
   guint64 workspace = 0;
+  LinearMemory adapters;
   Models sizes, unused;
   Status status;
 
@@ -91,8 +100,9 @@ plan_count (const Models *models, const Device *device, PipelineRun *run, PlanFa
   unused = dry_models (models, device, &dry, precision, FALSE, out->unexpanded);
   models_free_parts (&unused, &dry);
   sizes = dry_models (models, device, &dry, precision, TRUE, out->parts);
-  out->parts[MODELS_TRANSFORMER].total += adapters_bytes (run->adapters, dry.activation);
-  out->unexpanded[MODELS_TRANSFORMER].total += adapters_bytes (run->adapters, dry.activation);
+  adapters = adapters_measure (run->adapters, &dry, sizes.transformer[precision]);
+  add_adapters (&out->parts[MODELS_TRANSFORMER], &adapters);
+  add_adapters (&out->unexpanded[MODELS_TRANSFORMER], &adapters);
   status = count_phases (&dry, &sizes, run, out);
   models_free_parts (&sizes, &dry);
   ops_dry.close (dry.stream);

@@ -167,7 +167,7 @@ launch_as (Stream *s, const Gemm *g)
 Status
 gemm_few_rows (Stream *s, const Gemm *g)
 {
-  REQUIRE (s, g->m >= 1 && g->m <= GEMM_FEW_ROWS);
+  REQUIRE (s, g->m >= 1 && g->m <= GEMM_FEW_ROWS && g->rank == 0);
   REQUIRE (s, g->n >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->n <= INT32_MAX / 2);
   REQUIRE (s, g->k >= 8 && g->k % 8 == 0 && g->k <= INT32_MAX / 2);
   if (device_activation (&s->caps) != DTYPE_F16)

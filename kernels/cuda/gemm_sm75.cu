@@ -32,6 +32,15 @@ template <typename Y_> struct Product
   Y *y;
   int m, n, k, row_tiles, column_tiles;
   float factor; /* of the sums */
+  const f16 *low, *up;
+  int rank;
+
+  /* K from which on low and up follow. */
+  __device__ __forceinline__ int
+  own_k () const
+  {
+    return CEIL_DIV (k, STAGE_K) * STAGE_K;
+  }
 };
 
 /* ROWS rows of a row-major [limit, k] matrix, STAGE_K columns at a time; zeros outside. */
@@ -62,6 +71,36 @@ template <int ROWS, int THREADS> struct Rows
         const int at = i * THREADS + threadIdx.x;
         copies.finish (i, shared + chunk_at (at / ROW_CHUNKS, at % ROW_CHUNKS, ROW_BYTES));
       }
+  }
+};
+
+/* A stage of both operands: of x and w, or behind them of low and up. */
+template <typename T, bool ADAPTED> struct Stage
+{
+  Rows<T::ROWS, T::THREADS> x;
+  Rows<T::COLUMNS, T::THREADS> w;
+
+  template <typename P>
+  __device__ __forceinline__ void
+  start (const P &p, uint32_t shared, const MmaOrigin &tile, int k)
+  {
+    if (!ADAPTED || k < p.k)
+      {
+        x.start (shared, p.x, tile.row, p.m, k, p.k);
+        w.start (shared + T::X_BYTES, p.w, tile.column, p.n, k, p.k);
+      }
+    else
+      {
+        x.start (shared, p.low, tile.row, p.m, k - p.own_k (), p.rank);
+        w.start (shared + T::X_BYTES, p.up, tile.column, p.n, k - p.own_k (), p.rank);
+      }
+  }
+
+  __device__ __forceinline__ void
+  finish (uint32_t shared)
+  {
+    x.finish (shared);
+    w.finish (shared + T::X_BYTES);
   }
 };
 
@@ -113,7 +152,7 @@ write_rows (const P &p, const float *piece, int row, int column)
     }
 }
 
-template <typename T, bool SWIGLU, typename P>
+template <typename T, bool SWIGLU, bool ADAPTED, typename P>
 static __global__ void
 __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
 {
@@ -126,29 +165,21 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
   const int warp_row = warp / T::WARPS_ALONG * T::WARP_ROWS;
   const int warp_column = warp % T::WARPS_ALONG * T::WARP_COLUMNS;
 
+  const int all = ADAPTED ? p.own_k () + p.rank : p.k;
   float d[T::DOWN][T::ALONG][4] = {};
-  Rows<T::ROWS, T::THREADS> x_rows;
-  Rows<T::COLUMNS, T::THREADS> w_rows;
-  x_rows.start (ring, p.x, tile.row, p.m, 0, p.k);
-  w_rows.start (ring + T::X_BYTES, p.w, tile.column, p.n, 0, p.k);
-  x_rows.finish (ring);
-  w_rows.finish (ring + T::X_BYTES);
-  for (int k = 0, turn = 0; k < p.k; k += STAGE_K, turn ^= 1)
+  Stage<T, ADAPTED> copies;
+  copies.start (p, ring, tile, 0);
+  copies.finish (ring);
+  for (int k = 0, turn = 0; k < all; k += STAGE_K, turn ^= 1)
     {
       const uint32_t x = ring + turn * T::STAGE_BYTES, w = x + T::X_BYTES;
       const uint32_t next = ring + (turn ^ 1) * T::STAGE_BYTES;
       __syncthreads (); /* the stage is there, and the one before it is read by all */
-      if (k + STAGE_K < p.k)
-        {
-          x_rows.start (next, p.x, tile.row, p.m, k + STAGE_K, p.k);
-          w_rows.start (next + T::X_BYTES, p.w, tile.column, p.n, k + STAGE_K, p.k);
-        }
+      if (k + STAGE_K < all)
+        copies.start (p, next, tile, k + STAGE_K);
       multiply_stage<T, f16, ROW_BYTES> (d, x + warp_row * ROW_BYTES, w + warp_column * ROW_BYTES);
-      if (k + STAGE_K < p.k)
-        {
-          x_rows.finish (next);
-          w_rows.finish (next + T::X_BYTES);
-        }
+      if (k + STAGE_K < all)
+        copies.finish (next);
     }
   __syncthreads ();
   float *piece = reinterpret_cast<float *> (shared) + warp * 16 * T::PITCH;
@@ -165,16 +196,23 @@ __launch_bounds__ (T::THREADS, 2) gemm_sm75_kernel (P p)
 /* -- launching ----------------------------------------------------------------------------------
  */
 
-template <typename T, bool SWIGLU, typename P>
+template <typename T, bool SWIGLU, bool ADAPTED, typename P>
 static Status
-launch (Stream *s, P p)
+launch_kind (Stream *s, P p)
 {
   p.row_tiles = CEIL_DIV (p.m, T::ROWS);
   p.column_tiles = CEIL_DIV (p.n, T::COLUMNS);
   REQUIRE (s, (int64_t)p.row_tiles * p.column_tiles <= INT32_MAX);
-  launch_kernel (gemm_sm75_kernel<T, SWIGLU, P>, p.row_tiles * p.column_tiles, T::THREADS,
+  launch_kernel (gemm_sm75_kernel<T, SWIGLU, ADAPTED, P>, p.row_tiles * p.column_tiles, T::THREADS,
                  T::SHARED_BYTES, s->compute, p);
   return LAUNCHED (s);
+}
+
+template <typename T, bool SWIGLU, typename P>
+static Status
+launch (Stream *s, const P &p)
+{
+  return p.rank > 0 ? launch_kind<T, SWIGLU, true> (s, p) : launch_kind<T, SWIGLU, false> (s, p);
 }
 
 typedef Tile<128, 128, 2, 2> LargeTile;
@@ -186,8 +224,9 @@ static Status
 launch_as (Stream *s, const Gemm *g)
 {
   const Product<Y> p
-      = { (const f16 *)g->x, (const f16 *)g->w, g->bias, (Y *)g->y, (int)g->m,
-          (int)g->n,         (int)g->k,         0,       0,         gemm_factor (g) };
+      = { (const f16 *)g->x,   (const f16 *)g->w,  g->bias,     (Y *)g->y, (int)g->m,
+          (int)g->n,           (int)g->k,          0,           0,         gemm_factor (g),
+          (const f16 *)g->low, (const f16 *)g->up, (int)g->rank };
   return mma_tiles<LargeTile> (g->m, g->n) >= s->caps.multiprocessors
              ? launch<LargeTile, SWIGLU> (s, p)
              : launch<SmallTile, SWIGLU> (s, p);
@@ -199,6 +238,7 @@ gemm_sm75 (Stream *s, const Gemm *g)
   REQUIRE (s, device_activation (&s->caps) == DTYPE_F16);
   REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX / 2 && g->n <= INT32_MAX / 2 && g->k <= INT32_MAX / 2);
   REQUIRE (s, g->n >= 8 && g->k >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 8 == 0);
+  REQUIRE (s, g->rank >= 0 && g->rank <= INT32_MAX / 2 && g->rank % 16 == 0);
   REQUIRE (s, !g->swiglu || !g->wide);
   if (g->swiglu)
     return launch_as<true, f16> (s, g);

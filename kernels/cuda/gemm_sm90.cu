@@ -34,10 +34,14 @@ gemm_sm90 (Stream *s, const Gemm *g, int variant)
   REQUIRE (s, s->caps.sm == WGMMA_SM);
   REQUIRE (s, g->m >= 1 && g->m <= INT32_MAX && g->n <= INT32_MAX && g->k <= INT32_MAX);
   REQUIRE (s, g->n >= 8 && g->k >= 8 && g->n % (g->swiglu ? 16 : 8) == 0 && g->k % 8 == 0);
+  REQUIRE (s, g->rank >= 0 && g->rank <= INT32_MAX / 2 && g->rank % 64 == 0);
   const GemmVariant *v
       = &variants[variant < 0 ? gemm_pick (s, g, g->k * 2, variants, N_VARIANTS) : variant];
   REQUIRE (s, !g->swiglu || v->swiglu != NULL);
   ScaledGemm plain = {};
   plain.product = *g;
+  plain.low_x = g->low;
+  plain.low_w = g->up;
+  plain.rank = (int)g->rank;
   return g->swiglu ? v->swiglu (s, &plain) : v->plain (s, &plain);
 }

@@ -7,9 +7,9 @@
  * rows of the tile by all its columns. Blocks are persistent: block b computes tiles b, b + blocks,
  * ...; while consumers write one tile, the producer already loads the next.
  *
- * Operands are BF16, or E4M3 with a power of two for each row of x and of w (ScaledGemm). The
- * latter may add a low-rank branch: more stages of the same ring, in BF16, into the same sums.
- * Its operands come divided by the two powers, so that one multiplication at the end serves all.
+ * Operands are BF16, or E4M3 with a power of two for each row of x and of w (ScaledGemm). Either
+ * may add a low-rank branch: more stages of the same ring, in BF16, into the same sums. Beside E4M3
+ * its operands come divided by the two powers, so that one multiplication at the end serves all.
  *
  * Tile shapes are many because of the last wave: a card of 132 multiprocessors is busy to the end
  * only if the number of tiles is just below a multiple of 132. 4224 tokens are 33 x 128 or 22 x 192
@@ -178,14 +178,14 @@ static __device__ __forceinline__ void
 produce (const Layout<T> &l, const GemmMaps &maps, const TileOrder &order, const GemmSize &size)
 {
   const int tiles = order.row_tiles * order.column_tiles;
-  const int low_stages = T::SCALED ? CEIL_DIV (size.low_steps, LOW_RANK_K / 16) : 0;
+  const int low_stages = CEIL_DIV (size.low_steps, LOW_RANK_K / 16);
   RingPlace<T> at;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
     {
       const TilePlace place = tile_place (order, tile);
       for (int k = 0; k < size.k_stages + low_stages; k++)
         {
-          const bool low = T::SCALED && k >= size.k_stages;
+          const bool low = k >= size.k_stages;
           const uint32_t x = l.ring + at.stage * T::STAGE_BYTES, w = x + T::X_BYTES;
           const uint32_t full = l.full + at.stage * 8;
           const int column = low ? (k - size.k_stages) * LOW_RANK_K : k * T::STAGE_K;
@@ -339,12 +339,14 @@ consume (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors &v, con
   const int warp = threadIdx.x / 32 % 4;
   const uint32_t staging = l.store + (group * 4 + warp) * BUFFERS * T::BOX_BYTES;
   const int tiles = order.row_tiles * order.column_tiles;
+  /* BF16: the low-rank branch is more of the same, with zeros up to a whole stage. */
+  const int stages = size.k_stages + CEIL_DIV (size.low_steps, LOW_RANK_K / 16);
   RingPlace<T> at;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
     {
       float d[T::COLUMNS / 2];
       int previous = -1;
-      for (int k = 0; k < size.k_stages; k++)
+      for (int k = 0; k < (T::SCALED ? size.k_stages : stages); k++)
         consume_stage<T, T::SCALED> (l, d, at, previous, group, STEPS);
       if (T::SCALED && size.low_steps > 0)
         wgmma_wait<0> (); /* instructions of two shapes are not ordered on the same sums */

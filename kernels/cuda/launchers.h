@@ -46,6 +46,10 @@ typedef struct
   int64_t m, n, k;
   bool swiglu;
   bool wide, after_swiglu; /* FP16: y is F32; x is times SWIGLU_F16_SCALE */
+  /* What is added to the same sums, before bias and swiglu: low [m, rank] up [n, rank]^T, up in the
+   * order of w's rows. rank is a multiple of 16, on sm_90 of 64; 0 = nothing. */
+  const void *low, *up;
+  int64_t rank;
 } Gemm;
 
 /* What FP16's sums are to be multiplied by. */
@@ -60,7 +64,8 @@ Status gemm (Stream *s, const Gemm *g);
 
 /* The products there are. sm90: wgmma; `variant` -1 picks a tile, others name one, for tests and
  * benchmark (gemm_sm90_variant_name gives NULL behind the last). sm80: mma.sync, sm_80 up. sm75:
- * the same in FP16. few_rows: either type, m up to GEMM_FEW_ROWS, at the speed of reading w. */
+ * the same in FP16. few_rows: either type, m up to GEMM_FEW_ROWS, without `low`, at the speed of
+ * reading w. */
 #define GEMM_FEW_ROWS 16
 Status gemm_sm90 (Stream *s, const Gemm *g, int variant);
 const char *gemm_sm90_variant_name (int variant);

@@ -47,7 +47,10 @@ linear_as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *
                          linear->k,
                          tensor_count (out) != m * linear->n,
                          out->dtype != x->dtype,
-                         x->dtype == DTYPE_F16 && linear->after_swiglu };
+                         x->dtype == DTYPE_F16 && linear->after_swiglu,
+                         NULL,
+                         NULL,
+                         0 };
   *g = product;
   return STATUS_OK;
 }

@@ -5,6 +5,7 @@
  * eight.
  */
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/low_rank.h"
 
 #include <stdlib.h>
 
@@ -98,6 +99,8 @@ release (Stream *s, Linear *linear)
 {
   if (linear == NULL)
     return;
+  if (linear->of != NULL)
+    return low_rank_release (s, linear);
   stream_free (s, linear->memory);
   free (linear);
 }
@@ -192,15 +195,27 @@ prepare (Stream *s, const LinearSource *source, const LinearBackend *backend, Li
   return status;
 }
 
-/* -- running ------------------------------------------------------------------------------------
+/* -- adapted layers -----------------------------------------------------------------------------
  */
 
-static Status
-as_gemm (Stream *s, const Linear *linear, const Tensor *x, const Tensor *out, Gemm *g)
+static void
+measure_adapted (const LinearSource *source, int64_t rank, LinearMemory *out)
 {
-  const DenseLinear *l = (const DenseLinear *)linear;
-  return linear_as_gemm (s, linear, x, out, l->weight, l->bias, g);
+  out->weights = low_rank_bytes (source->n, source->k, rank);
+  out->loading = 0;
+  out->workspace = low_rank_input_bytes (LOW_RANK_ROWS, rank);
+  out->swiglu = source->swiglu;
 }
+
+static Status
+adapt (Stream *s, const Linear *base, const LowRankPair *pair, Linear **out)
+{
+  const size_t workspace = low_rank_input_bytes (LOW_RANK_ROWS, pair->down.shape[0]);
+  return low_rank_adapt (s, base, pair, workspace, out);
+}
+
+/* -- running ------------------------------------------------------------------------------------
+ */
 
 /* On sm_90 even one row is as fast through wgmma: x takes no more than its rows. */
 Status
@@ -208,25 +223,36 @@ gemm (Stream *s, const Gemm *g)
 {
   if (s->caps.sm == WGMMA_SM)
     return gemm_sm90 (s, g, -1);
-  if (g->m <= GEMM_FEW_ROWS)
+  if (g->m <= GEMM_FEW_ROWS && g->rank == 0)
     return gemm_few_rows (s, g);
   return s->caps.bf16 ? gemm_sm80 (s, g) : gemm_sm75 (s, g);
 }
 
 static Status
+gemm_of_sm80 (Stream *s, const Gemm *g)
+{
+  return g->m <= GEMM_FEW_ROWS && g->rank == 0 ? gemm_few_rows (s, g) : gemm_sm80 (s, g);
+}
+
+static Status
+apply_by (Stream *s, const Linear *linear, const Tensor *x, Tensor *out, GemmProduct product)
+{
+  const DenseLinear *l = (const DenseLinear *)(linear->of != NULL ? linear->of : linear);
+  Gemm g;
+  CHECK (linear_as_gemm (s, linear, x, out, l->weight, l->bias, &g));
+  return linear->of != NULL ? low_rank_gemm (s, linear, &g, product) : product (s, &g);
+}
+
+static Status
 apply_best (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
-  Gemm g;
-  CHECK (as_gemm (s, linear, x, out, &g));
-  return gemm (s, &g);
+  return apply_by (s, linear, x, out, gemm);
 }
 
 static Status
 apply_sm80 (Stream *s, const Linear *linear, const Tensor *x, Tensor *out)
 {
-  Gemm g;
-  CHECK (as_gemm (s, linear, x, out, &g));
-  return g.m <= GEMM_FEW_ROWS ? gemm_few_rows (s, &g) : gemm_sm80 (s, &g);
+  return apply_by (s, linear, x, out, gemm_of_sm80);
 }
 
 static bool
@@ -266,13 +292,26 @@ prepare_sm75 (Stream *s, const LinearSource *source, Linear **out)
 }
 
 const LinearBackend linear_cuda_bf16_sm90 = {
-  "cuda-bf16-wgmma", false, supports_sm90, prepare_sm90, apply_best, release, NULL, move, measure,
+  "cuda-bf16-wgmma",
+  false,
+  supports_sm90,
+  prepare_sm90,
+  apply_best,
+  release,
+  NULL,
+  move,
+  measure,
+  adapt,
+  64,
+  measure_adapted,
 };
 
 const LinearBackend linear_cuda_bf16 = {
-  "cuda-bf16-mma", false, supports_sm80, prepare_sm80, apply_sm80, release, NULL, move, measure,
+  "cuda-bf16-mma", false, supports_sm80,   prepare_sm80, apply_sm80, release, NULL, move, measure,
+  adapt,           16,    measure_adapted,
 };
 
 const LinearBackend linear_cuda_f16 = {
-  "cuda-fp16-mma", false, supports_sm75, prepare_sm75, apply_best, release, NULL, move, measure,
+  "cuda-fp16-mma", false, supports_sm75,   prepare_sm75, apply_best, release, NULL, move, measure,
+  adapt,           16,    measure_adapted,
 };

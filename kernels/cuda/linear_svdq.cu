@@ -3,6 +3,7 @@
  * SVDQuant linears: what every path has in common. A path brings its product.
  */
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/low_rank.h"
 #include "kernels/cuda/svdq.h"
 
 #include <stdlib.h>
@@ -20,6 +21,8 @@ svdq_linear_release (Stream *s, Linear *linear)
 {
   if (linear == NULL)
     return;
+  if (linear->of != NULL)
+    return low_rank_release (s, linear);
   SvdqLinear *l = (SvdqLinear *)linear;
   svdq_weights_free (s, &l->weights);
   if (l->joined)
@@ -65,6 +68,37 @@ svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearBackend 
   return status;
 }
 
+/* -- adapted layers -----------------------------------------------------------------------------
+ */
+
+static size_t
+adapted_workspace (SvdqWeights w, int64_t rank)
+{
+  w.rank += (int)rank;
+  return low_rank_bytes (w.n, w.k, w.rank) + svdq_activations_bytes (&w, SVDQ_SLAB_ROWS);
+}
+
+void
+svdq_linear_measure_adapted (const LinearSource *source, int64_t rank, LinearMemory *out)
+{
+  SvdqWeights w;
+  svdq_weights_measure (source, &w, out);
+  out->weights = low_rank_bytes (source->n, source->k, rank);
+  out->loading = 0;
+  out->workspace = adapted_workspace (w, rank);
+}
+
+Status
+svdq_linear_adapt (Stream *s, const Linear *base, const LowRankPair *pair, Linear **out)
+{
+  const size_t workspace
+      = adapted_workspace (((const SvdqLinear *)base)->weights, pair->down.shape[0]);
+  return low_rank_adapt (s, base, pair, workspace, out);
+}
+
+/* -- running ------------------------------------------------------------------------------------
+ */
+
 /* Slabs of one height, so that none is left with few rows. */
 static int64_t
 slab_rows (int64_t m)
@@ -73,22 +107,46 @@ slab_rows (int64_t m)
   return CEIL_DIV (even, SVDQ_PITCH) * SVDQ_PITCH;
 }
 
+/* The weights as products take them: of an adapted layer those of `of`, with both pairs of factors
+ * laid together at the begin of the workspace. Gives the bytes there. */
 static Status
-run (Stream *s, const SvdqLinear *l, bool swiglu, const Tensor *x, int64_t first, Tensor *out)
+resolve (Stream *s, const Linear *linear, SvdqWeights *out, size_t *used)
 {
-  const int64_t m = tensor_count (x) / l->base.k, stride = tensor_count (out) / m;
-  const size_t item = dtype_size (out->dtype), row_bytes = l->base.k * dtype_size (x->dtype);
+  const SvdqWeights *w = &((const SvdqLinear *)(linear->of != NULL ? linear->of : linear))->weights;
+  const LowRank added = low_rank_of (linear);
+  const size_t own_bytes = (size_t)w->rank * 2, bytes = (size_t)added.rank * 2; /* of an n, a k */
+  *out = *w;
+  *used = 0;
+  if (added.rank == 0)
+    return STATUS_OK;
+  const LowRank both = low_rank_at (s->workspace, w->k, w->rank + added.rank);
+  *used = low_rank_bytes (w->n, w->k, both.rank);
+  out->rank = (int)both.rank;
+  out->proj_down = (uint16_t *)both.down;
+  out->proj_up = (uint16_t *)both.up;
+  CHECK (low_rank_join (s, w->proj_down, own_bytes * w->k, added.down, bytes * w->k, 1, both.down));
+  return low_rank_join (s, w->proj_up, own_bytes, added.up, bytes, w->n, both.up);
+}
+
+static Status
+run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t first, Tensor *out)
+{
+  const int64_t m = tensor_count (x) / linear->k, stride = tensor_count (out) / m;
+  const size_t item = dtype_size (out->dtype), row_bytes = linear->k * dtype_size (x->dtype);
   const bool wide = out->dtype != x->dtype;
   const int64_t most = slab_rows (m);
-  SvdqWeights w = l->weights;
+  const SvdqLinear *l = (const SvdqLinear *)(linear->of != NULL ? linear->of : linear);
+  SvdqWeights w;
+  size_t used;
+  CHECK (resolve (s, linear, &w, &used));
   w.swiglu = swiglu;
   for (int64_t row = 0; row < m; row += most)
     {
       const int64_t rows = m - row < most ? m - row : most;
-      const SvdqActivations a = svdq_activations_in (&l->weights, rows, s->workspace);
+      const SvdqActivations a = svdq_activations_in (&w, rows, (char *)s->workspace + used);
       char *y = (char *)out->data + (row * stride + first) * item;
       const SvdqGemm g = { &w, &a, y, stride, wide };
-      CHECK (svdq_quantise (s, &l->weights, (const char *)x->data + row * row_bytes, &a));
+      CHECK (svdq_quantise (s, &w, (const char *)x->data + row * row_bytes, &a));
       CHECK (l->product (s, &g));
     }
   return STATUS_OK;
@@ -107,7 +165,7 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
   REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
   const int64_t stride = tensor_count (out) / m;
   REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
-  return run (s, (const SvdqLinear *)linear, swiglu, x, first, out);
+  return run (s, linear, swiglu, x, first, out);
 }
 
 Status
@@ -188,7 +246,8 @@ prepare_nvfp4_fp16 (Stream *s, const LinearSource *source, Linear **out)
 #define SVDQ_BACKEND(name, which)                                                                  \
   {                                                                                                \
     name, false, supports_##which, prepare_##which, svdq_linear_apply, svdq_linear_release,        \
-        svdq_linear_apply_columns, svdq_linear_move, svdq_linear_measure,                          \
+        svdq_linear_apply_columns, svdq_linear_move, svdq_linear_measure, svdq_linear_adapt, 16,   \
+        svdq_linear_measure_adapted,                                                               \
   }
 
 const LinearBackend linear_cuda_svdq_int4 = SVDQ_BACKEND ("cuda-svdq-int4", int4);

@@ -3,6 +3,7 @@
  * SVDQuant linears on sm_90, fast and exact: what they keep, and the two steps of a product.
  */
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/low_rank.h"
 #include "kernels/cuda/svdq_sm90.h"
 
 #include <stdlib.h>
@@ -62,6 +63,15 @@ place_rows (const HopperLinear *l, int64_t m, void *memory, Rows *rows)
   rows->low = device_place (memory, &at, (size_t)m * LOW_RANK_PITCH (l->rank) * sizeof (bf16));
   rows->scale = (float *)device_place (memory, &at, (size_t)m * sizeof (float));
   return at;
+}
+
+/* Both factors of an adapted layer together, in the workspace. */
+static void
+place_factors (HopperLinear *l, void *memory, size_t *at)
+{
+  const size_t n = (size_t)l->base.n, k = (size_t)l->base.k, rank = (size_t)l->rank;
+  l->up = device_place (memory, at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
+  l->down = device_place (memory, at, k * rank * sizeof (bf16));
 }
 
 static HopperLinear
@@ -135,6 +145,8 @@ release (Stream *s, Linear *linear)
 {
   if (linear == NULL)
     return;
+  if (linear->of != NULL)
+    return low_rank_release (s, linear);
   HopperLinear *l = (HopperLinear *)linear;
   stream_free (s, linear->memory);
   if (l->joined)
@@ -173,8 +185,92 @@ prepare (Stream *s, const LinearSource *source, bool exact, Linear **out)
   return status;
 }
 
+/* -- adapted layers -----------------------------------------------------------------------------
+ */
+
+/* Ranks that are added: what quantising takes, with the layer's own. */
+#define MOST_ADDED 256
+
+static size_t
+adapted_workspace (const HopperLinear *of, int64_t rank)
+{
+  HopperLinear l = *of;
+  size_t at = 0;
+  l.rank += (int)rank;
+  place_factors (&l, NULL, &at);
+  return at + workspace_bytes (&l);
+}
+
+static void
+measure_adapted (const LinearSource *source, bool exact, int64_t rank, LinearMemory *out)
+{
+  const HopperLinear of = describe (source, exact);
+  out->weights = rank <= MOST_ADDED ? low_rank_bytes (source->n, source->k, rank) : 0;
+  out->loading = out->weights;
+  out->workspace = adapted_workspace (&of, rank);
+  out->swiglu = source->swiglu;
+}
+
+/* The factors of an adapted layer, as they came, into the order of the own ones; but up of a fast
+ * layer stays. `copy`: room for both. */
+static Status
+order_added (Stream *s, const Linear *adapted, char *copy)
+{
+  const LowRank added = low_rank_of (adapted);
+  const int rank = (int)added.rank;
+  const ptrdiff_t to_up = (char *)added.up - (char *)added.down;
+  CHECK (copy_part (s, copy, added.down, adapted->bytes));
+  CHECK (svdq_low_rank_fragments (s, copy, adapted->k, rank, added.down));
+  if (((const HopperLinear *)adapted->of)->exact)
+    CHECK (svdq_up_fragments (s, copy + to_up, adapted->n, rank, added.up));
+  return cuda_wait (s);
+}
+
+static Status
+adapt (Stream *s, const Linear *base, const LowRankPair *pair, Linear **out)
+{
+  const HopperLinear *of = (const HopperLinear *)base;
+  const int64_t rank = pair->down.shape[0];
+  void *copy = NULL;
+  *out = NULL;
+  REQUIRE (s, rank <= MOST_ADDED);
+  CHECK (low_rank_adapt (s, base, pair, adapted_workspace (of, rank), out));
+  Status status = stream_alloc (s, (*out)->bytes, &copy);
+  if (status == STATUS_OK)
+    status = order_added (s, *out, (char *)copy);
+  stream_free (s, copy);
+  if (status != STATUS_OK)
+    {
+      low_rank_release (s, *out);
+      *out = NULL;
+    }
+  return status;
+}
+
 /* -- running ------------------------------------------------------------------------------------
  */
+
+/* The layer as products take it: of an adapted one the weights of `of`, with both pairs of factors
+ * laid together at the begin of the workspace. Gives the bytes there. */
+static Status
+resolve (Stream *s, const Linear *linear, HopperLinear *out, size_t *used)
+{
+  const HopperLinear *l = (const HopperLinear *)(linear->of != NULL ? linear->of : linear);
+  const LowRank added = low_rank_of (linear);
+  const int rank = (int)added.rank;
+  const int64_t n = linear->n, k = linear->k;
+  *out = *l;
+  *used = 0;
+  if (rank == 0)
+    return STATUS_OK;
+  out->rank += rank;
+  place_factors (out, s->workspace, used);
+  CHECK (low_rank_join (s, l->down, SVDQ_FRAGMENT_BYTES (l->rank), added.down,
+                        SVDQ_FRAGMENT_BYTES (rank), k / 64, out->down));
+  return l->exact ? low_rank_join (s, l->up, SVDQ_FRAGMENT_BYTES (l->rank), added.up,
+                                   SVDQ_FRAGMENT_BYTES (rank), n / 64, out->up)
+                  : svdq_join_scaled (s, l->up, l->rank, added.up, rank, l->w_scale, n, out->up);
+}
 
 static Status
 multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y, int64_t stride,
@@ -190,14 +286,14 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
               base->k,    l->rank,     swiglu };
       return gemm_codes_sm90 (s, &g, -1);
     }
-  const ScaledGemm g
-      = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu, false, false },
-          rows->scale,
-          l->w_scale,
-          rows->low,
-          l->up,
-          l->rank,
-          stride };
+  const ScaledGemm g = { { rows->codes, l->weights, l->bias, y, m, base->n, base->k, swiglu, false,
+                           false, NULL, NULL, 0 },
+                         rows->scale,
+                         l->w_scale,
+                         rows->low,
+                         l->up,
+                         l->rank,
+                         stride };
   /* Warpgroups in turn need a tile each, on every multiprocessor. */
   const int64_t tiles = CEIL_DIV (m, TURN_ROWS) * CEIL_DIV (base->n, TURN_COLUMNS);
   return tiles >= 2 * s->caps.multiprocessors ? gemm_turns_sm90 (s, &g, -1)
@@ -215,7 +311,6 @@ codes_of (const HopperLinear *l)
 static Status
 apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, Tensor *out)
 {
-  const HopperLinear *l = (const HopperLinear *)linear;
   const int64_t m = tensor_count (x) / linear->k;
   REQUIRE (s, x->dtype == DTYPE_BF16 && out->dtype == DTYPE_BF16);
   REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x) && tensor_count (out) % m == 0);
@@ -224,12 +319,16 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
   REQUIRE (s, first >= 0 && first % 8 == 0 && stride % 8 == 0);
   REQUIRE (s, first + (swiglu ? linear->n / 2 : linear->n) <= stride);
 
+  HopperLinear resolved, *l = &resolved;
+  size_t used;
+  CHECK (resolve (s, linear, l, &used));
+  char *memory = (char *)s->workspace + used;
   const int64_t slabs = CEIL_DIV (m, SVDQ_SLAB_ROWS), most = CEIL_DIV (m, slabs);
   for (int64_t row = 0; row < m; row += most)
     {
       const int64_t count = m - row < most ? m - row : most;
       Rows rows;
-      place_rows (l, count, s->workspace, &rows);
+      place_rows (l, count, memory, &rows);
       const SvdqQuantise q = { codes_of (l),
                                (int)count,
                                (int)linear->k,
@@ -295,12 +394,44 @@ measure_exact (const LinearSource *source, LinearMemory *out)
   measure (source, true, out);
 }
 
+static void
+measure_adapted_fast (const LinearSource *source, int64_t rank, LinearMemory *out)
+{
+  measure_adapted (source, false, rank, out);
+}
+
+static void
+measure_adapted_exact (const LinearSource *source, int64_t rank, LinearMemory *out)
+{
+  measure_adapted (source, true, rank, out);
+}
+
 const LinearBackend linear_cuda_svdq_sm90_fast = {
-  "cuda-svdq-fp8-wgmma", false, supports_fast, prepare_fast, svdq_linear_apply, release,
-  apply_columns,         move,  measure_fast,
+  "cuda-svdq-fp8-wgmma",
+  false,
+  supports_fast,
+  prepare_fast,
+  svdq_linear_apply,
+  release,
+  apply_columns,
+  move,
+  measure_fast,
+  adapt,
+  16,
+  measure_adapted_fast,
 };
 
 const LinearBackend linear_cuda_svdq_sm90_exact = {
-  "cuda-svdq-fp16-wgmma", false, supports_exact, prepare_exact, svdq_linear_apply, release,
-  apply_columns,          move,  measure_exact,
+  "cuda-svdq-fp16-wgmma",
+  false,
+  supports_exact,
+  prepare_exact,
+  svdq_linear_apply,
+  release,
+  apply_columns,
+  move,
+  measure_exact,
+  adapt,
+  16,
+  measure_adapted_exact,
 };

@@ -132,5 +132,7 @@ Status svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor 
 void svdq_linear_release (Stream *s, Linear *linear);
 void svdq_linear_move (Linear *linear, void *memory);
 void svdq_linear_measure (const LinearSource *source, LinearMemory *out);
+Status svdq_linear_adapt (Stream *s, const Linear *base, const LowRankPair *pair, Linear **out);
+void svdq_linear_measure_adapted (const LinearSource *source, int64_t rank, LinearMemory *out);
 
 KERNELS_END_DECLS

@@ -65,6 +65,17 @@ Status svdq_transcode_e4m3 (Stream *s, const SvdqWeights *w, void *out, float *s
 size_t svdq_codes_bytes (SvdqFormat format, int64_t n, int64_t k);
 Status svdq_codes_pack (Stream *s, const SvdqWeights *w, void *codes, float *scale, void *up);
 
+/* proj_up [n, rank] BF16 -> the order in which CodesGemm reads it, as many bytes. */
+Status svdq_up_fragments (Stream *s, const void *proj_up, int64_t n, int rank, void *fragments);
+
+/* Fragments of either factor are rows of so many bytes, of 64 k or n; 16 ranks lie together. */
+#define SVDQ_FRAGMENT_BYTES(rank) ((size_t)(rank)*64 * 2)
+
+/* ScaledGemm's low_w of two pairs of factors: own [n, pitch of own_rank], divided by scale already,
+ * and added [n, added_rank], which is not, -> out [n, pitch of both]. */
+Status svdq_join_scaled (Stream *s, const void *own, int own_rank, const void *added,
+                         int added_rank, const float *scale, int64_t n, void *out);
+
 /* y [m, n] = (x [m, k] w^T) x_scale[m] w_scale[n] + low_x [m, rank] up^T + bias, w in blocks of
  * 4-bit codes and scales; y BF16. With swiglu as Gemm. */
 typedef struct

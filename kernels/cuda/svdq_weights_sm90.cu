@@ -242,6 +242,15 @@ up_kernel (const bf16 *from, uint32_t *to, int64_t words, int rank)
     }
 }
 
+Status
+svdq_up_fragments (Stream *s, const void *proj_up, int64_t n, int rank, void *fragments)
+{
+  REQUIRE (s, n % BLOCK_ROWS == 0 && rank % 16 == 0);
+  launch_kernel (up_kernel, s->caps.multiprocessors * 8, THREADS, 0, s->compute,
+                 (const bf16 *)proj_up, (uint32_t *)fragments, n * rank / 2, rank);
+  return LAUNCHED (s);
+}
+
 size_t
 svdq_codes_bytes (SvdqFormat format, int64_t n, int64_t k)
 {
@@ -261,10 +270,51 @@ svdq_codes_pack (Stream *s, const SvdqWeights *w, void *codes, float *scale, voi
   launch_kernel (pack_kernel, (unsigned)blocks, THREADS, 0, s->compute, *w, (uint8_t *)codes,
                  inverse);
   CHECK (LAUNCHED (s));
-  if (w->rank == 0)
-    return STATUS_OK;
-  launch_kernel (up_kernel, s->caps.multiprocessors * 8, THREADS, 0, s->compute,
-                 (const bf16 *)w->proj_up, (uint32_t *)up, w->n * w->rank / 2, w->rank);
+  return w->rank > 0 ? svdq_up_fragments (s, w->proj_up, w->n, w->rank, up) : STATUS_OK;
+}
+
+/* -- factors of two pairs -----------------------------------------------------------------------
+ */
+
+#define JOINERS 256 /* threads, each of 8 ranks of a row */
+
+static __global__ void
+join_scaled_kernel (const uint4 *own, int own_rank, const uint4 *added, int added_rank,
+                    const float *scale, uint4 *out, int64_t n)
+{
+  const int own_pitch = LOW_RANK_PITCH (own_rank) / 8;
+  const int pitch = LOW_RANK_PITCH (own_rank + added_rank) / 8;
+  const int own_units = own_rank / 8, added_units = added_rank / 8;
+  for (int64_t i = blockIdx.x * (int64_t)JOINERS + threadIdx.x; i < n * pitch;
+       i += (int64_t)gridDim.x * JOINERS)
+    {
+      const int64_t row = i / pitch;
+      const int at = (int)(i % pitch);
+      uint4 v = make_uint4 (0, 0, 0, 0);
+      if (at < own_units)
+        v = own[row * own_pitch + at];
+      else if (at < own_units + added_units)
+        {
+          /* Of a power of two. */
+          const __nv_bfloat162 inverse = __float2bfloat162_rn (1.0f / scale[row]);
+          v = added[row * added_units + at - own_units];
+          __nv_bfloat162 *pairs = reinterpret_cast<__nv_bfloat162 *> (&v);
+          for (int j = 0; j < 4; j++)
+            pairs[j] = __hmul2 (pairs[j], inverse);
+        }
+      out[i] = v;
+    }
+}
+
+Status
+svdq_join_scaled (Stream *s, const void *own, int own_rank, const void *added, int added_rank,
+                  const float *scale, int64_t n, void *out)
+{
+  const int64_t blocks = CEIL_DIV (n * LOW_RANK_PITCH (own_rank + added_rank) / 8, JOINERS);
+  const int64_t most = s->caps.multiprocessors * 8;
+  launch_kernel (join_scaled_kernel, (unsigned)(blocks < most ? blocks : most), JOINERS, 0,
+                 s->compute, (const uint4 *)own, own_rank, (const uint4 *)added, added_rank, scale,
+                 (uint4 *)out, n);
   return LAUNCHED (s);
 }
 

@@ -90,7 +90,8 @@ answer (Bench *b, const char *question)
   int v[6];
   if (sscanf (question, "gemm %d %d %d %d %d", &v[0], &v[1], &v[2], &v[3], &v[4]) == 5)
     {
-      const Gemm g = { b->x, b->w, NULL, b->out, v[1], v[2], v[3], v[4] != 0, false, false };
+      const Gemm g
+          = { b->x, b->w, NULL, b->out, v[1], v[2], v[3], v[4] != 0, false, false, NULL, NULL, 0 };
       return answer_time (&b->watch, [&] (int i) { return run_gemm (b, v[0], g, i); });
     }
   if (sscanf (question, "attention %d %d %d %d %d %d", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5])

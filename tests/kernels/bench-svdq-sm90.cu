@@ -45,14 +45,16 @@ typedef struct Job
 static Status
 run_gemm (Bench *b, const Job *j)
 {
-  const Gemm g = { b->x, b->w, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
+  const Gemm g
+      = { b->x, b->w, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false, NULL, NULL, 0 };
   return gemm_sm90 (b->s, &g, j->variant);
 }
 
 static Status
 run_e4m3 (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
+  const Gemm product
+      = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false, NULL, NULL, 0 };
   const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_e4m3_sm90 (b->s, &g, j->variant);
 }
@@ -60,7 +62,8 @@ run_e4m3 (Bench *b, const Job *j)
 static Status
 run_turns (Bench *b, const Job *j)
 {
-  const Gemm product = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false };
+  const Gemm product
+      = { b->codes, b->w8, NULL, b->out, j->m, j->n, j->k, j->swiglu, false, false, NULL, NULL, 0 };
   const ScaledGemm g = { product, b->x_scales, b->scales, b->low_x, b->low_w, j->rank, 0 };
   return gemm_turns_sm90 (b->s, &g, j->variant);
 }

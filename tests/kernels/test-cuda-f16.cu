@@ -124,6 +124,7 @@ typedef struct
 {
   int64_t m, n, k;
   bool swiglu, bias, wide, after_swiglu;
+  int64_t rank; /* of what is added, which is more k of both matrices */
 } Case;
 
 /* y as the kernels store it; row n of w belongs to column n. */
@@ -137,8 +138,9 @@ product (const Case *c, const std::vector<float> &x, const std::vector<float> &w
     for (int64_t j = 0; j < c->n; j++)
       {
         double sum = 0.0;
-        for (int64_t k = 0; k < c->k; k++)
-          sum += (double)x[(size_t)(i * c->k + k)] * w[(size_t)(j * c->k + k)];
+        for (int64_t k = 0; k < c->k + c->rank; k++)
+          sum += (double)x[(size_t)(i * (c->k + c->rank) + k)]
+                 * w[(size_t)(j * (c->k + c->rank) + k)];
         sums[(size_t)(i * c->n + j)] = factor * sum + (c->bias ? bias[(size_t)j] : 0.0);
       }
   if (!c->swiglu)
@@ -153,6 +155,17 @@ product (const Case *c, const std::vector<float> &x, const std::vector<float> &w
   return out;
 }
 
+/* `count` columns of a matrix of `pitch`, from `first` on. */
+static std::vector<float>
+columns (const std::vector<float> &from, int64_t pitch, int64_t first, int64_t count)
+{
+  std::vector<float> to;
+  for (size_t row = 0; row < from.size (); row += (size_t)pitch)
+    to.insert (to.end (), from.begin () + (ptrdiff_t)row + first,
+               from.begin () + (ptrdiff_t)row + first + count);
+  return to;
+}
+
 static void
 test_product (Run *run, const char *name, Status (*kernel) (Stream *, const Gemm *), const Case *c)
 {
@@ -160,41 +173,66 @@ test_product (Run *run, const char *name, Status (*kernel) (Stream *, const Gemm
   const DType type = c->wide ? DTYPE_F32 : DTYPE_F16;
   if (c->m * c->n * c->k > MOST_PRODUCTS)
     return;
-  const std::vector<float> x = numbers (run, (size_t)(c->m * c->k), 1.0f);
-  const std::vector<float> w = numbers (run, (size_t)(c->n * c->k), 1.0f);
+  const int64_t all = c->k + c->rank;
+  const std::vector<float> x = numbers (run, (size_t)(c->m * all), 1.0f);
+  const std::vector<float> w = numbers (run, (size_t)(c->n * all), 1.0f);
   const std::vector<float> bias = numbers (run, (size_t)c->n, 4.0f);
-  void *on_x = upload (run, x, DTYPE_F16), *on_w = upload (run, w, DTYPE_F16);
+  void *on_x = upload (run, columns (x, all, 0, c->k), DTYPE_F16);
+  void *on_w = upload (run, columns (w, all, 0, c->k), DTYPE_F16);
+  void *low = c->rank > 0 ? upload (run, columns (x, all, c->k, c->rank), DTYPE_F16) : NULL;
+  void *up = c->rank > 0 ? upload (run, columns (w, all, c->k, c->rank), DTYPE_F16) : NULL;
   void *on_bias = upload (run, bias, DTYPE_F32), *y = upload_nan (run, outputs, type);
-  const Gemm g = {
-    on_x,    on_w,           c->bias ? (float *)on_bias : NULL, y, c->m, c->n, c->k, c->swiglu,
-    c->wide, c->after_swiglu
-  };
+  const Gemm g = { on_x,
+                   on_w,
+                   c->bias ? (float *)on_bias : NULL,
+                   y,
+                   c->m,
+                   c->n,
+                   c->k,
+                   c->swiglu,
+                   c->wide,
+                   c->after_swiglu,
+                   low,
+                   up,
+                   c->rank };
   char text[128];
-  snprintf (text, sizeof text, "%s %dx%dx%d%s%s%s%s", name, (int)c->m, (int)c->n, (int)c->k,
+  snprintf (text, sizeof text, "%s %dx%dx%d%s%s%s%s%s", name, (int)c->m, (int)c->n, (int)c->k,
             c->swiglu ? " swiglu" : "", c->bias ? " bias" : "", c->wide ? " to F32" : "",
-            c->after_swiglu ? " behind a swiglu" : "");
+            c->after_swiglu ? " behind a swiglu" : "", c->rank > 0 ? " adapted" : "");
   require (run, kernel (run->s, &g), text);
   const double limit = c->wide ? TO_FP32 : outputs < 1000 ? FEW : TO_FP16;
   compare (run, take (run, y, outputs, type), product (c, x, w, bias), limit, text);
   ops->free (run->s, on_x), ops->free (run->s, on_w), ops->free (run->s, on_bias);
+  ops->free (run->s, low), ops->free (run->s, up);
 }
 
 static void
 test_products (Run *run)
 {
   static const Case cases[] = {
-    /* m, n, k, swiglu, bias, to F32, behind a swiglu */
-    { 1, 8, 8, false, true, false, false },      { 5, 48, 72, false, false, true, true },
-    { 8, 96, 1000, true, true, false, false },   { 9, 40, 24, false, true, true, false },
-    { 16, 144, 520, true, false, false, false }, { 17, 24, 40, false, true, false, false },
-    { 33, 136, 72, false, false, true, true },   { 65, 32, 64, true, false, false, false },
-    { 100, 264, 200, false, true, true, false }, { 129, 512, 64, false, false, false, false },
-    { 130, 528, 264, true, true, false, false }, { 257, 1032, 104, false, true, true, true },
-    { 600, 768, 96, true, false, false, false }, { 4224, 3840, 1024, false, false, true, false },
+    /* m, n, k, swiglu, bias, to F32, behind a swiglu, rank */
+    { 1, 8, 8, false, true, false, false, 0 },
+    { 5, 48, 72, false, false, true, true, 0 },
+    { 8, 96, 1000, true, true, false, false, 0 },
+    { 9, 40, 24, false, true, true, false, 0 },
+    { 16, 144, 520, true, false, false, false, 0 },
+    { 17, 24, 40, false, true, false, false, 0 },
+    { 33, 136, 72, false, false, true, true, 0 },
+    { 65, 32, 64, true, false, false, false, 0 },
+    { 100, 264, 200, false, true, true, false, 0 },
+    { 129, 512, 64, false, false, false, false, 0 },
+    { 130, 528, 264, true, true, false, false, 0 },
+    { 257, 1032, 104, false, true, true, true, 0 },
+    { 33, 136, 72, false, true, true, true, 16 },
+    { 65, 80, 64, true, true, false, false, 48 },
+    { 129, 256, 264, false, false, false, false, 80 },
+    { 3, 48, 32, false, false, true, false, 16 },
+    { 600, 768, 96, true, false, false, false, 0 },
+    { 4224, 3840, 1024, false, false, true, false, 0 },
   };
   for (const Case &c : cases)
     {
-      if (c.m <= GEMM_FEW_ROWS)
+      if (c.m <= GEMM_FEW_ROWS && c.rank == 0)
         test_product (run, "few rows", gemm_few_rows, &c);
       test_product (run, "sm_75", gemm_sm75, &c);
     }
@@ -212,7 +250,7 @@ constant_product (Run *run, int64_t m, float a, float b, bool swiglu, bool wide,
   void *x = upload (run, std::vector<float> ((size_t)(m * k), a), DTYPE_F16);
   void *w = upload (run, std::vector<float> ((size_t)(n * k), b), DTYPE_F16);
   void *y = upload_nan (run, (size_t)outputs, type);
-  const Gemm g = { x, w, NULL, y, m, n, k, swiglu, wide, after_swiglu };
+  const Gemm g = { x, w, NULL, y, m, n, k, swiglu, wide, after_swiglu, NULL, NULL, 0 };
   require (run, gemm (run->s, &g), "product of constants");
   const std::vector<float> got = take (run, y, (size_t)outputs, type);
   for (const float v : got)

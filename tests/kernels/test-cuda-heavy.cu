@@ -27,24 +27,32 @@ typedef struct
 {
   int m, n, k;
   bool swiglu, bias;
+  int rank; /* of what is added; sm_90 takes the next multiple of 64 */
 } GemmSize;
 
 static const GemmSize gemm_sizes[] = {
-  { 1, 8, 8, false, true },
-  { 5, 48, 72, false, false },
-  { 16, 144, 1000, true, true },
-  { 17, 24, 40, false, true },
-  { 33, 136, 72, false, false },
-  { 65, 32, 64, true, false },
-  { 100, 264, 200, false, true },
-  { 130, 528, 264, true, true },
-  { 129, 512, 64, false, false },
-  { 257, 1032, 1000, false, true },
-  { 77, 2560, 2560, false, false },
-  { 600, 4096, 256, true, false },
-  { 4224, 3840, 10240, false, false },
-  { 4160, 20480, 3840, true, false },
-  { 4224, 11520, 3840, false, true },
+  { 1, 8, 8, false, true, 0 },
+  { 1, 48, 72, true, false, 16 },
+  { 33, 136, 72, false, true, 16 },
+  { 65, 80, 64, true, true, 80 },
+  { 129, 512, 264, false, false, 48 },
+  { 300, 528, 1000, true, false, 144 },
+  { 5, 48, 72, false, false, 0 },
+  { 16, 144, 1000, true, true, 0 },
+  { 17, 24, 40, false, true, 0 },
+  { 33, 136, 72, false, false, 0 },
+  { 65, 32, 64, true, false, 0 },
+  { 100, 264, 200, false, true, 0 },
+  { 130, 528, 264, true, true, 0 },
+  { 129, 512, 64, false, false, 0 },
+  { 257, 1032, 1000, false, true, 0 },
+  { 77, 2560, 2560, false, false, 0 },
+  { 600, 4096, 256, true, false, 0 },
+  { 4224, 3840, 10240, false, false, 0 },
+  { 4160, 20480, 3840, true, false, 0 },
+  { 4224, 11520, 3840, false, true, 0 },
+  { 4224, 3840, 3840, false, false, 64 },
+  { 4160, 20480, 3840, true, false, 32 },
 };
 
 typedef struct
@@ -67,7 +75,7 @@ typedef struct
 {
   Stream *s;
   uint64_t seed;
-  bf16 *inputs[2], *out;
+  bf16 *inputs[2], *parts[2], *out;
   float *bias, *reference, *full;
   Difference *difference;
   int tests, failures;
@@ -119,23 +127,61 @@ run_gemm (Stream *s, const Gemm *g, int variant)
     }
 }
 
+/* Rows of `from`, `columns` of `pitch` numbers each from `first` on -> `to`, dense. */
+static __global__ void
+columns_kernel (const bf16 *from, bf16 *to, size_t rows, int pitch, int first, int columns)
+{
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * columns;
+       i += (size_t)gridDim.x * blockDim.x)
+    to[i] = from[i / columns * pitch + first + i % columns];
+}
+
+/* [rows, k + rank] at `whole` -> [rows, k], and behind it [rows, rank], at `parts`. */
+static Status
+split (Stream *s, const bf16 *whole, bf16 *parts, size_t rows, int k, int rank)
+{
+  launch_kernel (columns_kernel, 1024, 256, 0, s->compute, whole, parts, rows, k + rank, 0, k);
+  launch_kernel (columns_kernel, 1024, 256, 0, s->compute, whole, parts + rows * k, rows, k + rank,
+                 k, rank);
+  return LAUNCHED (s);
+}
+
+/* What is added to a product is more K of it: one product of all K is the reference. */
 static Status
 test_gemm_size (Test *t, const char *name, int variant, const GemmSize *size)
 {
   const size_t outputs = (size_t)size->m * (size->swiglu ? size->n / 2 : size->n);
-  const Gemm g = { t->inputs[0], t->inputs[1], size->bias ? t->bias : NULL,
-                   t->out,       size->m,      size->n,
-                   size->k,      size->swiglu, false,
-                   false };
+  const bool hopper = variant >= 0 || (variant == KERNEL_CHOSEN && t->s->caps.sm == WGMMA_SM);
+  const int rank = hopper ? LOW_RANK_PITCH (size->rank) : size->rank, k = size->k + rank;
+  Gemm g = { t->inputs[0],
+             t->inputs[1],
+             size->bias ? t->bias : NULL,
+             t->out,
+             size->m,
+             size->n,
+             k,
+             size->swiglu,
+             false,
+             false,
+             NULL,
+             NULL,
+             0 };
   Stream *s = t->s;
   char text[64];
-  snprintf (text, sizeof text, "%dx%dx%d%s%s", size->m, size->n, size->k,
-            size->swiglu ? " swiglu" : "", size->bias ? " bias" : "");
-  CHECK (random_bf16 (s, t->inputs[0], (size_t)size->m * size->k, t->seed++, 1.0f));
-  CHECK (random_bf16 (s, t->inputs[1], (size_t)size->n * size->k, t->seed++,
-                      1.0f / sqrtf ((float)size->k)));
+  snprintf (text, sizeof text, "%dx%dx%d%s%s%s", size->m, size->n, size->k,
+            size->swiglu ? " swiglu" : "", size->bias ? " bias" : "", rank > 0 ? " adapted" : "");
+  CHECK (random_bf16 (s, t->inputs[0], (size_t)size->m * k, t->seed++, 1.0f));
+  CHECK (random_bf16 (s, t->inputs[1], (size_t)size->n * k, t->seed++, 1.0f / sqrtf ((float)k)));
   CHECK (random_f32 (s, t->bias, size->n, t->seed++, 1.0f));
   CHECK (reference_gemm (s, &g, t->full, t->reference));
+  if (rank > 0)
+    {
+      CHECK (split (s, t->inputs[0], t->parts[0], size->m, size->k, rank));
+      CHECK (split (s, t->inputs[1], t->parts[1], size->n, size->k, rank));
+      g.x = t->parts[0], g.low = t->parts[0] + (size_t)size->m * size->k;
+      g.w = t->parts[1], g.up = t->parts[1] + (size_t)size->n * size->k;
+      g.k = size->k, g.rank = rank;
+    }
   CUDA_CHECK (s, cudaMemsetAsync (t->out, POISON, outputs * sizeof (bf16), s->compute));
   Error e = { 1.0, 1.0, 0 };
   Status status = run_gemm (s, &g, variant);
@@ -153,7 +199,8 @@ test_gemm (Test *t, const char *name, int variant)
       const GemmSize *size = &gemm_sizes[i];
       if ((int64_t)size->m * size->n * size->k > MOST_PRODUCTS)
         continue;
-      if (size->m > t->most_rows || (variant == KERNEL_FEW_ROWS && size->m > GEMM_FEW_ROWS))
+      if (size->m > t->most_rows
+          || (variant == KERNEL_FEW_ROWS && (size->m > GEMM_FEW_ROWS || size->rank > 0)))
         continue;
       /* A shape without a swiglu form says so in its name by taking no such size. */
       if (variant >= 0 && size->swiglu && !gemm_sm90_variant_has_swiglu (variant))
@@ -236,13 +283,68 @@ test_attention (Test *t, const char *name, int variant)
 #define LINEAR_F 72
 #define LINEAR_K 136
 
+#define LINEAR_RANK 64
+
+/* down and up of what is added, up in the order of rows that the device's layer has. */
+typedef struct
+{
+  float down[LINEAR_RANK][LINEAR_K], up[2 * LINEAR_F][LINEAR_RANK];
+} Added;
+
+static int
+turned (int row)
+{
+  const int r = row % LINEAR_F;
+  return r / 8 * 16 + r % 8 + row / LINEAR_F * 8;
+}
+
+/* Output `row` of what is added to x. */
+static double
+added_to (const Added *a, const uint16_t *x, int row)
+{
+  double sum = 0.0;
+  for (int r = 0; r < LINEAR_RANK; r++)
+    {
+      double low = 0.0;
+      for (int i = 0; i < LINEAR_K; i++)
+        low += (double)bf16_to_float (x[i]) * a->down[r][i];
+      sum += bf16_to_float (bf16_from_float ((float)low)) * a->up[turned (row)][r];
+    }
+  return sum;
+}
+
+/* The layer, or with `added` the layer that is adapted by it, on device_x. */
+static Status
+run_linear (Test *t, const LinearBackend *backend, const LinearSource *source, Added *added,
+            const Tensor *x, Tensor *out)
+{
+  Linear *linear = NULL, *adapted = NULL;
+  CUDA_CHECK (t->s, cudaMemsetAsync (out->data, POISON, tensor_bytes (out), t->s->compute));
+  Status status = backend->prepare_weights (t->s, source, &linear);
+  if (status == STATUS_OK && added != NULL)
+    {
+      const LowRankPair pair = { tensor_2d (DTYPE_F32, added->down, LINEAR_RANK, LINEAR_K),
+                                 tensor_2d (DTYPE_F32, added->up, 2 * LINEAR_F, LINEAR_RANK) };
+      status = backend->adapt (t->s, linear, &pair, &adapted);
+    }
+  if (status == STATUS_OK)
+    status = backend->apply (t->s, adapted != NULL ? adapted : linear, x, out);
+  if (status == STATUS_OK)
+    status = cuda_wait (t->s);
+  if (adapted != NULL)
+    backend->release (t->s, adapted);
+  backend->release (t->s, linear);
+  return status;
+}
+
 /* w1 in F32, w3 in BF16: the device's answer against a sum in double. */
 static Status
-test_linear (Test *t, const char *name, const LinearBackend *backend)
+test_linear (Test *t, const char *name, const LinearBackend *backend, bool adapted)
 {
   static float w1[LINEAR_F][LINEAR_K], bias[2 * LINEAR_F];
   static uint16_t w3[LINEAR_F][LINEAR_K], x[LINEAR_M][LINEAR_K];
   static float want[LINEAR_M][LINEAR_F];
+  static Added added;
   Stream *s = t->s;
   srand ((unsigned)t->seed);
   for (int i = 0; i < LINEAR_F * LINEAR_K; i++)
@@ -254,6 +356,8 @@ test_linear (Test *t, const char *name, const LinearBackend *backend)
     (&x[0][0])[i] = bf16_from_float (rand () / (float)RAND_MAX - 0.5f);
   for (int i = 0; i < 2 * LINEAR_F; i++)
     bias[i] = rand () / (float)RAND_MAX - 0.5f;
+  for (size_t i = 0; i < sizeof added / sizeof (float); i++)
+    (&added.down[0][0])[i] = bf16_to_float (bf16_from_float (rand () / (float)RAND_MAX - 0.5f));
   for (int r = 0; r < LINEAR_M; r++)
     for (int c = 0; c < LINEAR_F; c++)
       {
@@ -262,6 +366,11 @@ test_linear (Test *t, const char *name, const LinearBackend *backend)
           {
             gate += (double)bf16_to_float (x[r][i]) * w1[c][i];
             up += (double)bf16_to_float (x[r][i]) * bf16_to_float (w3[c][i]);
+          }
+        if (adapted)
+          {
+            gate += added_to (&added, x[r], c);
+            up += added_to (&added, x[r], LINEAR_F + c);
           }
         want[r][c] = (float)(gate / (1.0 + exp (-gate)) * up);
       }
@@ -278,17 +387,13 @@ test_linear (Test *t, const char *name, const LinearBackend *backend)
   Tensor device_want = tensor_2d (DTYPE_F32, t->reference, LINEAR_M, LINEAR_F);
   CHECK (cuda_upload (s, &host_x, &device_x));
   CHECK (cuda_upload (s, &host_want, &device_want));
-  CUDA_CHECK (s, cudaMemsetAsync (t->out, POISON, tensor_bytes (&out), s->compute));
 
-  Linear *linear = NULL;
   Error e = { 1.0, 1.0, 0 };
-  Status status = backend->prepare_weights (s, &source, &linear);
-  if (status == STATUS_OK)
-    status = backend->apply (s, linear, &device_x, &out);
+  Status status = run_linear (t, backend, &source, adapted ? &added : NULL, &device_x, &out);
   if (status == STATUS_OK)
     status = compare (s, t->out, t->reference, LINEAR_M * LINEAR_F, t->difference, &e);
-  backend->release (s, linear);
-  report (t, name, "linear, swiglu, bias", status, e, GEMM_LIMIT);
+  report (t, name, adapted ? "linear, swiglu, bias, adapted" : "linear, swiglu, bias", status, e,
+          GEMM_LIMIT);
   return status;
 }
 
@@ -314,9 +419,12 @@ test_all (Test *t, int first)
   RUN (test_gemm, "chosen", KERNEL_CHOSEN);
   RUN (test_attention, "wide", KERNEL_WIDE);
   RUN (test_attention, "mma", KERNEL_MMA);
-  RUN (test_linear, linear_cuda_bf16.name, &linear_cuda_bf16);
-  if (hopper)
-    RUN (test_linear, linear_cuda_bf16_sm90.name, &linear_cuda_bf16_sm90);
+  for (int adapted = 0; adapted < 2; adapted++)
+    {
+      RUN (test_linear, linear_cuda_bf16.name, &linear_cuda_bf16, adapted);
+      if (hopper)
+        RUN (test_linear, linear_cuda_bf16_sm90.name, &linear_cuda_bf16_sm90, adapted);
+    }
   if (hopper)
     RUN (test_attention, "wide sm90", KERNEL_WIDE_SM90);
   for (int i = 0; hopper && gemm_sm90_variant_name (i) != NULL; i++)
@@ -331,7 +439,10 @@ allocate (Test *t)
 {
   Stream *s = t->s;
   for (int i = 0; i < 2; i++)
-    CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->inputs[i]));
+    {
+      CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->inputs[i]));
+      CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->parts[i]));
+    }
   CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (bf16), (void **)&t->out));
   CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (float), (void **)&t->reference));
   CHECK (stream_alloc (s, LARGEST_NUMBERS * sizeof (float), (void **)&t->full));

@@ -122,7 +122,7 @@ test_product_size (Test *t, Product product, const char *name, int variant, cons
   CHECK (LAUNCHED (s));
   CUDA_CHECK (s, cudaMemsetAsync (y, POISON, outputs * 2, s->compute));
   const ScaledGemm g = { { x, w, size->bias ? bias : NULL, y, (int64_t)m, (int64_t)n, (int64_t)k,
-                           size->swiglu, false, false },
+                           size->swiglu, false, false, NULL, NULL, 0 },
                          scales,
                          scales + second,
                          low_x,

@@ -58,6 +58,12 @@ __floats2bfloat162_rn (float low, float high)
 }
 
 static inline __nv_bfloat162
+__float2bfloat162_rn (float both)
+{
+  return __floats2bfloat162_rn (both, both);
+}
+
+static inline __nv_bfloat162
 __habs2 (__nv_bfloat162 v)
 {
   v.x.bits &= 0x7fff;

@@ -341,10 +341,15 @@ template <typename S>
 static Status
 launch_shape (Stream *s, const Attention *a)
 {
-  Heads heads = { (const bf16 *)a->qkv, (bf16 *)a->out, (int)a->m, a->n_q, a->n_kv, a->d };
-  heads.pitch = (a->n_q + 2 * a->n_kv) * a->d;
-  heads.scale = LOG2_E / sqrtf ((float)a->d);
-  heads.causal = a->causal;
+  const Heads heads = { (const bf16 *)a->qkv,
+                        (bf16 *)a->out,
+                        (int)a->m,
+                        a->n_q,
+                        a->n_kv,
+                        a->d,
+                        (a->n_q + 2 * a->n_kv) * a->d,
+                        LOG2_E / sqrtf ((float)a->d),
+                        a->causal };
   CUDA_CHECK (s,
               cudaFuncSetAttribute (attention_mma_kernel<S>,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED_BYTES));

@@ -192,6 +192,12 @@ def pictures():
         times = [f"{who[key] * 1e3:.1f} ms" if unit == "ms" else f"{who[key]:.3f} s"
                  for who in (ours, eager, compiled)]
         page.holds(label, *times, f"{ours[key] / eager[key]:.2f}", f"{ours[key] / compiled[key]:.2f}")
+    folder = Page("kernels/cuda/README.md")
+    folder.says(f"a step takes {ours['step'] * 1e3:.1f} ms, and {compiled['step'] * 1e3:.1f} ms there")
+    folder.says(f"of 8 steps {ours['total']:.3f} s, and {compiled['total']:.3f} s there")
+    folder.says("A step takes {:.1f} ms in INT4 and {:.1f} ms in NVFP4, and {:.1f} and {:.1f} ms by the"
+                .format(*(medians[name]["step"] * 1e3 for name in
+                          ("fast-int4", "fast-nvfp4", "exact-int4", "exact-nvfp4"))))
     front = Page("README.md")
     front.holds("one step", *(f"{who['step'] * 1e3:.0f} ms" for who in (ours, compiled, eager)))
     front.holds("prompt to picture", *(f"{who['total']:.2f} s" for who in (ours, compiled, eager)))

@@ -10,7 +10,7 @@
 static void
 test_repeatable (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (96, 64);
   g_autoptr (Image) first = engine_generate (engine, &r, NULL, NULL, NULL, NULL);
   g_autoptr (Image) again = engine_generate (engine, &r, NULL, NULL, NULL, NULL);
@@ -32,7 +32,7 @@ static void
 test_sizes (void)
 {
   static const int sizes[][2] = { { 64, 64 }, { 80, 144 }, { 208, 112 }, { 272, 64 } };
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
 
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     {
@@ -86,7 +86,7 @@ on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 static void
 test_progress (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (96, 64);
   Watch watch = { .last_phase = -1 };
   g_autoptr (Image) image = engine_generate (engine, &r, on_progress, &watch, NULL, NULL);
@@ -99,7 +99,7 @@ test_progress (void)
 static void
 test_cancel (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   g_autoptr (Image) image = NULL;
   EngineRequest r = tiny_request (96, 64);
 
@@ -123,7 +123,7 @@ test_cancel (void)
 static void
 test_refusals (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   EngineOptions options = { .device = "toaster" };
@@ -158,7 +158,7 @@ static void
 test_latents_file (void)
 {
   g_autofree char *path = g_build_filename (g_get_tmp_dir (), "tessera-latents-XXXXXX", NULL);
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
@@ -189,7 +189,7 @@ test_latents_file (void)
 static void
 test_plan (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (96, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;

@@ -44,22 +44,6 @@ fail_at (int first, gboolean on)
   fault.on = on;
 }
 
-static Image *
-draw (Engine *engine, const EngineRequest *r)
-{
-  g_autoptr (GError) error = NULL;
-  Image *image = engine_generate (engine, r, NULL, NULL, NULL, &error);
-
-  g_assert_no_error (error);
-  return image;
-}
-
-static gboolean
-equal (Image *a, Image *b)
-{
-  return g_bytes_equal (image_get_bytes (a), image_get_bytes (b));
-}
-
 static void
 assert_nothing_held (Engine *engine)
 {
@@ -79,7 +63,7 @@ assert_nothing_held (Engine *engine)
 static gboolean
 survive (const char *text_encoder, int n, gboolean on, Image *expected)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (text_encoder);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", text_encoder);
   EngineRequest r = tiny_request (64, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
@@ -88,7 +72,7 @@ survive (const char *text_encoder, int n, gboolean on, Image *expected)
   image = engine_generate (engine, &r, NULL, NULL, NULL, &error);
   fault.counting = FALSE;
   if (image != NULL)
-    g_assert_true (equal (image, expected));
+    g_assert_true (tiny_equal (image, expected));
   else
     g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY);
   assert_nothing_held (engine);
@@ -99,13 +83,13 @@ survive (const char *text_encoder, int n, gboolean on, Image *expected)
 static void
 check_allocations (const char *text_encoder, int step)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (text_encoder);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", text_encoder);
   EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
   int n, pictures = 0;
 
   fail_at (0, FALSE);
-  expected = draw (engine, &r);
+  expected = tiny_draw (engine, &r);
   n = fault.n;
   fault.counting = FALSE;
   g_assert_cmpint (n, >, 50);
@@ -151,9 +135,9 @@ test_coded_encoder (void)
 static void
 test_budgets (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   g_autoptr (GRand) rand = g_rand_new_with_seed (20260117);
-  g_autoptr (Engine) free_engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) free_engine = tiny_engine_open ("cpu", NULL);
   int drawn = 0, refused = 0;
 
   for (int i = 0; i < 40; i++)
@@ -176,12 +160,12 @@ test_budgets (void)
       g_assert_cmpuint (memory.peak, <=, cap);
       if (plan.fits)
         {
-          g_autoptr (Image) expected = draw (free_engine, &r);
+          g_autoptr (Image) expected = tiny_draw (free_engine, &r);
 
           g_assert_no_error (error);
           g_assert_cmpuint (memory.peak, <=, plan.peak);
           if (plan.band == 0)
-            g_assert_true (equal (image, expected));
+            g_assert_true (tiny_equal (image, expected));
           drawn++;
         }
       else
@@ -199,9 +183,9 @@ test_budgets (void)
 static void
 test_levels (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (64, 64);
-  g_autoptr (Image) expected = draw (engine, &r);
+  g_autoptr (Image) expected = tiny_draw (engine, &r);
 
   for (EngineOffload level = 0; level < ENGINE_N_OFFLOADS; level++)
     {
@@ -209,10 +193,10 @@ test_levels (void)
       g_autoptr (Image) again = NULL;
 
       engine_set_limits (engine, level, 0);
-      image = draw (engine, &r);
-      again = draw (engine, &r); /* the prompt is remembered */
-      g_assert_true (equal (image, expected));
-      g_assert_true (equal (again, expected));
+      image = tiny_draw (engine, &r);
+      again = tiny_draw (engine, &r); /* the prompt is remembered */
+      g_assert_true (tiny_equal (image, expected));
+      g_assert_true (tiny_equal (again, expected));
     }
   assert_nothing_held (engine);
 }
@@ -251,7 +235,7 @@ on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 static void
 test_plan_beside (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (64, 64);
   Beside beside = { .engine = engine };
   g_autoptr (Image) image = engine_generate (engine, &r, on_progress, &beside, NULL, NULL);
@@ -286,9 +270,9 @@ on_watch (EnginePhase phase, guint step, guint n_steps, Image *preview, gpointer
 static void
 test_resume (void)
 {
-  g_autoptr (Engine) engine = tiny_engine_open (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cpu", NULL);
   EngineRequest r = tiny_request (64, 64);
-  g_autoptr (Image) expected = draw (engine, &r);
+  g_autoptr (Image) expected = tiny_draw (engine, &r);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = NULL;
   Watch watch = { .starve = TRUE };
@@ -302,13 +286,13 @@ test_resume (void)
   image = engine_generate (engine, &r, on_watch, &watch, NULL, &error);
   g_assert_no_error (error);
   g_assert_cmpuint (watch.first_step, ==, (guint)r.steps);
-  g_assert_true (equal (image, expected));
+  g_assert_true (tiny_equal (image, expected));
 
   g_clear_pointer (&image, image_unref);
   watch = (Watch){ 0 };
   image = engine_generate (engine, &r, on_watch, &watch, NULL, &error);
   g_assert_cmpuint (watch.first_step, ==, 0); /* only once */
-  g_assert_true (equal (image, expected));
+  g_assert_true (tiny_equal (image, expected));
 }
 
 int

@@ -9,6 +9,7 @@
 #include "engine/weight-only/quantize-encoder.h"
 #include "tests/engine/emulated/card.h"
 #include "tests/engine/lora-files.h"
+#include "tests/engine/tiny-engine.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
@@ -16,46 +17,6 @@
 #define CARD_BYTES ((guint64)4 << 30)
 #define MIB        ((guint64)1 << 20)
 #define SEED       20260123
-
-static Engine *
-open_engine (const char *text_encoder)
-{
-  g_autofree char *dir = g_build_filename (g_getenv ("TESSERA_TEST_DATA"), "tiny-zimage", NULL);
-  EngineOptions options = { .device = "cuda", .text_encoder_file = text_encoder };
-  g_autoptr (GError) error = NULL;
-  Engine *engine = engine_new (dir, &options, &error);
-
-  g_assert_no_error (error);
-  return engine;
-}
-
-static EngineRequest
-request_for (const char *prompt)
-{
-  EngineRequest r = ENGINE_REQUEST_INIT;
-
-  r.prompt = prompt;
-  r.width = r.height = 64;
-  r.steps = 2;
-  r.seed = 7;
-  return r;
-}
-
-static Image *
-draw (Engine *engine, const EngineRequest *r)
-{
-  g_autoptr (GError) error = NULL;
-  Image *image = engine_generate (engine, r, NULL, NULL, NULL, &error);
-
-  g_assert_no_error (error);
-  return image;
-}
-
-static void
-assert_equal (Image *a, Image *b)
-{
-  g_assert_true (g_bytes_equal (image_get_bytes (a), image_get_bytes (b)));
-}
 
 /* Nothing of the card is held, and the card says so, too. */
 static void
@@ -89,9 +50,9 @@ check_levels (Engine *engine, const EngineRequest *r, Image *expected)
                                                   : CARD_BY_CHANCE);
         engine_set_limits (engine, level, 0);
         g_assert_true (engine_plan (engine, r, &plan, NULL));
-        image = draw (engine, r);
+        image = tiny_draw (engine, r);
         engine_get_memory (engine, &memory);
-        assert_equal (image, expected);
+        g_assert_true (tiny_equal (image, expected));
         g_assert_cmpuint (memory.peak, <=, plan.peak);
       }
 }
@@ -99,12 +60,12 @@ check_levels (Engine *engine, const EngineRequest *r, Image *expected)
 static void
 test_levels (void)
 {
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a red circle");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
 
   card_serve (CARD_AT_ONCE);
-  expected = draw (engine, &r);
+  expected = tiny_draw (engine, &r);
   check_levels (engine, &r, expected);
   assert_nothing_held (engine);
 }
@@ -113,15 +74,16 @@ test_levels (void)
 static void
 test_budgets (void)
 {
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a blue square");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
   EnginePlan plan, last = { 0 };
   guint64 cap;
   int ways = 0;
 
   card_serve (CARD_AT_ONCE);
-  expected = draw (engine, &r);
+  r.prompt = "a blue square";
+  expected = tiny_draw (engine, &r);
   engine_trim (engine);
   card_serve (CARD_LATE);
   g_assert_true (engine_plan (engine, &r, &plan, NULL));
@@ -137,12 +99,12 @@ test_budgets (void)
         continue;
       last = plan;
       ways++;
-      image = draw (engine, &r);
+      image = tiny_draw (engine, &r);
       engine_get_memory (engine, &memory);
       g_assert_cmpuint (memory.peak, <=, cap);
       g_assert_cmpuint (memory.peak, <=, plan.peak);
       if (plan.band == 0)
-        assert_equal (image, expected);
+        g_assert_true (tiny_equal (image, expected));
     }
   g_test_message ("%d ways, down to %.2f MiB", ways, (double)cap / (double)MIB);
   g_assert_cmpint (ways, >=, 3);
@@ -179,7 +141,7 @@ on_progress (EnginePhase phase, guint step, guint n_steps, Image *preview, gpoin
 static gboolean
 survive (Event *event, const EngineRequest *r, Image *expected)
 {
-  g_autoptr (Engine) engine = open_engine (NULL);
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
   g_autoptr (GError) error = NULL;
   g_autoptr (Image) image = engine_generate (engine, r, on_progress, event, NULL, &error);
   gboolean at_once = image != NULL;
@@ -189,9 +151,9 @@ survive (Event *event, const EngineRequest *r, Image *expected)
   if (!at_once)
     {
       g_assert_error (error, ENGINE_ERROR, ENGINE_ERROR_MEMORY);
-      image = draw (engine, r);
+      image = tiny_draw (engine, r);
     }
-  assert_equal (image, expected);
+  g_assert_true (tiny_equal (image, expected));
   assert_nothing_held (engine);
   return at_once;
 }
@@ -201,8 +163,8 @@ static void
 test_squeeze (void)
 {
   static const guint64 left[] = { 0, 600 * MIB, 560 * MIB };
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a red circle");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
   Event count = { .when = -1 };
   int at_once = 0, tries = 0;
@@ -224,14 +186,14 @@ test_squeeze (void)
 static void
 test_allocations (void)
 {
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a red circle");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) expected = NULL;
   int n, at_once = 0, tries = 0;
 
   card_serve (CARD_OTHERS_FIRST);
   (void)card_fail_allocation (0);
-  expected = draw (engine, &r);
+  expected = tiny_draw (engine, &r);
   n = card_fail_allocation (0);
   assert_nothing_held (engine);
   for (int i = 1; i <= n; i += n / 4, tries++)
@@ -247,8 +209,8 @@ test_allocations (void)
 static void
 test_cancel (void)
 {
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a red circle");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
 
   card_serve (CARD_LATE);
   engine_set_limits (engine, ENGINE_OFFLOAD_STREAM, 0);
@@ -276,16 +238,16 @@ test_coded_encoder (void)
   g_autofree char *text = g_strconcat (file, ".txt", NULL);
   g_autofree char *json = g_strconcat (file, ".json", NULL);
   const QuantizeEncoderJob job = { model, file, 4, NULL };
-  EngineRequest r = request_for ("a red circle");
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (GError) error = NULL;
   g_autoptr (Engine) engine = NULL;
   g_autoptr (Image) expected = NULL;
 
   quantize_encoder (&job, NULL, NULL, NULL, &error);
   g_assert_no_error (error);
-  engine = open_engine (file);
+  engine = tiny_engine_open ("cuda", file);
   card_serve (CARD_AT_ONCE);
-  expected = draw (engine, &r);
+  expected = tiny_draw (engine, &r);
   check_levels (engine, &r, expected);
   assert_nothing_held (engine);
   g_unlink (file);
@@ -304,8 +266,8 @@ test_lora (void)
   g_autoptr (GError) error = NULL;
   g_autoptr (Safetensors) base = safetensors_open (base_path, &error);
   LoraSample sample = { .base = base, .blocks = blocks, .rank = 4, .seed = SEED };
-  g_autoptr (Engine) engine = open_engine (NULL);
-  EngineRequest r = request_for ("a red circle");
+  g_autoptr (Engine) engine = tiny_engine_open ("cuda", NULL);
+  EngineRequest r = tiny_request (64, 64);
   g_autoptr (Image) plain = NULL, expected = NULL;
   EngineLora lora = { .strength = 0.7 };
   char *file;
@@ -313,10 +275,10 @@ test_lora (void)
   g_assert_no_error (error);
   lora.file = file = lora_sample_write (&sample, LORA_PEFT);
   card_serve (CARD_AT_ONCE);
-  plain = draw (engine, &r);
+  plain = tiny_draw (engine, &r);
   r.loras = &lora;
   r.n_loras = 1;
-  expected = draw (engine, &r);
+  expected = tiny_draw (engine, &r);
   g_assert_false (g_bytes_equal (image_get_bytes (plain), image_get_bytes (expected)));
   check_levels (engine, &r, expected);
   assert_nothing_held (engine);

@@ -399,12 +399,12 @@ models_release_part (Models *self, const Device *device, ModelsPart part, Engine
 void
 models_free_parts (Models *self, const Context *ctx)
 {
+  if (self->adapters != NULL)
+    adapters_unload (self->adapters, ctx);
   free_part (self, ctx, MODELS_TEXT_ENCODER, 0);
   free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_BF16);
   free_part (self, ctx, MODELS_TRANSFORMER, ENGINE_PRECISION_SVDQUANT);
   free_part (self, ctx, MODELS_DECODER, 0);
-  if (self->adapters != NULL)
-    adapters_unload (self->adapters, ctx);
   self->preview.channels = 0;
 }
 

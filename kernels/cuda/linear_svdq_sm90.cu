@@ -32,15 +32,23 @@ typedef struct
 /* -- memory -------------------------------------------------------------------------------------
  */
 
+/* The low-rank branch: the layer's own, or of an adapted one both together, in the workspace. */
+static void
+place_factors (HopperLinear *l, void *memory, size_t *at)
+{
+  const size_t n = (size_t)l->base.n, k = (size_t)l->base.k, rank = (size_t)l->rank;
+  l->up = device_place (memory, at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
+  l->down = device_place (memory, at, k * rank * sizeof (bf16));
+}
+
 static size_t
 place_parts (HopperLinear *l, void *memory)
 {
-  const size_t n = (size_t)l->base.n, k = (size_t)l->base.k, rank = (size_t)l->rank;
+  const size_t n = (size_t)l->base.n, k = (size_t)l->base.k;
   size_t at = 0;
   l->weights = device_place (memory, &at, l->exact ? svdq_codes_bytes (l->format, n, k) : n * k);
   l->w_scale = (float *)device_place (memory, &at, n * sizeof (float));
-  l->up = device_place (memory, &at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
-  l->down = device_place (memory, &at, k * rank * sizeof (bf16));
+  place_factors (l, memory, &at);
   l->smooth = (uint16_t *)device_place (memory, &at, k * sizeof (bf16));
   l->inverse = (float *)device_place (memory, &at, l->exact ? k * sizeof (float) : 0);
   l->bias = (float *)device_place (memory, &at, l->has_bias ? n * sizeof (float) : 0);
@@ -63,15 +71,6 @@ place_rows (const HopperLinear *l, int64_t m, void *memory, Rows *rows)
   rows->low = device_place (memory, &at, (size_t)m * LOW_RANK_PITCH (l->rank) * sizeof (bf16));
   rows->scale = (float *)device_place (memory, &at, (size_t)m * sizeof (float));
   return at;
-}
-
-/* Both factors of an adapted layer together, in the workspace. */
-static void
-place_factors (HopperLinear *l, void *memory, size_t *at)
-{
-  const size_t n = (size_t)l->base.n, k = (size_t)l->base.k, rank = (size_t)l->rank;
-  l->up = device_place (memory, at, n * (l->exact ? rank : LOW_RANK_PITCH (rank)) * sizeof (bf16));
-  l->down = device_place (memory, at, k * rank * sizeof (bf16));
 }
 
 static HopperLinear

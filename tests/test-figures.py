@@ -74,7 +74,7 @@ def held(cell):
 def memory():
     page, numbers = Page("engine/memory/README.md"), raw("engine/memory-h200.json")
     later = {(cell["cap"], cell["type"], cell["size"]): cell
-             for cell in raw("engine/memory-h200-cells.json")["cells"]}
+             for cell in raw("engine/memory-h200-cells.json")["cells"] if cell["planned_seconds"]}
     for first in numbers["cells"]:
         cell = later.get((first["cap"], first["type"], first["size"]), first)
         page.holds(f"{cell['cap'] // GIB} GiB", cell["type"].upper(), str(cell["size"]), *held(cell))

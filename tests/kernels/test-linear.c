@@ -82,6 +82,14 @@ free_source (LinearSource *source)
   free (source->bias.data);
 }
 
+/* Both factors of swiglu have the error, and single rows vary: in BF16 a row of 96 comes to 3.2e-3,
+ * at most 5.9e-3 of a thousand such rows by a plain program of that arithmetic. */
+static double
+limit_of (const Candidate *candidate, const Linear *expected)
+{
+  return candidate->limit * (expected->swiglu ? 1.75 : 1.0);
+}
+
 static bool
 compare (Harness *h, const Candidate *candidate, const Linear *expected, const Linear *linear,
          const Case *c)
@@ -93,7 +101,7 @@ compare (Harness *h, const Candidate *candidate, const Linear *expected, const L
   return harness_both_ok (
              h, linear_reference.apply (h->reference, expected, &x->reference, &out->reference),
              candidate->backend->apply (h->stream, linear, &x->device, &out->device))
-         && harness_check (h, out, candidate->limit);
+         && harness_check (h, out, limit_of (candidate, expected));
 }
 
 /* The same, but with both factors in memory before they are multiplied. */
@@ -111,7 +119,7 @@ compare_factors (Harness *h, const Candidate *candidate, const Linear *expected,
          && harness_both_ok (
              h, ops_reference.silu_mul (h->reference, &both->reference, 0, &out->reference),
              h->ops->silu_mul (h->stream, &both->device, linear->turn, &out->device))
-         && harness_check (h, out, candidate->limit);
+         && harness_check (h, out, limit_of (candidate, expected));
 }
 
 static bool

@@ -138,12 +138,6 @@ speed_page_is_running (TesseraSpeedPage *self)
   return self->cancellable != NULL;
 }
 
-double
-speed_page_get_fraction (TesseraSpeedPage *self)
-{
-  return gtk_progress_bar_get_fraction (self->bar);
-}
-
 static void
 update (TesseraSpeedPage *self)
 {

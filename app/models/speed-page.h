@@ -23,7 +23,6 @@ void speed_page_set_patience (TesseraSpeedPage *self, double seconds);
 void speed_page_start (TesseraSpeedPage *self);
 void speed_page_cancel (TesseraSpeedPage *self);
 gboolean speed_page_is_running (TesseraSpeedPage *self);
-double speed_page_get_fraction (TesseraSpeedPage *self); /* of the last or running one; 0 to 1 */
 
 /* Shows figures (transfer full). */
 void speed_page_show (TesseraSpeedPage *self, Speed *speed);

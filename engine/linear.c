@@ -350,6 +350,23 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
 }
 
 Status
+linear_apply_heads (const Context *ctx, const Linear *linear, const Tensor *x, const HeadNorm *norm,
+                    Tensor *qkv)
+{
+  const Linear *adapted = adapters_of (ctx, linear);
+  Tensor flat = tensor_2d (qkv->dtype, qkv->data, qkv->shape[0], linear->n);
+
+  /* What the linear itself gives is nowhere then. */
+  if (!context_is_dry (ctx) && adapted->backend->apply_heads != NULL && ctx->observer == NULL
+      && !adapters_add (ctx, linear))
+    return adapted->backend->apply_heads (ctx->stream, adapted, x, norm, qkv);
+
+  CHECK (linear_apply (ctx, linear, x, &flat));
+  return ctx->ops->qk_norm_rope (ctx->stream, qkv, norm->n_q, norm->n_kv, norm->q_weight,
+                                 norm->k_weight, norm->eps, norm->table, norm->pairing);
+}
+
+Status
 linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out)
 {
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);

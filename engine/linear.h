@@ -63,9 +63,14 @@ Status linear_stack (const Context *ctx, Linear *const *parts, int n_parts, Line
 /* out [M, N] = x [M, K] W^T + bias. On a dry context nothing is read. */
 Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
+/* qkv [M, n_q + 2 n_kv, d]: linear_apply, then norm and rotation of q and k (Ops.qk_norm_rope), in
+ * one pass where the backend has one. */
+Status linear_apply_heads (const Context *ctx, const Linear *linear, const Tensor *x,
+                           const HeadNorm *norm, Tensor *qkv);
+
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
- * buffer from the arena, and gives it back, unless the backend fuses it. Both add what the layer's
- * adapter does, if it has one. */
+ * buffer from the arena, and gives it back, unless the backend fuses it. All three add what the
+ * layer's adapter does, if it has one. */
 Status linear_apply_swiglu (const Context *ctx, const Linear *linear, const Tensor *x, Tensor *out);
 
 G_END_DECLS

@@ -155,17 +155,16 @@ layer_forward (const Context *ctx, const TextEncoderConfig *c, const Layer *laye
   int64_t n = h->shape[0];
   int heads = c->n_heads + 2 * c->n_kv_heads;
   float eps = (float)c->rms_eps;
-  Tensor qkv, flat, o, y, m;
+  HeadNorm norm
+      = { c->n_heads, c->n_kv_heads, &layer->q_norm, &layer->k_norm, eps, table, ROPE_HALF };
+  Tensor qkv, o, y, m;
 
   CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, n, heads, c->head_dim, 0));
   CHECK (arena_tensor (ctx->arena, &o, ctx->activation, n, c->n_heads * c->head_dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &y, ctx->residual, n, c->hidden, 0, 0));
   CHECK (arena_tensor (ctx->arena, &m, ctx->activation, n, c->intermediate, 0, 0));
-  flat = tensor_2d (qkv.dtype, qkv.data, n, heads * c->head_dim);
 
-  CHECK (linear_apply (ctx, layer->qkv, a, &flat));
-  CHECK (ops->qk_norm_rope (ctx->stream, &qkv, c->n_heads, c->n_kv_heads, &layer->q_norm,
-                            &layer->k_norm, eps, table, ROPE_HALF));
+  CHECK (linear_apply_heads (ctx, layer->qkv, a, &norm, &qkv));
   CHECK (ops->attention (ctx->stream, &qkv, c->n_heads, c->n_kv_heads, true, &o));
   CHECK (linear_apply (ctx, layer->o, &o, &y));
   CHECK (ops->residual_norm (ctx->stream, h, &y, NULL, NULL, &layer->post_norm, NULL, eps, a));

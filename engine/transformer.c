@@ -61,14 +61,13 @@ block_forward (const Context *ctx, const TransformerConfig *c, const Block *bloc
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   int64_t m = x->shape[0];
   float eps = (float)c->norm_eps;
-  Tensor qkv, flat, y, h;
+  HeadNorm heads
+      = { c->n_heads, c->n_heads, &block->norm_q, &block->norm_k, eps, rope, ROPE_INTERLEAVED };
+  Tensor qkv, y, h;
 
   CHECK (arena_tensor (ctx->arena, &y, ctx->residual, m, c->dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, m, 3 * c->n_heads, c->head_dim, 0));
-  flat = tensor_2d (qkv.dtype, qkv.data, m, 3 * c->dim);
-  CHECK (linear_apply (ctx, block->qkv, a, &flat));
-  CHECK (ops->qk_norm_rope (ctx->stream, &qkv, c->n_heads, c->n_heads, &block->norm_q,
-                            &block->norm_k, eps, rope, ROPE_INTERLEAVED));
+  CHECK (linear_apply_heads (ctx, block->qkv, a, &heads, &qkv));
   CHECK (ops->attention (ctx->stream, &qkv, c->n_heads, c->n_heads, false, a));
   CHECK (linear_apply (ctx, block->out, a, &y));
   CHECK (ops->residual_norm (ctx->stream, x, &y, &block->attention_norm2, mod.gate1,

@@ -171,6 +171,23 @@ typedef struct
   bool swiglu;        /* two halves in one pass, if asked for */
 } LinearMemory;
 
+/* x [M, Hq + 2 Hkv, d] -> heads; how q and k are rotated. */
+typedef enum
+{
+  ROPE_INTERLEAVED, /* pairs (2i, 2i+1): the transformer */
+  ROPE_HALF,        /* pairs (i, i + d/2): Qwen3 */
+} RopePairing;
+
+/* What q and k go through behind their linear: the arguments of Ops.qk_norm_rope. */
+typedef struct
+{
+  int n_q, n_kv;
+  const Tensor *q_weight, *k_weight;
+  float eps;
+  const Tensor *table;
+  RopePairing pairing;
+} HeadNorm;
+
 /* One way to run a linear layer. */
 typedef struct LinearBackend
 {
@@ -203,6 +220,10 @@ typedef struct LinearBackend
   /* (with adapt) What it takes besides a layer of this source, but that its `workspace` is the
    * whole of it, from the shape and R; no `weights` if those are too many. */
   void (*measure_adapted) (const LinearSource *source, int64_t rank, LinearMemory *out);
+  /* (optional) `apply` into qkv [M, n_q + 2 n_kv, d], then Ops.qk_norm_rope on it, in one pass
+   * where sizes allow it. Every bit is that of the two. */
+  Status (*apply_heads) (Stream *s, const Linear *linear, const Tensor *x, const HeadNorm *norm,
+                         Tensor *qkv);
 } LinearBackend;
 
 /* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */
@@ -213,13 +234,6 @@ typedef struct
   int stride;    /* 1; or 2 with zero padding on the right and bottom only (spec z-image 6.1) */
   bool upsample; /* nearest x2 before the convolution, folded in */
 } ConvSource;
-
-/* x [M, Hq + 2 Hkv, d] -> heads; how q and k are rotated. */
-typedef enum
-{
-  ROPE_INTERLEAVED, /* pairs (2i, 2i+1): the transformer */
-  ROPE_HALF,        /* pairs (i, i + d/2): Qwen3 */
-} RopePairing;
 
 #define TRANSFER_SLOTS 4
 

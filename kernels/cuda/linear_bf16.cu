@@ -304,14 +304,15 @@ const LinearBackend linear_cuda_bf16_sm90 = {
   adapt,
   64,
   measure_adapted,
+  NULL,
 };
 
 const LinearBackend linear_cuda_bf16 = {
   "cuda-bf16-mma", false, supports_sm80,   prepare_sm80, apply_sm80, release, NULL, move, measure,
-  adapt,           16,    measure_adapted,
+  adapt,           16,    measure_adapted, NULL,
 };
 
 const LinearBackend linear_cuda_f16 = {
   "cuda-fp16-mma", false, supports_sm75,   prepare_sm75, apply_best, release, NULL, move, measure,
-  adapt,           16,    measure_adapted,
+  adapt,           16,    measure_adapted, NULL,
 };

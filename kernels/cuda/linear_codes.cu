@@ -262,5 +262,5 @@ supports (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 }
 
 const LinearBackend linear_cuda_codes = {
-  "cuda-codes", false, supports, prepare, apply, release, NULL, move, measure, NULL, 0, NULL,
+  "cuda-codes", false, supports, prepare, apply, release, NULL, move, measure, NULL, 0, NULL, NULL,
 };

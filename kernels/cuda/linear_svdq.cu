@@ -4,6 +4,7 @@
  */
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/low_rank.h"
+#include "kernels/cuda/ops.cuh"
 #include "kernels/cuda/svdq.h"
 
 #include <stdlib.h>
@@ -128,8 +129,10 @@ resolve (Stream *s, const Linear *linear, SvdqWeights *out, size_t *used)
   return low_rank_join (s, w->proj_up, own_bytes, added.up, bytes, w->n, both.up);
 }
 
+/* `heads`: of the first row; NULL: none. */
 static Status
-run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t first, Tensor *out)
+run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t first,
+     const SvdqHeads *heads, Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k, stride = tensor_count (out) / m;
   const size_t item = dtype_size (out->dtype), row_bytes = linear->k * dtype_size (x->dtype);
@@ -145,7 +148,10 @@ run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t firs
       const int64_t rows = m - row < most ? m - row : most;
       const SvdqActivations a = svdq_activations_in (&w, rows, (char *)s->workspace + used);
       char *y = (char *)out->data + (row * stride + first) * item;
-      const SvdqGemm g = { &w, &a, y, stride, wide };
+      SvdqHeads slab = heads != NULL ? *heads : SvdqHeads{};
+      if (heads != NULL)
+        slab.table += row * SVDQ_HEAD;
+      const SvdqGemm g = { &w, &a, y, stride, wide, heads != NULL ? &slab : NULL };
       CHECK (svdq_quantise (s, &w, (const char *)x->data + row * row_bytes, &a));
       CHECK (l->product (s, &g));
     }
@@ -165,7 +171,7 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
   REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
   const int64_t stride = tensor_count (out) / m;
   REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
-  return run (s, linear, swiglu, x, first, out);
+  return run (s, linear, swiglu, x, first, NULL, out);
 }
 
 Status
@@ -173,6 +179,37 @@ svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out
 {
   REQUIRE (s, linear_fits (linear, tensor_count (x) / linear->k, out));
   return linear->backend->apply_columns (s, linear, x, 0, out);
+}
+
+static bool
+is_vector (const Tensor *t, int64_t count)
+{
+  return t->dtype == DTYPE_F32 && tensor_count (t) == count;
+}
+
+Status
+svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x, const HeadNorm *norm,
+                         Tensor *qkv)
+{
+  const int64_t m = tensor_count (x) / linear->k;
+  const int64_t columns = ((int64_t)norm->n_q + 2 * (int64_t)norm->n_kv) * SVDQ_HEAD;
+  if (norm->pairing != ROPE_INTERLEAVED || linear->n != columns)
+    {
+      CHECK (svdq_linear_apply (s, linear, x, qkv));
+      return cuda_qk_norm_rope (s, qkv, norm->n_q, norm->n_kv, norm->q_weight, norm->k_weight,
+                                norm->eps, norm->table, norm->pairing);
+    }
+  REQUIRE (s, x->dtype == device_activation (&s->caps) && qkv->dtype == x->dtype);
+  REQUIRE (s, m >= 1 && m * linear->k == tensor_count (x) && m * columns == tensor_count (qkv));
+  REQUIRE (s, is_vector (norm->q_weight, SVDQ_HEAD) && is_vector (norm->k_weight, SVDQ_HEAD));
+  REQUIRE (s, is_vector (norm->table, m * SVDQ_HEAD));
+  const SvdqHeads heads = { (const float *)norm->q_weight->data,
+                            (const float *)norm->k_weight->data,
+                            (const float *)norm->table->data,
+                            norm->eps,
+                            norm->n_q,
+                            norm->n_kv };
+  return run (s, linear, false, x, 0, &heads, qkv);
 }
 
 /* -- paths --------------------------------------------------------------------------------------
@@ -247,7 +284,7 @@ prepare_nvfp4_fp16 (Stream *s, const LinearSource *source, Linear **out)
   {                                                                                                \
     name, false, supports_##which, prepare_##which, svdq_linear_apply, svdq_linear_release,        \
         svdq_linear_apply_columns, svdq_linear_move, svdq_linear_measure, svdq_linear_adapt, 16,   \
-        svdq_linear_measure_adapted,                                                               \
+        svdq_linear_measure_adapted, svdq_linear_apply_heads,                                      \
   }
 
 const LinearBackend linear_cuda_svdq_int4 = SVDQ_BACKEND ("cuda-svdq-int4", int4);

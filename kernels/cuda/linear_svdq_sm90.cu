@@ -418,6 +418,7 @@ const LinearBackend linear_cuda_svdq_sm90_fast = {
   adapt,
   16,
   measure_adapted_fast,
+  NULL,
 };
 
 const LinearBackend linear_cuda_svdq_sm90_exact = {
@@ -433,4 +434,5 @@ const LinearBackend linear_cuda_svdq_sm90_exact = {
   adapt,
   16,
   measure_adapted_exact,
+  NULL,
 };

@@ -4,50 +4,13 @@
  * its rotations are read once and stay in registers for all heads; d / 8 lanes share a head.
  */
 #include "kernels/cuda/ops.cuh"
+#include "kernels/cuda/rope.cuh"
 
 /* -- kernels ------------------------------------------------------------------------------------
  */
 
 #define THREADS 256
 #define BATCH   4 /* heads whose loads a thread has in flight */
-
-/* The sum over LANES neighbouring lanes. */
-template <int LANES>
-static __device__ __forceinline__ float
-lanes_sum (float v)
-{
-#pragma unroll
-  for (int offset = LANES / 2; offset > 0; offset >>= 1)
-    v += __shfl_xor_sync (0xffffffffu, v, offset);
-  return v;
-}
-
-/* Rotates the 8 numbers v that begin at element 8 * lane of a head. `turn` holds (cos, sin): of 4
- * pairs when INTERLEAVED, else of the 8 pairs that v's numbers belong to. */
-template <int LANES, bool INTERLEAVED>
-static __device__ __forceinline__ void
-rotate8 (float v[8], const float *turn, int lane)
-{
-  if (INTERLEAVED)
-    {
-#pragma unroll
-      for (int j = 0; j < 8; j += 2)
-        {
-          const float a = v[j], b = v[j + 1], c = turn[j], s = turn[j + 1];
-          v[j] = a * c - b * s;
-          v[j + 1] = a * s + b * c;
-        }
-      return;
-    }
-  /* The partner i + d/2 lies LANES / 2 lanes on; the lower half subtracts, the upper adds. */
-  const float sign = lane < LANES / 2 ? -1.0f : 1.0f;
-#pragma unroll
-  for (int j = 0; j < 8; j++)
-    {
-      const float other = __shfl_xor_sync (0xffffffffu, v[j], LANES / 2);
-      v[j] = v[j] * turn[2 * j] + sign * other * turn[2 * j + 1];
-    }
-}
 
 template <int LANES, bool INTERLEAVED, typename T>
 static __global__ void
@@ -85,12 +48,9 @@ __launch_bounds__ (THREADS)
       for (int i = 0; i < BATCH; i++)
         {
           const int head = first + i * STEP;
-          float v[8], squares = 0;
+          float v[8];
           unpack8<T> (bits[i], v);
-#pragma unroll
-          for (int j = 0; j < 8; j++)
-            squares += v[j] * v[j];
-          const float factor = rsqrtf (lanes_sum<LANES> (squares) / D + eps);
+          const float factor = head_factor<LANES> (v, eps);
 #pragma unroll
           for (int j = 0; j < 8; j++)
             v[j] *= factor * (head < n_q ? wq[j] : wk[j]);

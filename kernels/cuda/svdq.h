@@ -77,6 +77,18 @@ Status svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const Svdq
 
 /* -- products --------------------------------------------------------------------------------- */
 
+/* Norm and rotation of q and k on their way to y (Ops.qk_norm_rope, ROPE_INTERLEAVED), of heads of
+ * SVDQ_HEAD numbers: N is n_q + 2 n_kv of them. */
+#define SVDQ_HEAD 128
+
+typedef struct
+{
+  const float *q_weight, *k_weight; /* [128] */
+  const float *table;               /* [M, 64, 2] */
+  float eps;
+  int n_q, n_kv;
+} SvdqHeads;
+
 /* y + stride row [N, or N/2 with swiglu] = the linear on quantised rows; stride in numbers, a
  * multiple of 8; y half, or F32 if `wide`, which FP16 alone has beside it; aligned to 16 bytes. */
 typedef struct
@@ -86,6 +98,7 @@ typedef struct
   void *y;
   int64_t stride;
   bool wide;
+  const SvdqHeads *heads; /* NULL: outputs as they are; neither swiglu nor wide otherwise */
 } SvdqGemm;
 
 typedef Status (*SvdqProduct) (Stream *s, const SvdqGemm *g);
@@ -129,6 +142,8 @@ Status svdq_linear_prepare (Stream *s, const LinearSource *source, const LinearB
 Status svdq_linear_apply (Stream *s, const Linear *linear, const Tensor *x, Tensor *out);
 Status svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
                                   Tensor *out);
+Status svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x,
+                                const HeadNorm *norm, Tensor *qkv);
 void svdq_linear_release (Stream *s, Linear *linear);
 void svdq_linear_move (Linear *linear, void *memory);
 void svdq_linear_measure (const LinearSource *source, LinearMemory *out);

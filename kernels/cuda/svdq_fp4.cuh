@@ -139,3 +139,4 @@ struct Fp4Expanded
  * or eight times, and one block multiplies while the other begins or ends its tile. */
 typedef SvdqTile<128, 128, 2, 2, 5, 2, 4> Fp4LargeTile;
 typedef SvdqTile<64, 64, 2, 2, 5, 4, 4> Fp4SmallTile;
+typedef SvdqTile<64, 128, 2, 2, 4, 3, 4> Fp4SmallHeadsTile;

@@ -4,6 +4,7 @@
  * folded into FP32. Newer cards have no such instruction and emulate it, exactly but slowly.
  */
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/svdq_heads.cuh"
 #include "kernels/cuda/svdq_int4.cuh"
 
 struct MmaS4
@@ -25,11 +26,14 @@ struct Int4 : Int4By<MmaS4>
  * have about as much to do as the tensor cores. */
 typedef SvdqTile<128, 128, 2, 2, 5, 2, 2> LargeTile;
 typedef SvdqTile<64, 64, 2, 2, 5, 4, 2> SmallTile;
+typedef SvdqTile<64, 128, 2, 2, 4, 3, 2> SmallHeadsTile;
 
 Status
 svdq_gemm_int4 (Stream *s, const SvdqGemm *g)
 {
   if (device_activation (&s->caps) == DTYPE_F16)
     return svdq_gemm_int4_sm75 (s, g);
+  if (g->heads != NULL)
+    return svdq_launch_heads<LargeTile, SmallHeadsTile, Int4> (s, g, SVDQ_INT4);
   return svdq_launch<LargeTile, SmallTile, Int4> (s, g, SVDQ_INT4);
 }

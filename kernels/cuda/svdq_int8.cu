@@ -12,7 +12,7 @@
  * ws, acc): the same number rounded once. (Scales beyond 2^111 would overflow on the way.)
  */
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/svdq_tile.cuh"
+#include "kernels/cuda/svdq_heads.cuh"
 
 #define MAGIC      12582912.0f
 #define MAGIC_BITS 0x4b400000
@@ -130,9 +130,13 @@ struct Int4AsInt8
 
 typedef SvdqTile<128, 64, 2, 2, 5, 2, 2> LargeTile;
 typedef SvdqTile<64, 64, 2, 2, 5, 4, 2> SmallTile;
+/* The warps of LargeTile side by side. */
+typedef SvdqTile<64, 128, 1, 4, 5, 2, 2> HeadsTile;
 
 Status
 svdq_gemm_int8 (Stream *s, const SvdqGemm *g)
 {
+  if (g->heads != NULL)
+    return svdq_launch_heads<HeadsTile, HeadsTile, Int4AsInt8> (s, g, SVDQ_INT4);
   return svdq_launch<LargeTile, SmallTile, Int4AsInt8> (s, g, SVDQ_INT4);
 }

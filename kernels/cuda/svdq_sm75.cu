@@ -18,11 +18,15 @@ struct Fp4Sm75 : Fp4Expanded
 Status
 svdq_gemm_int4_sm75 (Stream *s, const SvdqGemm *g)
 {
+  if (g->heads != NULL)
+    return sm75_launch_heads<Sm75LargeTile, Sm75SmallHeadsTile, Int4Sm75> (s, g, SVDQ_INT4);
   return sm75_launch<Sm75LargeTile, Sm75SmallTile, Int4Sm75> (s, g, SVDQ_INT4);
 }
 
 Status
 svdq_gemm_fp4_sm75 (Stream *s, const SvdqGemm *g)
 {
+  if (g->heads != NULL)
+    return sm75_launch_heads<Sm75Fp4LargeTile, Sm75Fp4SmallHeadsTile, Fp4Sm75> (s, g, SVDQ_NVFP4);
   return sm75_launch<Sm75Fp4LargeTile, Sm75Fp4SmallTile, Fp4Sm75> (s, g, SVDQ_NVFP4);
 }

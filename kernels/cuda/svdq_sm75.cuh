@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels/cuda/svdq_fp4.cuh"
+#include "kernels/cuda/svdq_heads.cuh"
 #include "kernels/cuda/svdq_int4.cuh"
 
 #define SM75_STAGES 2
@@ -224,6 +225,31 @@ sm75_next_stage (const SvdqProductArgs &p, Sm75Carried<T> &next, const char *rin
   return svdq_share<T> (shared_address (ring) + stage % SM75_STAGES * T::STAGE_BYTES, at);
 }
 
+/* As svdq_sum. */
+template <typename T, typename Math>
+static __device__ __forceinline__ void
+sm75_sum (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], char *ring,
+          const MmaPlace &at)
+{
+  static_assert (T::STAGES == SM75_STAGES, "the ring");
+  const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
+  Sm75Carried<T> next = {};
+  sm75_fetch<T> (p, next, 0, at.row, at.column);
+  sm75_put<T> (next, ring, 0);
+  for (int stage = 0; stage < codes; stage++)
+    {
+      Math::template multiply<T> (d, sm75_next_stage<T> (p, next, ring, stage, at));
+      sm75_put<T> (next, ring, stage + 1);
+    }
+  svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
+  for (int stage = codes; stage < stages; stage++)
+    {
+      svdq_multiply_lora<T, f16> (d, sm75_next_stage<T> (p, next, ring, stage, at));
+      sm75_put<T> (next, ring, stage + 1);
+    }
+  __syncthreads ();
+}
+
 template <typename T, typename Math, Sm75Output OUTPUT>
 static __global__ void
 __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_sm75_kernel (Sm75Args args)
@@ -231,30 +257,13 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_sm75_kernel (Sm75Args args)
   if (!Math::RUNS)
     return;
   constexpr int SLICE = 16 * (T::WARP_COLUMNS + 8); /* numbers */
-  static_assert (T::STAGES == SM75_STAGES, "the ring");
   static_assert (T::THREADS / 32 * SLICE * 2 <= T::SHARED_BYTES, "outputs are staged in the ring");
   extern __shared__ __align__ (128) char shared[];
   const SvdqProductArgs &p = args.p;
   const MmaPlace at = svdq_place<T> (p);
-  const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
 
   float d[T::DOWN][T::ALONG][4] = {};
-  Sm75Carried<T> next = {};
-  sm75_fetch<T> (p, next, 0, at.row, at.column);
-  sm75_put<T> (next, shared, 0);
-  for (int stage = 0; stage < codes; stage++)
-    {
-      Math::template multiply<T> (d, sm75_next_stage<T> (p, next, shared, stage, at));
-      sm75_put<T> (next, shared, stage + 1);
-    }
-  svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
-  for (int stage = codes; stage < stages; stage++)
-    {
-      svdq_multiply_lora<T, f16> (d, sm75_next_stage<T> (p, next, shared, stage, at));
-      sm75_put<T> (next, shared, stage + 1);
-    }
-
-  __syncthreads ();
+  sm75_sum<T, Math> (p, d, shared, at);
   uint16_t *staged = reinterpret_cast<uint16_t *> (shared) + threadIdx.x / 32 * SLICE;
 #pragma unroll
   for (int i = 0; i < T::DOWN; i++)
@@ -264,12 +273,75 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_sm75_kernel (Sm75Args args)
       sm75_write_half<T, OUTPUT == SM75_SWIGLU> (args, d[i], i, staged, at);
 }
 
+/* -- heads --------------------------------------------------------------------------------------
+ */
+
+struct Sm75HeadsArgs
+{
+  SvdqHeadsArgs of;
+  float unit; /* as in Sm75Args */
+};
+
+/* Sixteen rows of each warp's sums as FP16, those of warps above one another in turn. */
+template <typename T>
+static __device__ __forceinline__ void
+sm75_stage_slice (const Sm75HeadsArgs &args, const float (&d)[T::ALONG][4], f16 *staged,
+                  const MmaPlace &at)
+{
+  const SvdqProductArgs &p = args.of.p;
+  const int lane = threadIdx.x % 32, row = at.warp_row / T::WARP_ROWS * 16 + lane / 4;
+#pragma unroll
+  for (int j = 0; j < T::ALONG; j++)
+    {
+      const int own = at.warp_column + j * 8 + lane % 4 * 2;
+      const float2 b = pair_at (p.bias, at.column + own, p.n, 0.0f);
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+        {
+          const float2 v = sm75_finish (&d[j][2 * h], args.unit, b);
+          *reinterpret_cast<uint32_t *> (&staged[(row + h * 8) * T::OUT_PITCH + own])
+              = pack2<f16> (v.x, v.y);
+        }
+    }
+}
+
+/* As svdq_heads_kernel; outputs are staged in slices. */
+template <typename T, typename Math>
+static __global__ void
+__launch_bounds__ (T::THREADS, T::BLOCKS) svdq_sm75_heads_kernel (Sm75HeadsArgs args)
+{
+  if (!Math::RUNS)
+    return;
+  constexpr int WARPS_DOWN = T::ROWS / T::WARP_ROWS;
+  static_assert (T::COLUMNS == SVDQ_HEAD, "a tile is a head");
+  static_assert (WARPS_DOWN * 16 * T::OUT_PITCH * 2 <= T::SHARED_BYTES, "a slice fits the ring");
+  extern __shared__ __align__ (128) char shared[];
+  const SvdqProductArgs &p = args.of.p;
+  const MmaPlace at = svdq_place<T> (p);
+
+  float d[T::DOWN][T::ALONG][4] = {};
+  sm75_sum<T, Math> (p, d, shared, at);
+  f16 *staged = reinterpret_cast<f16 *> (shared);
+#pragma unroll
+  for (int i = 0; i < T::DOWN; i++)
+    {
+      sm75_stage_slice<T> (args, d[i], staged, at);
+      __syncthreads ();
+      const SvdqHeadRows<f16, WARPS_DOWN * 16, T::WARP_ROWS, T::OUT_PITCH, T::THREADS> rows (
+          p, staged, at.row + i * 16, at.column);
+      rows.finish (args.of.heads, at.column / SVDQ_HEAD);
+      __syncthreads (); /* the slice is read by all */
+    }
+}
+
 /* Two blocks of four warps on a multiprocessor, which is all of its registers: a warp of 64 x 64
  * has a tenth less to do than one of 64 x 32. */
 typedef SvdqTile<128, 128, 2, 2, SM75_STAGES, 2, 2> Sm75LargeTile;
 typedef SvdqTile<64, 64, 2, 2, SM75_STAGES, 4, 2> Sm75SmallTile;
+typedef SvdqTile<64, 128, 2, 2, SM75_STAGES, 3, 2> Sm75SmallHeadsTile;
 typedef SvdqTile<128, 128, 2, 2, SM75_STAGES, 2, 4> Sm75Fp4LargeTile;
 typedef SvdqTile<64, 64, 2, 2, SM75_STAGES, 4, 4> Sm75Fp4SmallTile;
+typedef SvdqTile<64, 128, 2, 2, SM75_STAGES, 3, 4> Sm75Fp4SmallHeadsTile;
 
 /* -- launching ----------------------------------------------------------------------------------
  */
@@ -309,4 +381,31 @@ sm75_launch (Stream *s, const SvdqGemm *g, SvdqFormat format)
   if (mma_tiles<Large> (args.p.m, args.p.n) >= s->caps.multiprocessors)
     return sm75_launch_output<Large, Math> (s, g, args);
   return sm75_launch_output<Small, Math> (s, g, args);
+}
+
+template <typename T, typename Math>
+static Status
+sm75_launch_heads_tile (Stream *s, Sm75HeadsArgs args)
+{
+  SvdqProductArgs *p = &args.of.p;
+  p->row_tiles = CEIL_DIV (p->m, T::ROWS);
+  p->column_tiles = CEIL_DIV (p->n, T::COLUMNS);
+  const int64_t tiles = (int64_t)p->row_tiles * p->column_tiles;
+  REQUIRE (s, tiles <= INT32_MAX);
+  launch_kernel (svdq_sm75_heads_kernel<T, Math>, (unsigned)tiles, T::THREADS, T::SHARED_BYTES,
+                 s->compute, args);
+  return LAUNCHED (s);
+}
+
+/* As svdq_launch_heads. */
+template <typename Large, typename Small, typename Math>
+static Status
+sm75_launch_heads (Stream *s, const SvdqGemm *g, SvdqFormat format)
+{
+  Sm75HeadsArgs args = { {}, g->w->unit };
+  REQUIRE (s, g->w->format == format && s->caps.sm >= 75);
+  CHECK (svdq_describe_heads (s, g, &args.of));
+  if (mma_tiles<Large> (args.of.p.m, args.of.p.n) >= s->caps.multiprocessors)
+    return sm75_launch_heads_tile<Large, Math> (s, args);
+  return sm75_launch_heads_tile<Small, Math> (s, args);
 }

@@ -226,6 +226,25 @@ svdq_next_stage (const SvdqProductArgs &p, uint32_t ring, int stage, const MmaPl
   return svdq_share<T> (ring + stage % T::STAGES * T::STAGE_BYTES, at);
 }
 
+/* All sums of a warp, which begin at zero, but for the bias; then nothing is in flight to shared
+ * memory, nor read from it. */
+template <typename T, typename Math>
+static __device__ __forceinline__ void
+svdq_sum (const SvdqProductArgs &p, float (&d)[T::DOWN][T::ALONG][4], uint32_t ring,
+          const MmaPlace &at)
+{
+  const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
+  for (int stage = 0; stage < T::STAGES - 1; stage++)
+    svdq_copy_stage<T> (p, ring, stage, at.row, at.column);
+  for (int stage = 0; stage < codes; stage++)
+    Math::template multiply<T> (d, svdq_next_stage<T> (p, ring, stage, at));
+  svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
+  for (int stage = codes; stage < stages; stage++)
+    svdq_multiply_lora<T, bf16> (d, svdq_next_stage<T> (p, ring, stage, at));
+  cp_async_wait<0> ();
+  __syncthreads ();
+}
+
 template <typename T, typename Math, bool SWIGLU>
 static __global__ void
 __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p)
@@ -236,19 +255,9 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p
   extern __shared__ __align__ (128) char shared[];
   const uint32_t ring = shared_address (shared);
   const MmaPlace at = svdq_place<T> (p);
-  const int codes = p.k / SVDQ_STAGE_K, stages = codes + p.rank / SVDQ_RANK_STEP;
 
   float d[T::DOWN][T::ALONG][4] = {};
-  for (int stage = 0; stage < T::STAGES - 1; stage++)
-    svdq_copy_stage<T> (p, ring, stage, at.row, at.column);
-  for (int stage = 0; stage < codes; stage++)
-    Math::template multiply<T> (d, svdq_next_stage<T> (p, ring, stage, at));
-  svdq_scale_sums<T> (p, d, at.column + at.warp_column, Math::UNIT);
-  for (int stage = codes; stage < stages; stage++)
-    svdq_multiply_lora<T, bf16> (d, svdq_next_stage<T> (p, ring, stage, at));
-
-  cp_async_wait<0> ();
-  __syncthreads ();
+  svdq_sum<T, Math> (p, d, ring, at);
   bf16 *staged = reinterpret_cast<bf16 *> (shared);
   stage_outputs<T, SWIGLU> (p.bias, p.n, d, staged, at);
   __syncthreads ();

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * How long SVDQuant's steps take on the card, at a block's shapes: quantising, as bytes a second,
- * and the INT4 product. On a card without 4-bit integer mma that one is emulated, and says so.
+ * and the INT4 product. On a card without 4-bit integer mma that one is emulated, and says so. Then
+ * to_qkv with the norm and rotation of q and k, in one pass and in two.
  * Arguments: rows of x (4224), ranks to try (0 32 128).
  */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/ops.cuh"
 #include "kernels/cuda/svdq.h"
 
 #include <stdio.h>
@@ -117,7 +119,7 @@ bench_shape (Stream *s, SvdqFormat format, int64_t m, int64_t n, int64_t k, int 
   void *x = filled (s, (size_t)m * k * 2), *y = filled (s, (size_t)m * n * 2);
   void *block = filled (s, svdq_activations_bytes (&w, m));
   const SvdqActivations a = svdq_activations_in (&w, m, block);
-  const SvdqGemm g = { &w, &a, y, n, false };
+  const SvdqGemm g = { &w, &a, y, n, false, NULL };
   const double bytes = (double)m * k * 2 + (double)svdq_activations_bytes (&w, m);
   const double quantise
       = time_of (s, [&] { require (s, svdq_quantise (s, &w, x, &a), "svdq_quantise"); });
@@ -139,6 +141,46 @@ bench_shape (Stream *s, SvdqFormat format, int64_t m, int64_t n, int64_t k, int 
   stream_free (s, x);
   stream_free (s, y);
   stream_free (s, block);
+}
+
+/* to_qkv of 30 heads each: the product alone, with qk_norm_rope behind it, and in one pass. */
+static void
+bench_heads (Stream *s, const char *name, SvdqProduct product, SvdqFormat format, int64_t m,
+             int rank)
+{
+  const int heads = 30;
+  const int64_t n = 3 * heads * SVDQ_HEAD, k = 3840;
+  SvdqWeights w = make_weights (s, format, n, k, rank);
+  void *y = filled (s, (size_t)m * n * 2), *block = filled (s, svdq_activations_bytes (&w, m));
+  Tensor weight = tensor_1d (DTYPE_F32, filled (s, SVDQ_HEAD * 4), SVDQ_HEAD);
+  Tensor table = tensor_2d (DTYPE_F32, filled (s, (size_t)m * SVDQ_HEAD * 4), m, SVDQ_HEAD);
+  Tensor qkv = tensor_3d (device_activation (&s->caps), y, m, 3 * heads, SVDQ_HEAD);
+  const SvdqActivations a = svdq_activations_in (&w, m, block);
+  const SvdqHeads h = {
+    (const float *)weight.data,
+    (const float *)weight.data,
+    (const float *)table.data,
+    1e-5f,
+    heads,
+    heads,
+  };
+  const SvdqGemm plain = { &w, &a, y, n, false, NULL }, whole = { &w, &a, y, n, false, &h };
+  const auto behind = [&] {
+    require (s,
+             cuda_qk_norm_rope (s, &qkv, heads, heads, &weight, &weight, 1e-5f, &table,
+                                ROPE_INTERLEAVED),
+             "qk_norm_rope");
+  };
+  const double alone = time_of (s, [&] { require (s, product (s, &plain), name); });
+  const double two = time_of (s, [&] { require (s, product (s, &plain), name), behind (); });
+  const double one = time_of (s, [&] { require (s, product (s, &whole), name); });
+  printf ("{\"what\": \"heads\", \"by\": \"%s\", \"m\": %lld, \"rank\": %d, \"product_ms\": %.4f, "
+          "\"two_steps_ms\": %.4f, \"one_pass_ms\": %.4f}\n",
+          name, (long long)m, rank, alone, two, one);
+  fflush (stdout);
+  free_weights (s, &w);
+  for (void *memory : { y, block, weight.data, table.data })
+    stream_free (s, memory);
 }
 
 /* What a plain copy reaches, for comparison. */
@@ -173,6 +215,13 @@ main (int argc, char **argv)
             bench_shape (s, SVDQ_NVFP4, m, shapes[j].n, shapes[j].k, rank);
         }
     }
+  const bool emulated = s->caps.sm >= 90;
+  bench_heads (s, emulated ? "int4, emulated" : "int4", svdq_gemm_int4, SVDQ_INT4, m, 32);
+  if (device_activation (&s->caps) == DTYPE_BF16)
+    bench_heads (s, "int8", svdq_gemm_int8, SVDQ_INT4, m, 32);
+  bench_heads (s, "nvfp4 by fp16", svdq_gemm_fp4_expanded, SVDQ_NVFP4, m, 32);
+  if (s->caps.sm >= FP4_FIRST_SM && s->caps.sm <= FP4_LAST_SM)
+    bench_heads (s, "nvfp4", svdq_gemm_fp4, SVDQ_NVFP4, m, 32);
   cuda_close (s);
   return 0;
 }

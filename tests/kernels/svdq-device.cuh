@@ -99,7 +99,7 @@ take_off_device (Stream *s, DeviceLinear *d)
 static inline Status
 run_product (Stream *s, SvdqProduct product, const DeviceLinear *d, std::vector<uint16_t> *y)
 {
-  const SvdqGemm g = { &d->weights, &d->activations, d->y, d->stride, false };
+  const SvdqGemm g = { &d->weights, &d->activations, d->y, d->stride, false, NULL };
   y->resize (d->y_bytes / sizeof (bf16));
   CUDA_CHECK (s, cudaMemsetAsync (d->y, POISON, d->y_bytes, s->compute));
   CHECK (product (s, &g));

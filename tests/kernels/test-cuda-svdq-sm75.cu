@@ -294,7 +294,7 @@ run_product (Stream *s, const HalfHost &h, const Case &c, const char *what)
   for (int large = 0; large < 2; large++)
     {
       void *y = poisoned (s, bytes);
-      const SvdqGemm g = { &d.w, &d.a, y, stride, c.kind == WIDE };
+      const SvdqGemm g = { &d.w, &d.a, y, stride, c.kind == WIDE, NULL };
       s->caps.multiprocessors = large ? 1 : INT32_MAX;
       require (s, product (s, &g), "product");
       char text[64];
@@ -340,7 +340,7 @@ test_codes (Stream *s)
       fill (s, h, &d);
       const size_t bytes = (size_t)(c.m * c.n) * 4;
       void *y = poisoned (s, bytes);
-      const SvdqGemm g = { &d.w, &d.a, y, c.n, true };
+      const SvdqGemm g = { &d.w, &d.a, y, c.n, true, NULL };
       require (s, product (s, &g), "product");
       const std::vector<float> found = to_host<float> (s, y, c.m * c.n);
       int64_t wrong = 0;

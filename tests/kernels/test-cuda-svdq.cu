@@ -333,7 +333,7 @@ multiply (Bench *b, SvdqProduct product, int64_t columns, bool *whole)
   const int64_t m = b->a.m, stride = columns + 24;
   const size_t bytes = (size_t)(m * stride + GUARD) * 2;
   void *y = poisoned (b->s, bytes);
-  const SvdqGemm g = { &b->w, &b->a, (bf16 *)y + 8, stride, false };
+  const SvdqGemm g = { &b->w, &b->a, (bf16 *)y + 8, stride, false, NULL };
   require (b->s, product (b->s, &g), "product");
   uint16_t *wide = (uint16_t *)to_host (b->s, y, bytes);
   uint16_t *out = (uint16_t *)malloc ((size_t)(m * columns) * 2);

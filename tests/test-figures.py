@@ -256,6 +256,16 @@ def four_bit():
                    f"{run['median']['total']:.3f}")
 
 
-for table in (cpu, memory, heavy, attention_mma, operations, pictures, lora, four_bit):
+def heads():
+    """Norm and rotation of q and k behind a 4-bit product or in it: medians of what was run again."""
+    page, runs = Page("kernels/cuda/svdquant.md"), {}
+    for row in raw("kernels/heads-h200.json")["rows"]:
+        key = f"{row['m']}, {row['compiled_for']}", row["by"]
+        runs.setdefault(key, []).append([row[way + "_ms"] for way in ("product", "two_steps", "one_pass")])
+    for key, times in runs.items():
+        page.holds(*key, *(f"{statistics.median(column):.3f}" for column in zip(*times)))
+
+
+for table in (cpu, memory, heavy, attention_mma, operations, pictures, lora, four_bit, heads):
     table()
 print(f"1..{_count}")

@@ -165,14 +165,12 @@ template <typename T, typename Math>
 static Status
 svdq_launch_heads_tile (Stream *s, SvdqHeadsArgs args)
 {
-  args.p.row_tiles = CEIL_DIV (args.p.m, T::ROWS);
-  args.p.column_tiles = CEIL_DIV (args.p.n, T::COLUMNS);
-  const int64_t tiles = (int64_t)args.p.row_tiles * args.p.column_tiles;
-  REQUIRE (s, tiles <= INT32_MAX);
+  unsigned blocks = 0;
+  CHECK (svdq_count_tiles<T> (s, &args.p, &blocks));
   auto *kernel = svdq_heads_kernel<T, Math>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  launch_kernel (kernel, (unsigned)tiles, T::THREADS, T::SHARED_BYTES, s->compute, args);
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, args);
   return LAUNCHED (s);
 }
 

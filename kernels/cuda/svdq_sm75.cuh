@@ -350,12 +350,10 @@ template <typename T, typename Math, Sm75Output OUTPUT>
 static Status
 sm75_launch_tile (Stream *s, Sm75Args args)
 {
-  args.p.row_tiles = CEIL_DIV (args.p.m, T::ROWS);
-  args.p.column_tiles = CEIL_DIV (args.p.n, T::COLUMNS);
-  const int64_t tiles = (int64_t)args.p.row_tiles * args.p.column_tiles;
-  REQUIRE (s, tiles <= INT32_MAX);
-  launch_kernel (svdq_sm75_kernel<T, Math, OUTPUT>, (unsigned)tiles, T::THREADS, T::SHARED_BYTES,
-                 s->compute, args);
+  unsigned blocks = 0;
+  CHECK (svdq_count_tiles<T> (s, &args.p, &blocks));
+  launch_kernel (svdq_sm75_kernel<T, Math, OUTPUT>, blocks, T::THREADS, T::SHARED_BYTES, s->compute,
+                 args);
   return LAUNCHED (s);
 }
 
@@ -387,13 +385,10 @@ template <typename T, typename Math>
 static Status
 sm75_launch_heads_tile (Stream *s, Sm75HeadsArgs args)
 {
-  SvdqProductArgs *p = &args.of.p;
-  p->row_tiles = CEIL_DIV (p->m, T::ROWS);
-  p->column_tiles = CEIL_DIV (p->n, T::COLUMNS);
-  const int64_t tiles = (int64_t)p->row_tiles * p->column_tiles;
-  REQUIRE (s, tiles <= INT32_MAX);
-  launch_kernel (svdq_sm75_heads_kernel<T, Math>, (unsigned)tiles, T::THREADS, T::SHARED_BYTES,
-                 s->compute, args);
+  unsigned blocks = 0;
+  CHECK (svdq_count_tiles<T> (s, &args.of.p, &blocks));
+  launch_kernel (svdq_sm75_heads_kernel<T, Math>, blocks, T::THREADS, T::SHARED_BYTES, s->compute,
+                 args);
   return LAUNCHED (s);
 }
 

@@ -267,17 +267,29 @@ __launch_bounds__ (T::THREADS, T::BLOCKS) svdq_product_kernel (SvdqProductArgs p
 /* -- launching ----------------------------------------------------------------------------------
  */
 
+/* Tiles of `p`, and how many blocks they are. */
+template <typename T>
+static Status
+svdq_count_tiles (Stream *s, SvdqProductArgs *p, unsigned *blocks)
+{
+  p->row_tiles = CEIL_DIV (p->m, T::ROWS);
+  p->column_tiles = CEIL_DIV (p->n, T::COLUMNS);
+  const int64_t tiles = (int64_t)p->row_tiles * p->column_tiles;
+  REQUIRE (s, tiles <= INT32_MAX);
+  *blocks = (unsigned)tiles;
+  return STATUS_OK;
+}
+
 template <typename T, typename Math, bool SWIGLU>
 static Status
 svdq_launch_tile (Stream *s, SvdqProductArgs p)
 {
-  p.row_tiles = CEIL_DIV (p.m, T::ROWS);
-  p.column_tiles = CEIL_DIV (p.n, T::COLUMNS);
-  REQUIRE (s, (int64_t)p.row_tiles * p.column_tiles <= INT32_MAX);
+  unsigned blocks = 0;
+  CHECK (svdq_count_tiles<T> (s, &p, &blocks));
   auto *kernel = svdq_product_kernel<T, Math, SWIGLU>;
   CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        T::SHARED_BYTES));
-  launch_kernel (kernel, p.row_tiles * p.column_tiles, T::THREADS, T::SHARED_BYTES, s->compute, p);
+  launch_kernel (kernel, blocks, T::THREADS, T::SHARED_BYTES, s->compute, p);
   return LAUNCHED (s);
 }
 

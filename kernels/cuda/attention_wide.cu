@@ -187,7 +187,7 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads<typename S::N
 #pragma unroll
           for (int i = 0; i < S::TEAM_WARPS; i++)
             m = fmaxf (m, all[i][h]);
-          const float factor = exp2f ((maximum[h] - m) * a.scale);
+          const float factor = exp2_fast ((maximum[h] - m) * a.scale);
           maximum[h] = m;
           sum[h] = sum[h] * factor + row_exponentials (scores, h, m, a.scale);
 #pragma unroll

@@ -25,16 +25,6 @@ template <int ROWS, int WIDTH, int THREADS> struct RowsCopy
   __device__ __forceinline__ void
   start (uint32_t shared, const T *from, size_t pitch, int limit, int columns)
   {
-#if HAS_ASYNC_COPY
-#pragma unroll
-    for (int at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS)
-      {
-        const int row = at / CHUNKS, chunk = at % CHUNKS;
-        const bool inside = row < limit && chunk * CHUNK < columns;
-        cp_async_16 (shared + chunk_at (row, chunk, WIDTH * 2),
-                     inside ? from + row * pitch + chunk * CHUNK : from, inside);
-      }
-#else
 #pragma unroll
     for (int i = 0; i < COUNT; i++) /* counted, so that registers have constant numbers */
       {
@@ -43,7 +33,6 @@ template <int ROWS, int WIDTH, int THREADS> struct RowsCopy
         copies.start (i, shared + chunk_at (row, chunk, WIDTH * 2),
                       inside ? from + row * pitch + chunk * CHUNK : from, inside);
       }
-#endif
   }
 
   __device__ __forceinline__ void
@@ -137,7 +126,7 @@ row_exponentials (float (&scores)[BLOCKS][4], int h, float maximum, float scale)
 #pragma unroll
     for (int i = 2 * h; i < 2 * h + 2; i++)
       {
-        scores[j][i] = exp2f (fmaf (scores[j][i], scale, -shift));
+        scores[j][i] = exp2_fast (fmaf (scores[j][i], scale, -shift));
         sum += scores[j][i];
       }
   return sum;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention without a score matrix by warp-level mma (Dao 2023), head dim up to 128, BF16.
+ * Attention without a score matrix by warp-level mma (Dao 2023), head dim up to 128.
  *
  * A warp owns 32 query rows of one head and keeps their scores, probabilities and outputs in
  * registers, so that each fragment of keys and values that it reads from shared memory is used
@@ -9,42 +9,51 @@
  * taken for 16 keys at a time, between the products with their values. Head dims below 64 or 128
  * are padded with zeros in shared memory.
  *
+ * FP16 is for sm_75, where copies pass through registers (AsyncCopy) and a multiprocessor has 64
+ * KiB of shared memory. There a warp owns 16 rows of 128 and holds its queries in registers, too:
+ * two blocks fit.
+ *
  * Outputs and sums follow a row's maximum only when it has grown 2^ROOM-fold, which after the first
  * keys is rare; that depends on the row alone, so results repeat.
  */
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/softmax.cuh"
 
-#define TILES          2    /* of 16 query rows, of a warp */
-#define ROOM           8.0f /* powers of two; FP32 sums and BF16 probabilities have far more */
-#define RESERVED_BYTES 1024 /* of shared memory, that a block takes beside its own */
+#define ROOM           8.0f /* powers of two; FP32 sums and 16-bit probabilities have far more */
+#define RESERVED_BYTES 1024 /* of shared memory, that a block takes beside its own, sm_80 up */
 
-/* D: head dim, padded; KEYS: at a time; BLOCKS: a multiprocessor, as registers allow. */
-template <int D_, int WARPS, int KEYS_, int BLOCKS_> struct Shape
+/* T: type of activations; D: head dim, padded; TILES: of 16 query rows, of a warp; KEYS: at a time;
+ * BLOCKS: a multiprocessor, as registers allow; HOLDING: queries stay in registers, having come
+ * through the memory of keys and values. */
+template <typename T, int D_, int WARPS, int TILES_, int KEYS_, int BLOCKS_, bool HOLDING_ = false>
+struct Shape
 {
-  static constexpr int D = D_, KEYS = KEYS_, BLOCKS = BLOCKS_;
+  typedef T Number;
+  static constexpr int D = D_, TILES = TILES_, KEYS = KEYS_, BLOCKS = BLOCKS_;
+  static constexpr bool HOLDING = HOLDING_;
   static constexpr int THREADS = WARPS * 32, WARP_ROWS = TILES * 16, ROWS = WARPS * WARP_ROWS;
   static constexpr int STEPS = D / 16, ROW_BYTES = D * 2;
   static constexpr int QUERY_BYTES = ROWS * ROW_BYTES, KEY_BYTES = KEYS * ROW_BYTES;
-  static constexpr int SHARED_BYTES = QUERY_BYTES + 2 * KEY_BYTES;
+  static constexpr int SHARED_BYTES = (HOLDING ? 0 : QUERY_BYTES) + 2 * KEY_BYTES;
+  static_assert (!HOLDING || QUERY_BYTES <= 2 * KEY_BYTES, "room for queries on their way");
 };
 
-struct Heads
+template <typename T> struct Heads
 {
-  const bf16 *qkv;
-  bf16 *out;
+  const T *qkv;
+  T *out;
   int m, n_q, n_kv, d, pitch; /* pitch: of rows of qkv */
   float scale;                /* log2(e) / sqrt(d) */
   bool causal;
 };
 
-template <typename S> using Scores = float[TILES][S::KEYS / 8][4];
+template <typename S> using Scores = float[S::TILES][S::KEYS / 8][4];
 
 /* `shift`: what is taken from scores times scale, a row's maximum or up to ROOM below it. */
 template <typename S> struct Rows
 {
-  float out[TILES][S::D / 8][4];
-  float shift[TILES][2], sum[TILES][2];
+  float out[S::TILES][S::D / 8][4];
+  float shift[S::TILES][2], sum[S::TILES][2];
 };
 
 /* -- to shared memory ---------------------------------------------------------------------------
@@ -64,22 +73,26 @@ target (uint32_t shared, int i)
 /* The block's rows: `from` is the first, `limit` of them are there. */
 template <typename S>
 static __device__ __forceinline__ void
-copy_queries (uint32_t shared, const bf16 *from, int pitch, int limit, int columns)
+copy_queries (uint32_t shared, const typename S::Number *from, int pitch, int limit, int columns)
 {
   constexpr int CHUNKS = S::D / CHUNK, STRIDE = S::THREADS / CHUNKS, COUNT = S::ROWS / STRIDE;
   const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * CHUNK;
-  const bf16 *own = from + (size_t)row * pitch + column;
+  AsyncCopy<COUNT> copies;
+  const typename S::Number *own = from + (size_t)row * pitch + column;
   if (limit >= S::ROWS && columns == S::D)
 #pragma unroll
     for (int i = 0; i < COUNT; i++, own += STRIDE * (size_t)pitch)
-      cp_async_16 (target<S> (shared, i), own, true);
+      copies.start (i, target<S> (shared, i), own, true);
   else
 #pragma unroll
     for (int i = 0; i < COUNT; i++, own += STRIDE * (size_t)pitch)
       {
         const bool inside = row + i * STRIDE < limit && column < columns;
-        cp_async_16 (target<S> (shared, i), inside ? own : from, inside);
+        copies.start (i, target<S> (shared, i), inside ? own : from, inside);
       }
+#pragma unroll
+  for (int i = 0; i < COUNT; i++)
+    copies.finish (i, target<S> (shared, i));
 }
 
 /* Keys and values: what a thread copies of each KEYS of them, keys first. */
@@ -88,12 +101,14 @@ template <typename S> struct Column
   static constexpr int CHUNKS = S::D / CHUNK, STRIDE = S::THREADS / CHUNKS;
   static constexpr int COUNT = S::KEYS / STRIDE;
   static_assert (COUNT * STRIDE == S::KEYS && (STRIDE % 8 == 0 || 8 % STRIDE == 0), "whole rows");
-  const bf16 *next; /* key to copy */
-  int limit;        /* rows from this number on, or right of d, are zeros */
-  uint32_t at;      /* where the first row goes, in a block of keys or values */
+  typedef typename S::Number T;
+  typedef AsyncCopy<COUNT> Copies;
+  const T *next; /* key to copy */
+  int limit;     /* rows from this number on, or right of d, are zeros */
+  uint32_t at;   /* where the first row goes, in a block of keys or values */
 
   __device__ __forceinline__
-  Column (const Heads &a, int kv_head)
+  Column (const Heads<T> &a, int kv_head)
   {
     const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     next = a.qkv + (size_t)(a.n_q + kv_head) * a.d + (size_t)row * a.pitch + chunk * CHUNK;
@@ -101,32 +116,47 @@ template <typename S> struct Column
     at = chunk_at (row, chunk, S::ROW_BYTES);
   }
 
+  /* Where copy `i` goes. */
+  __device__ __forceinline__ uint32_t
+  place (uint32_t shared, int i) const
+  {
+    return ((shared + at) ^ i * STRIDE % 8 * 16) + i * STRIDE * S::ROW_BYTES;
+  }
+
   /* KEYS rows, the first of them number `first`; leaves `from` behind them. */
   __device__ __forceinline__ void
-  copy (const Heads &a, uint32_t shared, int first, const bf16 *&from) const
+  start (Copies &copies, const Heads<T> &a, uint32_t shared, int first, const T *&from) const
   {
 #pragma unroll
     for (int i = 0; i < COUNT; i++, from += STRIDE * (size_t)a.pitch)
       {
         const bool inside = first + i * STRIDE < limit;
-        cp_async_16 (((shared + at) ^ i * STRIDE % 8 * 16) + i * STRIDE * S::ROW_BYTES,
-                     inside ? from : a.qkv, inside);
+        copies.start (i, place (shared, i), inside ? from : a.qkv, inside);
       }
     cp_async_commit ();
   }
 
   __device__ __forceinline__ void
-  copy_keys (const Heads &a, uint32_t shared, int first)
+  start_keys (Copies &copies, const Heads<T> &a, uint32_t shared, int first)
   {
-    copy (a, shared, first, next);
+    start (copies, a, shared, first, next);
   }
 
   /* Of the keys that were copied last: no second pointer, so that no register is spilled. */
   __device__ __forceinline__ void
-  copy_values (const Heads &a, uint32_t shared, int first) const
+  start_values (Copies &copies, const Heads<T> &a, uint32_t shared, int first) const
   {
-    const bf16 *from = next - S::KEYS * (size_t)a.pitch + (size_t)a.n_kv * a.d;
-    copy (a, shared, first, from);
+    const T *from = next - S::KEYS * (size_t)a.pitch + (size_t)a.n_kv * a.d;
+    start (copies, a, shared, first, from);
+  }
+
+  /* Where copies do not travel by themselves. */
+  __device__ __forceinline__ void
+  finish (Copies &copies, uint32_t shared) const
+  {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      copies.finish (i, place (shared, i));
   }
 };
 
@@ -140,23 +170,56 @@ along (uint32_t address, int pair)
   return (address ^ pair % 4 * 32) + pair / 4 * 128;
 }
 
-/* `queries` and `keys`: this thread's addresses for load_a and load_b. The fragments of the next
- * step are read before this one's are multiplied. */
+/* A warp's queries. */
+template <typename S> struct Queries
+{
+  uint32_t address; /* this thread's, for load_a */
+  uint32_t held[S::HOLDING ? S::STEPS : 1][S::TILES][4];
+
+  /* From shared memory, which is free when all threads have been here. */
+  __device__ __forceinline__ void
+  hold ()
+  {
+    cp_async_commit ();
+    cp_async_wait<0> ();
+    __syncthreads ();
+#pragma unroll
+    for (int i = 0; i < S::STEPS; i++)
+#pragma unroll
+      for (int t = 0; t < S::TILES; t++)
+        ldmatrix_x4 (held[i][t], along (address, i) + t * 16 * S::ROW_BYTES);
+    __syncthreads ();
+  }
+
+  __device__ __forceinline__ void
+  load (uint32_t (&q)[S::TILES][4], int step) const
+  {
+#pragma unroll
+    for (int t = 0; t < S::TILES; t++)
+      if constexpr (S::HOLDING)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          q[t][i] = held[step][t][i];
+      else
+        ldmatrix_x4 (q[t], along (address, step) + t * 16 * S::ROW_BYTES);
+  }
+};
+
+/* `keys`: this thread's address for load_b. The fragments of the next step are read before this
+ * one's are multiplied. */
 template <typename S>
 static __device__ __forceinline__ void
-multiply_keys (Scores<S> &scores, uint32_t queries, uint32_t keys)
+multiply_keys (Scores<S> &scores, const Queries<S> &queries, uint32_t keys)
 {
-  uint32_t q[2][TILES][4], k[2][S::KEYS / 16][4];
+  uint32_t q[2][S::TILES][4], k[2][S::KEYS / 16][4];
   const auto load = [&] (int i) {
-#pragma unroll
-    for (int t = 0; t < TILES; t++)
-      ldmatrix_x4 (q[i % 2][t], along (queries, i) + t * 16 * S::ROW_BYTES);
+    queries.load (q[i % 2], i);
 #pragma unroll
     for (int j = 0; j < S::KEYS / 16; j++)
       ldmatrix_x4 (k[i % 2][j], along (keys, i) + j * 16 * S::ROW_BYTES);
   };
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
 #pragma unroll
     for (int j = 0; j < S::KEYS / 8; j++)
 #pragma unroll
@@ -171,20 +234,20 @@ multiply_keys (Scores<S> &scores, uint32_t queries, uint32_t keys)
 #pragma unroll
       for (int j = 0; j < S::KEYS / 8; j++)
 #pragma unroll
-        for (int t = 0; t < TILES; t++)
-          mma<bf16> (scores[t][j], q[i % 2][t], k[i % 2][j / 2][j % 2 * 2],
-                     k[i % 2][j / 2][j % 2 * 2 + 1]);
+        for (int t = 0; t < S::TILES; t++)
+          mma<typename S::Number> (scores[t][j], q[i % 2][t], k[i % 2][j / 2][j % 2 * 2],
+                                   k[i % 2][j / 2][j % 2 * 2 + 1]);
     }
 }
 
 /* Scores of 16 keys, from 16 `step` on -> probabilities, as a first operand, and into the sums. */
 template <typename S>
 static __device__ __forceinline__ void
-take_exponentials (uint32_t (&p)[TILES][4], const Scores<S> &scores, Rows<S> &rows, float scale,
+take_exponentials (uint32_t (&p)[S::TILES][4], const Scores<S> &scores, Rows<S> &rows, float scale,
                    int step)
 {
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
 #pragma unroll
     for (int i = 0; i < 4; i++)
       {
@@ -192,7 +255,7 @@ take_exponentials (uint32_t (&p)[TILES][4], const Scores<S> &scores, Rows<S> &ro
         const float low = exp2_fast (fmaf (pair[0], scale, -rows.shift[t][i % 2]));
         const float high = exp2_fast (fmaf (pair[1], scale, -rows.shift[t][i % 2]));
         rows.sum[t][i % 2] += low + high;
-        p[t][i] = pack2 (low, high);
+        p[t][i] = pack_probabilities<typename S::Number> (low, high);
       }
 }
 
@@ -202,7 +265,7 @@ static __device__ __forceinline__ void
 multiply_values (Rows<S> &rows, const Scores<S> &scores, float scale, uint32_t values)
 {
   constexpr int COUNT = S::KEYS / 16 * S::STEPS;
-  uint32_t p[TILES][4], v[2][4];
+  uint32_t p[S::TILES][4], v[2][4];
   const auto load = [&] (int i) {
     ldmatrix_x4_trans (v[i % 2], along (values, i % S::STEPS) + i / S::STEPS * 16 * S::ROW_BYTES);
   };
@@ -217,9 +280,9 @@ multiply_values (Rows<S> &rows, const Scores<S> &scores, float scale, uint32_t v
 #pragma unroll
       for (int side = 0; side < 2; side++)
 #pragma unroll
-        for (int t = 0; t < TILES; t++)
-          mma<bf16> (rows.out[t][i % S::STEPS * 2 + side], p[t], v[i % 2][side * 2],
-                     v[i % 2][side * 2 + 1]);
+        for (int t = 0; t < S::TILES; t++)
+          mma<typename S::Number> (rows.out[t][i % S::STEPS * 2 + side], p[t], v[i % 2][side * 2],
+                                   v[i % 2][side * 2 + 1]);
     }
 }
 
@@ -232,10 +295,10 @@ template <typename S>
 static __device__ __forceinline__ void
 follow_maximum (Rows<S> &rows, const Scores<S> &scores, float scale)
 {
-  float top[TILES][2];
+  float top[S::TILES][2];
   bool grown = false;
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
 #pragma unroll
     for (int h = 0; h < 2; h++)
       {
@@ -245,7 +308,7 @@ follow_maximum (Rows<S> &rows, const Scores<S> &scores, float scale)
   if (!__any_sync (0xffffffffu, grown))
     return;
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
 #pragma unroll
     for (int h = 0; h < 2; h++)
       {
@@ -263,21 +326,22 @@ follow_maximum (Rows<S> &rows, const Scores<S> &scores, float scale)
 
 template <typename S>
 static __device__ __forceinline__ void
-write_rows (const Heads &a, const Rows<S> &rows, int head, int first_row)
+write_rows (const Heads<typename S::Number> &a, const Rows<S> &rows, int head, int first_row)
 {
+  typedef typename S::Number T;
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
 #pragma unroll
     for (int h = 0; h < 2; h++)
       {
         const float inverse = 1.0f / quad_sum (rows.sum[t][h]);
         const int r = first_row + t * 16 + h * 8;
-        bf16 *target = a.out + ((size_t)r * a.n_q + head) * a.d + threadIdx.x % 4 * 2;
+        T *target = a.out + ((size_t)r * a.n_q + head) * a.d + threadIdx.x % 4 * 2;
 #pragma unroll
         for (int i = 0; i < S::D / 8; i++)
           if (r < a.m && i * 8 < a.d)
             *reinterpret_cast<uint32_t *> (target + i * 8)
-                = pack2 (rows.out[t][i][2 * h] * inverse, rows.out[t][i][2 * h + 1] * inverse);
+                = pack2<T> (rows.out[t][i][2 * h] * inverse, rows.out[t][i][2 * h + 1] * inverse);
       }
 }
 
@@ -286,12 +350,13 @@ write_rows (const Heads &a, const Rows<S> &rows, int head, int first_row)
 
 template <typename S>
 static __global__ void
-__launch_bounds__ (S::THREADS, S::BLOCKS) attention_mma_kernel (Heads a)
+__launch_bounds__ (S::THREADS, S::BLOCKS) attention_mma_kernel (Heads<typename S::Number> a)
 {
-  if (!Activation<bf16>::RUNS_HERE)
+  if (!Activation<typename S::Number>::RUNS_HERE)
     return;
   extern __shared__ __align__ (128) char shared[];
-  const uint32_t queries = shared_address (shared), keys = queries + S::QUERY_BYTES;
+  const uint32_t queries = shared_address (shared);
+  const uint32_t keys = queries + (S::HOLDING ? 0 : S::QUERY_BYTES);
   const uint32_t values = keys + S::KEY_BYTES;
   const int head = blockIdx.y;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * S::WARP_ROWS;
@@ -303,33 +368,44 @@ __launch_bounds__ (S::THREADS, S::BLOCKS) attention_mma_kernel (Heads a)
   /* As load_a, of values too, and load_b address the first of their fragments. */
   const uint32_t across = chunk_at (lane % 16, lane / 16, S::ROW_BYTES);
   const uint32_t down = chunk_at (lane / 16 * 8 + lane % 8, lane / 8 % 2, S::ROW_BYTES);
-  const uint32_t own_queries = queries + warp_row * S::ROW_BYTES + across;
+  Queries<S> own_queries;
+  own_queries.address = queries + warp_row * S::ROW_BYTES + across;
 
   Rows<S> rows = {};
 #pragma unroll
-  for (int t = 0; t < TILES; t++)
+  for (int t = 0; t < S::TILES; t++)
     rows.shift[t][0] = rows.shift[t][1] = -INFINITY;
   copy_queries<S> (queries, a.qkv + (size_t)row * a.pitch + (size_t)head * a.d, a.pitch, a.m - row,
                    a.d);
-  column.copy_keys (a, keys, 0);
+  if constexpr (S::HOLDING)
+    own_queries.hold ();
+  {
+    typename Column<S>::Copies copies;
+    column.start_keys (copies, a, keys, 0);
+    column.finish (copies, keys);
+  }
   for (int first = 0; first < end; first += S::KEYS)
     {
       const int next = first + S::KEYS;
       Scores<S> scores;
+      typename Column<S>::Copies next_values, next_keys;
       cp_async_wait<0> (); /* the keys are there */
       __syncthreads ();    /* for all, and the values before have been read */
-      column.copy_values (a, values, first);
+      column.start_values (next_values, a, values, first);
       multiply_keys<S> (scores, own_queries, keys + down);
+      column.finish (next_values, values);
       cp_async_wait<0> (); /* the values are there */
       __syncthreads ();    /* for all, and the keys have been read */
       if (next < end)
-        column.copy_keys (a, keys, next);
+        column.start_keys (next_keys, a, keys, next);
       if (next > everyone_sees)
 #pragma unroll
-        for (int t = 0; t < TILES; t++)
+        for (int t = 0; t < S::TILES; t++)
           mask_scores (scores[t], first, own_row + t * 16, a.m, a.causal);
       follow_maximum<S> (rows, scores, a.scale);
       multiply_values<S> (rows, scores, a.scale, values + across);
+      if (next < end)
+        column.finish (next_keys, keys);
     }
   write_rows<S> (a, rows, head, own_row);
 }
@@ -341,15 +417,16 @@ template <typename S>
 static Status
 launch_shape (Stream *s, const Attention *a)
 {
-  const Heads heads = { (const bf16 *)a->qkv,
-                        (bf16 *)a->out,
-                        (int)a->m,
-                        a->n_q,
-                        a->n_kv,
-                        a->d,
-                        (a->n_q + 2 * a->n_kv) * a->d,
-                        LOG2_E / sqrtf ((float)a->d),
-                        a->causal };
+  typedef typename S::Number T;
+  const Heads<T> heads = { (const T *)a->qkv,
+                           (T *)a->out,
+                           (int)a->m,
+                           a->n_q,
+                           a->n_kv,
+                           a->d,
+                           (a->n_q + 2 * a->n_kv) * a->d,
+                           LOG2_E / sqrtf ((float)a->d),
+                           a->causal };
   CUDA_CHECK (s,
               cudaFuncSetAttribute (attention_mma_kernel<S>,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED_BYTES));
@@ -380,21 +457,35 @@ launch_either (Stream *s, const Attention *a, int shared)
              : launch_shape<Tall> (s, a);
 }
 
-Status
-attention_mma_bf16 (Stream *s, const Attention *a)
+static Status
+launch_f16 (Stream *s, const Attention *a)
 {
-  REQUIRE (s, a->d >= 16 && a->d <= 128 && a->d % 16 == 0);
-  REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
-  REQUIRE (s, a->n_kv >= 1 && a->n_q % a->n_kv == 0 && a->n_q <= 65535);
   if (a->d <= 64)
-    return launch_shape<Shape<64, 4, 64, 2>> (s, a);
+    return launch_shape<Shape<f16, 64, 4, 2, 64, 2>> (s, a);
+  return launch_shape<Shape<f16, 128, 4, 1, 64, 2, true>> (s, a);
+}
+
+static Status
+launch_bf16 (Stream *s, const Attention *a)
+{
+  if (a->d <= 64)
+    return launch_shape<Shape<bf16, 64, 4, 2, 64, 2>> (s, a);
   /* Eight warps a multiprocessor are worth more than many keys at a time: where it has 100 KiB,
    * their queries leave room for 32. */
   int shared = 0;
   CUDA_CHECK (
       s, cudaDeviceGetAttribute (&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, s->device));
-  typedef Shape<128, 4, 48, 2> Tall;
+  typedef Shape<bf16, 128, 4, 2, 48, 2> Tall;
   if (shared >= Tall::BLOCKS * (Tall::SHARED_BYTES + RESERVED_BYTES))
-    return launch_either<Tall, Shape<128, 2, 64, 4>> (s, a, shared);
-  return launch_either<Shape<128, 4, 32, 2>, Shape<128, 2, 32, 3>> (s, a, shared);
+    return launch_either<Tall, Shape<bf16, 128, 2, 2, 64, 4>> (s, a, shared);
+  return launch_either<Shape<bf16, 128, 4, 2, 32, 2>, Shape<bf16, 128, 2, 2, 32, 3>> (s, a, shared);
+}
+
+Status
+attention_mma (Stream *s, const Attention *a)
+{
+  REQUIRE (s, a->d >= 16 && a->d <= 128 && a->d % 16 == 0);
+  REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
+  REQUIRE (s, a->n_kv >= 1 && a->n_q % a->n_kv == 0 && a->n_q <= 65535);
+  return device_activation (&s->caps) == DTYPE_F16 ? launch_f16 (s, a) : launch_bf16 (s, a);
 }

@@ -197,7 +197,7 @@ __launch_bounds__ (S::THREADS, 1) attention_wide_kernel (WideHeads<typename S::N
           for (int i = 0; i < S::OWN_KEYS / 8; i++)
             *reinterpret_cast<uint32_t *> (p + (q_row + lane / 4 + h * 8) * P_PITCH
                                            + (own_key + i * 8 + lane % 4 * 2) * 2)
-                = pack2<T> (scores[i][2 * h], scores[i][2 * h + 1]);
+                = pack_probabilities<T> (scores[i][2 * h], scores[i][2 * h + 1]);
         }
       cp_async_wait<0> (); /* the values */
       __syncthreads ();    /* and everyone's probabilities; the keys have been read */

@@ -111,13 +111,11 @@ typedef struct
   bool causal;
 } Attention;
 
-/* sm90: wgmma, d 64 or 128; variants as above. mma: either type, d up to 128, mma_bf16 where it is
- * BF16; wide: up to 512. */
+/* sm90: wgmma, d 64 or 128; variants as above. mma: either type, d up to 128; wide: up to 512. */
 Status attention_sm90 (Stream *s, const Attention *a, int variant);
 const char *attention_sm90_variant_name (int variant);
 int attention_sm90_variant_dim (int variant);
 Status attention_mma (Stream *s, const Attention *a);
-Status attention_mma_bf16 (Stream *s, const Attention *a);
 Status attention_wide (Stream *s, const Attention *a);
 /* wgmma, d 512 and not causal. */
 Status attention_wide_sm90 (Stream *s, const Attention *a);

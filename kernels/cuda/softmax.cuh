@@ -101,6 +101,20 @@ own_maximum (const float (&scores)[BLOCKS][4], int h)
   return m;
 }
 
+/* Two probabilities: nothing to clamp. */
+template <typename T>
+static __device__ __forceinline__ uint32_t
+pack_probabilities (float low, float high)
+{
+  if constexpr (Activation<T>::DTYPE == DTYPE_F16)
+    {
+      const __half2 pair = __floats2half2_rn (low, high);
+      return *reinterpret_cast<const uint32_t *> (&pair);
+    }
+  else
+    return pack2<T> (low, high);
+}
+
 /* The maximum of this warp's scores for row r + 8 h. */
 template <int BLOCKS>
 static __device__ __forceinline__ float

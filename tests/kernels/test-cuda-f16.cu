@@ -3,7 +3,8 @@
  * What only sm_75 does: products in FP16 whose results are FP16 or FP32, products of a swiglu that
  * leave FP16's range, what is clamped and what is not, and attention in 64 KiB of shared memory.
  * Against sums in double, on outputs that are NaN before. It needs a card of sm_75, or a build for
- * sm_75 alone on a newer one.
+ * sm_75 alone on a newer one. `test-cuda-f16 ROWS` leaves out what has more rows: for a memory
+ * checker.
  */
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/launchers.h"
@@ -22,6 +23,7 @@
 #define TO_FP32   1e-5    /* of sums of FP16's products, exact each, in FP32 */
 #define FEW       0x1p-11 /* of a handful of numbers all may round by the most that FP16 can */
 #define ATTENTION 1e-3    /* probabilities are rounded, too */
+#define RUNS      (IS_EMULATED ? 2 : 20) /* that must leave the same bytes */
 
 static const Ops *const ops = &ops_cuda;
 
@@ -30,6 +32,7 @@ typedef struct
   Stream *s;
   uint64_t state; /* of the random numbers */
   int n_tests, n_failed;
+  int most_rows; /* of a case */
 } Run;
 
 static void
@@ -171,7 +174,7 @@ test_product (Run *run, const char *name, Status (*kernel) (Stream *, const Gemm
 {
   const size_t outputs = (size_t)(c->m * (c->swiglu ? c->n / 2 : c->n));
   const DType type = c->wide ? DTYPE_F32 : DTYPE_F16;
-  if (c->m * c->n * c->k > MOST_PRODUCTS)
+  if (c->m > run->most_rows || c->m * c->n * c->k > MOST_PRODUCTS)
     return;
   const int64_t all = c->k + c->rank;
   const std::vector<float> x = numbers (run, (size_t)(c->m * all), 1.0f);
@@ -339,11 +342,44 @@ test_residual (Run *run)
 /* -- attention ----------------------------------------------------------------------------------
  */
 
+/* RISING: scores grow from key to key, so that maxima do until the last one; FAR: one key of many
+ * has nearly all of the weight; WIDE: values go as far as FP16 does. */
+enum
+{
+  PLAIN,
+  RISING,
+  FAR,
+  WIDE,
+};
+
 typedef struct
 {
   int m, n_q, n_kv, d;
   bool causal;
+  int kind;
 } AttentionCase;
+
+/* q, k and v of a case. */
+static std::vector<float>
+attention_inputs (Run *run, const AttentionCase *c)
+{
+  const size_t heads = (size_t)(c->n_q + 2 * c->n_kv), d = (size_t)c->d;
+  std::vector<float> qkv = numbers (run, (size_t)c->m * heads * d, 2.0f);
+  for (size_t row = 0; row < (size_t)c->m; row++)
+    for (size_t head = 0; head < heads; head++)
+      {
+        float *own = &qkv[(row * heads + head) * d];
+        const bool is_q = head < (size_t)c->n_q, is_v = head >= (size_t)(c->n_q + c->n_kv);
+        if (c->kind == RISING && !is_v)
+          own[d - 1] = is_q ? 4.0f : 0.25f * (float)row * sqrtf ((float)d);
+        if (c->kind == FAR && !is_v)
+          own[0] = is_q ? 12.0f : row % 37 == 5 ? 8.0f * (float)(row % 3 + 1) : 0.0f;
+        for (size_t i = 0; i < d; i++)
+          own[i] = f16_to_float (
+              f16_from_float (own[i] * (c->kind == WIDE && is_v ? 32752.0f : 1.0f)));
+      }
+  return qkv;
+}
 
 static std::vector<double>
 attention (const AttentionCase *c, const std::vector<float> &qkv)
@@ -366,14 +402,13 @@ attention (const AttentionCase *c, const std::vector<float> &qkv)
           }
         for (int j = 0; j <= last; j++)
           sum += p[(size_t)j] = exp (p[(size_t)j] - best);
-        for (size_t e = 0; e < d; e++)
-          {
-            double value = 0.0;
-            for (int j = 0; j <= last; j++)
-              value += p[(size_t)j]
-                       * qkv[((size_t)j * heads + (size_t)(c->n_q + c->n_kv + kv)) * d + e];
-            out.push_back (value / sum);
-          }
+        std::vector<double> values (d);
+        for (int j = 0; j <= last; j++)
+          for (size_t e = 0; e < d; e++)
+            values[e] += p[(size_t)j]
+                         * qkv[((size_t)j * heads + (size_t)(c->n_q + c->n_kv + kv)) * d + e];
+        for (const double value : values)
+          out.push_back (value / sum);
       }
   return out;
 }
@@ -383,16 +418,29 @@ test_attention (Run *run, const AttentionCase *c)
 {
   const size_t heads = (size_t)(c->n_q + 2 * c->n_kv);
   const size_t outputs = (size_t)(c->m * c->n_q * c->d);
-  if ((int64_t)c->m * c->m * c->n_q * c->d > MOST_PRODUCTS)
+  if (c->m > run->most_rows || (int64_t)c->m * c->m * c->n_q * c->d > MOST_PRODUCTS)
     return;
-  const std::vector<float> qkv = numbers (run, (size_t)c->m * heads * (size_t)c->d, 2.0f);
+  static const char *const kinds[] = { "", ", rising", ", far", ", to 65504" };
+  const std::vector<float> qkv = attention_inputs (run, c);
   Tensor in = tensor_3d (DTYPE_F16, upload (run, qkv, DTYPE_F16), c->m, (int64_t)heads, c->d);
-  Tensor out = tensor_2d (DTYPE_F16, upload_nan (run, outputs, DTYPE_F16), c->m, c->n_q * c->d);
+  std::vector<float> first;
+  double others = 0.0; /* numbers that a later run has otherwise */
   char text[96];
-  snprintf (text, sizeof text, "attention of %d, %d heads on %d of %d%s", c->m, c->n_q, c->n_kv,
-            c->d, c->causal ? ", causal" : "");
-  require (run, ops->attention (run->s, &in, c->n_q, c->n_kv, c->causal, &out), text);
-  compare (run, take (run, out.data, outputs, DTYPE_F16), attention (c, qkv), ATTENTION, text);
+  snprintf (text, sizeof text, "attention of %d, %d heads on %d of %d%s%s", c->m, c->n_q, c->n_kv,
+            c->d, c->causal ? ", causal" : "", kinds[c->kind]);
+  for (int i = 0; i < RUNS; i++)
+    {
+      Tensor out = tensor_2d (DTYPE_F16, upload_nan (run, outputs, DTYPE_F16), c->m, c->n_q * c->d);
+      require (run, ops->attention (run->s, &in, c->n_q, c->n_kv, c->causal, &out), text);
+      const std::vector<float> got = take (run, out.data, outputs, DTYPE_F16);
+      if (i == 0)
+        first = got;
+      for (size_t j = 0; j < outputs; j++)
+        others += !(got[j] == first[j]);
+    }
+  compare (run, first, attention (c, qkv), ATTENTION, text);
+  if (others > 0)
+    report (run, false, "and again", others, 0.0);
   ops->free (run->s, in.data);
 }
 
@@ -400,20 +448,32 @@ static void
 test_attentions (Run *run)
 {
   static const AttentionCase cases[] = {
-    { 1, 1, 1, 64, false },    { 7, 2, 1, 16, true },      { 65, 4, 2, 32, false },
-    { 100, 3, 3, 48, true },   { 77, 4, 4, 64, true },     { 200, 2, 1, 128, false },
-    { 129, 2, 2, 128, true },  { 263, 1, 1, 128, true },   { 100, 2, 1, 160, true },
-    { 133, 1, 1, 256, false }, { 65, 2, 2, 512, true },    { 200, 1, 1, 512, false },
-    { 1, 1, 1, 512, false },   { 1030, 1, 1, 512, false }, { 1000, 3, 3, 128, false },
+    /* m, n_q, n_kv, d, causal */
+    { 1, 1, 1, 64, false, PLAIN },     { 7, 2, 1, 16, true, PLAIN },
+    { 65, 4, 2, 32, false, PLAIN },    { 100, 3, 3, 48, true, PLAIN },
+    { 77, 4, 4, 64, true, PLAIN },     { 1, 2, 2, 128, true, PLAIN },
+    { 15, 2, 1, 80, false, PLAIN },    { 63, 3, 1, 112, true, PLAIN },
+    { 64, 2, 2, 96, false, PLAIN },    { 66, 4, 1, 128, true, PLAIN },
+    { 200, 2, 1, 128, false, PLAIN },  { 129, 2, 2, 128, true, PLAIN },
+    { 263, 1, 1, 128, true, PLAIN },   { 128, 1, 1, 128, false, RISING },
+    { 257, 2, 1, 128, true, RISING },  { 190, 1, 1, 64, false, RISING },
+    { 255, 2, 2, 128, false, FAR },    { 140, 2, 1, 64, true, FAR },
+    { 150, 1, 1, 128, false, WIDE },   { 100, 2, 1, 160, true, PLAIN },
+    { 133, 1, 1, 256, false, PLAIN },  { 97, 2, 1, 320, true, RISING },
+    { 65, 2, 2, 512, true, PLAIN },    { 200, 1, 1, 512, false, PLAIN },
+    { 90, 1, 1, 512, false, FAR },     { 70, 1, 1, 512, false, WIDE },
+    { 1, 1, 1, 512, false, PLAIN },    { 1030, 1, 1, 512, false, PLAIN },
+    { 1000, 3, 3, 128, false, PLAIN }, { 1088, 2, 1, 128, true, RISING },
+    { 4224, 1, 1, 128, false, PLAIN }, { 2047, 2, 1, 64, true, FAR },
   };
   for (const AttentionCase &c : cases)
     test_attention (run, &c);
 }
 
 int
-main (void)
+main (int argc, char **argv)
 {
-  Run run = { NULL, 20261123, 0, 0 };
+  Run run = { NULL, 20261123, 0, 0, argc > 1 ? atoi (argv[1]) : INT32_MAX };
   DeviceCaps caps;
 #ifdef EMULATED
   emulation::set_device (75, 4);

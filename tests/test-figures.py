@@ -266,6 +266,34 @@ def heads():
         page.holds(*key, *(f"{statistics.median(column):.3f}" for column in zip(*times)))
 
 
-for table in (cpu, memory, heavy, attention_mma, operations, pictures, lora, four_bit, heads):
+def attention_f16():
+    """FP16's attention, and that of wide heads: before and now."""
+    page = Page("kernels/cuda/measured.md")
+    rows = {(row["type"], *row["args"]): {name: t[0] for name, t in row["ms"].items()}
+            for row in raw("kernels/bench-h200-attention-f16.json")["rows"]}
+    tall, small = ("4 warps of 16 rows, 64 keys, 2 blocks, queries in registers",
+                   "4 warps of 32 rows, 64 keys, 2 blocks")
+    for args, label, shape in (((4224, 30, 30, 128, 0), "30 x 4224 x 128", tall),
+                               ((4160, 30, 30, 128, 0), "30 x 4160 x 128", tall),
+                               ((1088, 30, 30, 128, 0), "30 x 1088 x 128", tall),
+                               ((512, 32, 8, 128, 1), "causal 32/8 x 512 x 128", tall),
+                               ((4224, 30, 30, 64, 0), "30 x 4224 x 64", small)):
+        ms, cells = rows["FP16", *args], []
+        for rate in ("", "half rate: ", "quarter rate: "):
+            before, now = ms.get(rate + "before"), ms.get(rate + shape)
+            cells += [f"{before:.3f}", f"{now:.3f}, {before / now:.2f}x"] if now else []
+        page.holds(label + ", FP16", *cells)
+    for kind, m, d, height in (("BF16", 16384, 512, 64), ("BF16", 16384, 512, 32),
+                               ("BF16", 4096, 512, 64), ("BF16", 4096, 512, 32),
+                               ("BF16", 4096, 256, 64), ("FP16", 16384, 512, 16),
+                               ("FP16", 4096, 512, 16), ("FP16", 4096, 256, 32)):
+        ms, shape = rows[kind, m, 1, 1, d, 0], f"{height} rows a block"
+        before, now = ms["before, " + shape], ms[shape]
+        page.holds(f"{m} x {d}, {kind}, {height} rows", f"{before:.3f} ms", f"{now:.3f}",
+                   f"{before / now:.2f}")
+
+
+for table in (cpu, memory, heavy, attention_mma, attention_f16, operations, pictures, lora, four_bit,
+              heads):
     table()
 print(f"1..{_count}")

@@ -349,6 +349,35 @@ linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, Tensor 
   return STATUS_OK;
 }
 
+/* Of an F32 stream beside F16 activations, reading would cost what is spared in writing. */
+Tensor
+linear_normed (const Context *ctx, const Linear *linear, const Tensor *a)
+{
+  Tensor factors = tensor_1d (DTYPE_F32, a->data, a->shape[1] + a->shape[0]);
+
+  if (context_is_dry (ctx) || ctx->observer != NULL || ctx->residual != ctx->activation
+      || adapters_add (ctx, linear) || adapters_of (ctx, linear)->backend->apply_normed == NULL
+      || tensor_bytes (&factors) > tensor_bytes (a))
+    return *a;
+  return factors;
+}
+
+Status
+linear_apply_normed (const Context *ctx, const Linear *linear, const Tensor *x, const Tensor *a,
+                     const HeadNorm *heads, Tensor *out)
+{
+  const Linear *adapted = adapters_of (ctx, linear);
+  Tensor normed = linear_normed (ctx, linear, a);
+
+  if (normed.rank != a->rank)
+    return adapted->backend->apply_normed (ctx->stream, adapted, x, &normed, heads, out);
+  if (heads != NULL)
+    return linear_apply_heads (ctx, linear, a, heads, out);
+  if (tensor_count (out) < x->shape[0] * linear->n)
+    return linear_apply_swiglu (ctx, linear, a, out);
+  return linear_apply (ctx, linear, a, out);
+}
+
 Status
 linear_apply_heads (const Context *ctx, const Linear *linear, const Tensor *x, const HeadNorm *norm,
                     Tensor *qkv)

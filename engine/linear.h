@@ -68,6 +68,15 @@ Status linear_apply (const Context *ctx, const Linear *linear, const Tensor *x, 
 Status linear_apply_heads (const Context *ctx, const Linear *linear, const Tensor *x,
                            const HeadNorm *norm, Tensor *qkv);
 
+/* Where a norm of `linear`'s input [M, K] goes, Ops.rms_norm's or residual_norm's `out`: `a`, or,
+ * if the layer makes the norm itself on reading x, its factors at the begin of a's memory. */
+Tensor linear_normed (const Context *ctx, const Linear *linear, const Tensor *a);
+
+/* linear_apply, linear_apply_heads unless `heads` is NULL, or linear_apply_swiglu if out is half as
+ * wide, to the norm of x [M, K] that was left in linear_normed (a). */
+Status linear_apply_normed (const Context *ctx, const Linear *linear, const Tensor *x,
+                            const Tensor *a, const HeadNorm *heads, Tensor *out);
+
 /* out [M, F] = silu (w1 x) * (w3 x) for a layer of N = 2F made with `swiglu`; takes an [M, 2F]
  * buffer from the arena, and gives it back, unless the backend fuses it. All three add what the
  * layer's adapter does, if it has one. */

@@ -45,14 +45,22 @@ typedef struct
   const Tensor *scale1, *gate1, *scale2, *gate2;
 } Modulation;
 
-/* The norm that reads a block's result, and its scale; computed on the way out of the block, while
- * the row is at hand. norm NULL: nobody reads it normed. */
+/* The norm that reads a block's result, its scale, and where it goes; computed on the way out of
+ * the block, while the row is at hand. norm NULL: nobody reads it normed. */
 typedef struct
 {
   const Tensor *norm, *scale;
+  Tensor out;
 } Next;
 
-/* x [M, D] is the residual stream; `a` comes in as RMS (x) * norm1 * scale1, leaves as `next`. */
+static Next
+norm_for (const Context *ctx, const Block *block, const Tensor *scale, const Tensor *a)
+{
+  return (Next){ &block->attention_norm1, scale, linear_normed (ctx, block->qkv, a) };
+}
+
+/* x [M, D] is the residual stream; `a` comes in as RMS (x) * norm1 * scale1, leaves as `next`, both
+ * as linear_normed has it. */
 static Status
 block_forward (const Context *ctx, const TransformerConfig *c, const Block *block, Modulation mod,
                Next next, const Tensor *rope, Tensor *x, Tensor *a)
@@ -63,23 +71,23 @@ block_forward (const Context *ctx, const TransformerConfig *c, const Block *bloc
   float eps = (float)c->norm_eps;
   HeadNorm heads
       = { c->n_heads, c->n_heads, &block->norm_q, &block->norm_k, eps, rope, ROPE_INTERLEAVED };
-  Tensor qkv, y, h;
+  Tensor qkv, y, h, normed = linear_normed (ctx, block->w13, a);
 
   CHECK (arena_tensor (ctx->arena, &y, ctx->residual, m, c->dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &qkv, ctx->activation, m, 3 * c->n_heads, c->head_dim, 0));
-  CHECK (linear_apply_heads (ctx, block->qkv, a, &heads, &qkv));
+  CHECK (linear_apply_normed (ctx, block->qkv, x, a, &heads, &qkv));
   CHECK (ops->attention (ctx->stream, &qkv, c->n_heads, c->n_heads, false, a));
   CHECK (linear_apply (ctx, block->out, a, &y));
   CHECK (ops->residual_norm (ctx->stream, x, &y, &block->attention_norm2, mod.gate1,
-                             &block->ffn_norm1, mod.scale2, eps, a));
+                             &block->ffn_norm1, mod.scale2, eps, &normed));
   arena_release (ctx->arena, ARENA_LOW, mark);
 
   CHECK (arena_tensor (ctx->arena, &y, ctx->residual, m, c->dim, 0, 0));
   CHECK (arena_tensor (ctx->arena, &h, ctx->activation, m, c->hidden, 0, 0));
-  CHECK (linear_apply_swiglu (ctx, block->w13, a, &h));
+  CHECK (linear_apply_normed (ctx, block->w13, x, a, NULL, &h));
   CHECK (linear_apply (ctx, block->w2, &h, &y));
   CHECK (ops->residual_norm (ctx->stream, x, &y, &block->ffn_norm2, mod.gate2, next.norm,
-                             next.scale, eps, next.norm != NULL ? a : NULL));
+                             next.scale, eps, next.norm != NULL ? &next.out : NULL));
   arena_release (ctx->arena, ARENA_LOW, mark);
   return STATUS_OK;
 }
@@ -111,12 +119,12 @@ modulated_blocks (const Context *ctx, const Transformer *self, const Transformer
       Tensor s1 = modulation_part (self, run, i, 0), g1 = modulation_part (self, run, i, 1);
       Tensor s2 = modulation_part (self, run, i, 2), g2 = modulation_part (self, run, i, 3);
       Tensor next_scale = { 0 };
-      Next next = { NULL, NULL };
+      Next next = { 0 };
 
       if (i + 1 != c->n_refiner_layers && i + 1 < transformer_n_modulated (c))
         {
           next_scale = modulation_part (self, run, i + 1, 0);
-          next = (Next){ &self->blocks[i + 1].attention_norm1, &next_scale };
+          next = norm_for (ctx, &self->blocks[i + 1], &next_scale, &a);
         }
       CHECK (context_check_cancelled (ctx));
       CHECK (block_forward (ctx, c, &self->blocks[i], (Modulation){ &s1, &g1, &s2, &g2 }, next,
@@ -133,9 +141,10 @@ norm_into (const Context *ctx, const Transformer *self, const TransformerRun *ru
   Tensor x = tensor_rows (&run->tokens, 0, rows);
   Tensor a = tensor_rows (&run->normed, 0, rows);
   Tensor scale = modulation_part (self, run, index, 0);
+  Next next = norm_for (ctx, &self->blocks[index], &scale, &a);
 
-  return ctx->ops->rms_norm (ctx->stream, &x, &self->blocks[index].attention_norm1, &scale,
-                             (float)self->config.norm_eps, &a);
+  return ctx->ops->rms_norm (ctx->stream, &x, next.norm, next.scale, (float)self->config.norm_eps,
+                             &next.out);
 }
 
 /* -- once per prompt ----------------------------------------------------------------------------
@@ -162,6 +171,7 @@ refine_caption (const Context *ctx, Transformer *self, TransformerRun *run, cons
   size_t mark = arena_mark (ctx->arena, ARENA_LOW);
   Tensor rope = tensor_rows (&run->rope, run->grid.padded, run->caption);
   Tensor text, normed, pads, a;
+  Next next;
 
   /* The encoder's residual stream, as it is. */
   CHECK (upload_new (ctx, ctx->residual, embeds, n, c->cap_feat_dim, &text));
@@ -175,14 +185,15 @@ refine_caption (const Context *ctx, Transformer *self, TransformerRun *run, cons
 
   CHECK (arena_tensor (ctx->arena, &a, ctx->activation, run->caption, c->dim, 0, 0));
   if (c->n_refiner_layers > 0)
-    CHECK (ops->rms_norm (ctx->stream, &run->refined, &self->context_refiner[0].attention_norm1,
-                          NULL, eps, &a));
+    {
+      next = norm_for (ctx, &self->context_refiner[0], NULL, &a);
+      CHECK (ops->rms_norm (ctx->stream, &run->refined, next.norm, NULL, eps, &next.out));
+    }
   for (int i = 0; i < c->n_refiner_layers; i++)
     {
-      Next next
-          = { i + 1 < c->n_refiner_layers ? &self->context_refiner[i + 1].attention_norm1 : NULL,
-              NULL };
-
+      next = (Next){ 0 };
+      if (i + 1 < c->n_refiner_layers)
+        next = norm_for (ctx, &self->context_refiner[i + 1], NULL, &a);
       CHECK (context_check_cancelled (ctx));
       CHECK (shelf_acquire (self->shelf, ctx, i));
       CHECK (block_forward (ctx, c, &self->context_refiner[i], (Modulation){ 0 }, next, &rope,

@@ -224,6 +224,10 @@ typedef struct LinearBackend
    * where sizes allow it. Every bit is that of the two. */
   Status (*apply_heads) (Stream *s, const Linear *linear, const Tensor *x, const HeadNorm *norm,
                          Tensor *qkv);
+  /* (optional, with apply_heads) `apply`, or apply_heads unless `heads` is NULL, to a norm of x,
+   * given by its factors (Ops.rms_norm), with the same bits as of the normed rows. */
+  Status (*apply_normed) (Stream *s, const Linear *linear, const Tensor *x, const Tensor *factors,
+                          const HeadNorm *heads, Tensor *out);
 } LinearBackend;
 
 /* A convolution as a file holds it: weight [Cout, Cin, Kh, Kw], bias [Cout], host memory. */
@@ -287,7 +291,9 @@ typedef struct Ops
   /* -- maths ----------------------------------------------------------------------------- */
   /* out = RMS(x) * weight (* scale). x [M, D] of the activations' or the residual stream's type,
    * out [M, D], may be the same; weight, scale [D], scale may be NULL. (spec z-image, notation and
-   * 5.7) */
+   * 5.7)
+   * Where linears have apply_normed, also of residual_norm, out may be what to multiply x by
+   * instead, F32 [D + M]: weight (* scale) of each column, then 1 / RMS(x) of each row. */
   Status (*rms_norm) (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *scale,
                       float eps, Tensor *out);
   /* Sandwich or plain residual, fused with the norm that reads it next:

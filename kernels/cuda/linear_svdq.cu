@@ -129,13 +129,23 @@ resolve (Stream *s, const Linear *linear, SvdqWeights *out, size_t *used)
   return low_rank_join (s, w->proj_up, own_bytes, added.up, bytes, w->n, both.up);
 }
 
+/* Rows of x from `row` on; times `factors`, unless NULL. */
+static Status
+quantise (Stream *s, const SvdqWeights *w, const Tensor *x, const float *factors, int64_t row,
+          const SvdqActivations *a)
+{
+  const char *rows = (const char *)x->data + row * w->k * dtype_size (x->dtype);
+  return factors != NULL ? svdq_quantise_normed (s, w, rows, factors + w->k + row, factors, a)
+                         : svdq_quantise (s, w, rows, a);
+}
+
 /* `heads`: of the first row; NULL: none. */
 static Status
-run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t first,
-     const SvdqHeads *heads, Tensor *out)
+run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, const float *factors,
+     int64_t first, const SvdqHeads *heads, Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k, stride = tensor_count (out) / m;
-  const size_t item = dtype_size (out->dtype), row_bytes = linear->k * dtype_size (x->dtype);
+  const size_t item = dtype_size (out->dtype);
   const bool wide = out->dtype != x->dtype;
   const int64_t most = slab_rows (m);
   const SvdqLinear *l = (const SvdqLinear *)(linear->of != NULL ? linear->of : linear);
@@ -152,15 +162,15 @@ run (Stream *s, const Linear *linear, bool swiglu, const Tensor *x, int64_t firs
       if (heads != NULL)
         slab.table += row * SVDQ_HEAD;
       const SvdqGemm g = { &w, &a, y, stride, wide, heads != NULL ? &slab : NULL };
-      CHECK (svdq_quantise (s, &w, (const char *)x->data + row * row_bytes, &a));
+      CHECK (quantise (s, &w, x, factors, row, &a));
       CHECK (l->product (s, &g));
     }
   return STATUS_OK;
 }
 
-Status
-svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
-                           Tensor *out)
+static Status
+apply (Stream *s, const Linear *linear, const Tensor *x, const float *factors, int64_t first,
+       Tensor *out)
 {
   const int64_t m = tensor_count (x) / linear->k;
   const bool swiglu = linear->swiglu && tensor_count (out) == m * linear->n / 2;
@@ -171,7 +181,14 @@ svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int
   REQUIRE (s, tensor_count (out) % m == 0 && first >= 0 && first % 8 == 0);
   const int64_t stride = tensor_count (out) / m;
   REQUIRE (s, stride % 8 == 0 && first + columns <= stride);
-  return run (s, linear, swiglu, x, first, NULL, out);
+  return run (s, linear, swiglu, x, factors, first, NULL, out);
+}
+
+Status
+svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first,
+                           Tensor *out)
+{
+  return apply (s, linear, x, NULL, first, out);
 }
 
 Status
@@ -187,15 +204,15 @@ is_vector (const Tensor *t, int64_t count)
   return t->dtype == DTYPE_F32 && tensor_count (t) == count;
 }
 
-Status
-svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x, const HeadNorm *norm,
-                         Tensor *qkv)
+static Status
+apply_heads (Stream *s, const Linear *linear, const Tensor *x, const float *factors,
+             const HeadNorm *norm, Tensor *qkv)
 {
   const int64_t m = tensor_count (x) / linear->k;
   const int64_t columns = ((int64_t)norm->n_q + 2 * (int64_t)norm->n_kv) * SVDQ_HEAD;
   if (norm->pairing != ROPE_INTERLEAVED || linear->n != columns)
     {
-      CHECK (svdq_linear_apply (s, linear, x, qkv));
+      CHECK (apply (s, linear, x, factors, 0, qkv));
       return cuda_qk_norm_rope (s, qkv, norm->n_q, norm->n_kv, norm->q_weight, norm->k_weight,
                                 norm->eps, norm->table, norm->pairing);
     }
@@ -209,7 +226,26 @@ svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x, const
                             norm->eps,
                             norm->n_q,
                             norm->n_kv };
-  return run (s, linear, false, x, 0, &heads, qkv);
+  return run (s, linear, false, x, factors, 0, &heads, qkv);
+}
+
+Status
+svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x, const HeadNorm *norm,
+                         Tensor *qkv)
+{
+  return apply_heads (s, linear, x, NULL, norm, qkv);
+}
+
+Status
+svdq_linear_apply_normed (Stream *s, const Linear *linear, const Tensor *x, const Tensor *factors,
+                          const HeadNorm *heads, Tensor *out)
+{
+  const int64_t m = tensor_count (x) / linear->k;
+  const float *by = (const float *)factors->data;
+  REQUIRE (s, linear_fits (linear, m, out));
+  REQUIRE (s, factors->dtype == DTYPE_F32 && tensor_count (factors) == linear->k + m);
+  return heads != NULL ? apply_heads (s, linear, x, by, heads, out)
+                       : apply (s, linear, x, by, 0, out);
 }
 
 /* -- paths --------------------------------------------------------------------------------------
@@ -284,7 +320,7 @@ prepare_nvfp4_fp16 (Stream *s, const LinearSource *source, Linear **out)
   {                                                                                                \
     name, false, supports_##which, prepare_##which, svdq_linear_apply, svdq_linear_release,        \
         svdq_linear_apply_columns, svdq_linear_move, svdq_linear_measure, svdq_linear_adapt, 16,   \
-        svdq_linear_measure_adapted, svdq_linear_apply_heads,                                      \
+        svdq_linear_measure_adapted, svdq_linear_apply_heads, svdq_linear_apply_normed,            \
   }
 
 const LinearBackend linear_cuda_svdq_int4 = SVDQ_BACKEND ("cuda-svdq-int4", int4);

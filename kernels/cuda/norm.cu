@@ -3,6 +3,8 @@
  * Norms over the rows of [M, D]. A row lies in the registers of one block in packs of 8 numbers, so
  * memory is read once and written once; a block stays for several rows, so the vectors are read
  * once a block. Statistics are FP32; results are rounded once.
+ *
+ * A norm is written as its rows, or as the factors that its reader multiplies x by.
  */
 #include "kernels/cuda/ops.cuh"
 
@@ -88,6 +90,15 @@ template <int THREADS, int PACKS, bool ODD> struct Factors
         if (b && 8 * p < d)
           multiply_pack<ODD> (f[i], b, p, d);
       }
+  }
+
+  __device__ __forceinline__ void
+  store (float *out, int d) const
+  {
+#pragma unroll
+    for (int i = 0; i < PACKS; i++)
+      if (8 * pack_of<THREADS> (i) < d)
+        store_pack<ODD> (out, pack_of<THREADS> (i), d, pack8<float> (f[i]));
   }
 };
 
@@ -186,6 +197,18 @@ template <int THREADS, int PACKS, bool ODD, typename X> struct Row
   }
 };
 
+/* What a norm writes, T: normed rows of the activations' type, or, F32, factors of x: of the
+ * columns, then of the rows. */
+template <typename T> struct Written : Activation<T>
+{
+  static constexpr bool FACTORS = false;
+};
+
+template <> struct Written<float> : Activation<bf16>
+{
+  static constexpr bool FACTORS = true;
+};
+
 /* Blocks of an SM that the registers are shared out for; the grid has as many. */
 #define BLOCKS_LIGHT(threads) (1024 / (threads))
 #define BLOCKS_HEAVY(threads) (512 / (threads))
@@ -196,12 +219,22 @@ template <int THREADS, int PACKS, bool ODD, typename X> struct Row
  * row before it works on this one. Sums alternate between two places in shared memory, so that one
  * barrier a sum is enough. */
 
+template <typename Factors>
+static __device__ __forceinline__ void
+store_factors (float factor, const Factors &factors, float *out, int r, int d)
+{
+  if (r == 0)
+    factors.store (out, d);
+  if (threadIdx.x == 0)
+    out[d + r] = factor;
+}
+
 /* MEAN: subtract the mean first (layer norm). */
 template <int THREADS, int PACKS, bool ODD, bool MEAN, typename X, typename T>
 static __device__ __forceinline__ void
 norm_rows (const X *x, const float *weight, const float *scale, float eps, T *out, int m, int d)
 {
-  if (!Activation<T>::RUNS_HERE)
+  if (!Written<T>::RUNS_HERE)
     return;
   __shared__ float shared[2][2][THREADS / 32];
   Factors<THREADS, PACKS, ODD> factors;
@@ -215,7 +248,10 @@ norm_rows (const X *x, const float *weight, const float *scale, float eps, T *ou
         next.load (x + (size_t)(r + gridDim.x) * d, d);
       const float mean = MEAN ? block_sum<THREADS> (row.sum (), shared[turn][0]) / d : 0.0f;
       const float square = block_sum<THREADS> (row.sum_of_squares (mean, d), shared[turn][1]) / d;
-      row.store (mean, rsqrtf (square + eps), factors, out + (size_t)r * d, d);
+      if constexpr (Written<T>::FACTORS)
+        store_factors (rsqrtf (square + eps), factors, out, r, d);
+      else
+        row.store (mean, rsqrtf (square + eps), factors, out + (size_t)r * d, d);
       row = next;
     }
 }
@@ -245,7 +281,7 @@ __launch_bounds__ (THREADS, BLOCKS_HEAVY (THREADS))
     residual_norm_kernel (X *x, const X *y, const float *post, const float *gate, const float *next,
                           const float *scale, float eps, T *out, int m, int d)
 {
-  if (!Activation<T>::RUNS_HERE)
+  if (!Written<T>::RUNS_HERE)
     return;
   __shared__ float shared[2][2][THREADS / 32];
   Factors<THREADS, PACKS, ODD> y_factors, x_factors;
@@ -272,7 +308,10 @@ __launch_bounds__ (THREADS, BLOCKS_HEAVY (THREADS))
         {
           const float square
               = block_sum<THREADS> (row.sum_of_squares (0.0f, d), shared[turn][1]) / d;
-          row.store (0.0f, rsqrtf (square + eps), x_factors, out + (size_t)r * d, d);
+          if constexpr (Written<T>::FACTORS)
+            store_factors (rsqrtf (square + eps), x_factors, out, r, d);
+          else
+            row.store (0.0f, rsqrtf (square + eps), x_factors, out + (size_t)r * d, d);
         }
       row = next_row;
       added = next_added;
@@ -296,7 +335,14 @@ is_vector (const Tensor *t, int64_t d)
   return t == NULL || (t->dtype == DTYPE_F32 && tensor_count (t) == d);
 }
 
-/* `out` has the activations' type; x that or the residual stream's. */
+static bool
+is_factors (const Tensor *x, const Tensor *out)
+{
+  return out != NULL && x->dtype == DTYPE_BF16 && out->dtype == DTYPE_F32
+         && tensor_count (out) == x->shape[0] + x->shape[1];
+}
+
+/* `out` has the activations' type, or is a norm's factors; x that or the residual stream's. */
 static Status
 check_rows (Stream *s, const Tensor *x, const Tensor *out)
 {
@@ -306,7 +352,8 @@ check_rows (Stream *s, const Tensor *x, const Tensor *out)
   REQUIRE (s, x->rank == 2);
   REQUIRE (s, d > 0 && d <= MAX_ROW);
   REQUIRE (s, x->shape[0] > 0 && x->shape[0] <= INT32_MAX);
-  REQUIRE (s, out == NULL || (out->dtype == activation && tensor_same_shape (x, out)));
+  REQUIRE (s, out == NULL || is_factors (x, out)
+                  || (out->dtype == activation && tensor_same_shape (x, out)));
   return STATUS_OK;
 }
 
@@ -364,6 +411,8 @@ cuda_rms_norm (Stream *s, const Tensor *x, const Tensor *weight, const Tensor *s
 {
   CHECK (check_rows (s, x, out));
   REQUIRE (s, is_vector (weight, x->shape[1]) && is_vector (scale, x->shape[1]));
+  if (is_factors (x, out))
+    return rms_norm<bf16, float> (s, x, weight, scale, eps, out);
   return BY_TYPE (rms_norm, x, s, x, weight, scale, eps, out);
 }
 
@@ -387,6 +436,8 @@ cuda_residual_norm (Stream *s, Tensor *x, const Tensor *y, const Tensor *post, c
   const int64_t d = x->shape[1];
   REQUIRE (s, is_vector (post, d) && is_vector (gate, d));
   REQUIRE (s, is_vector (next, d) && is_vector (scale, d));
+  if (is_factors (x, out))
+    return residual_norm<bf16, float> (s, x, y, post, gate, next, scale, eps, out);
   return BY_TYPE (residual_norm, x, s, x, y, post, gate, next, scale, eps, out);
 }
 
@@ -403,6 +454,7 @@ Status
 cuda_layer_norm (Stream *s, const Tensor *x, const Tensor *scale, float eps, Tensor *out)
 {
   CHECK (check_rows (s, x, out));
+  REQUIRE (s, !is_factors (x, out)); /* which have no place for a mean */
   REQUIRE (s, is_vector (scale, x->shape[1]));
   return BY_TYPE (layer_norm, x, s, x, scale, eps, out);
 }

@@ -75,6 +75,11 @@ SvdqActivations svdq_activations_in (const SvdqWeights *w, int64_t m, void *memo
  * order that depends on M, K and R alone: equal input gives equal bits. */
 Status svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivations *a);
 
+/* The same of x times a factor of its row, [M], times one of its column, [K], rounded to half: what
+ * a norm would have written. BF16 only. */
+Status svdq_quantise_normed (Stream *s, const SvdqWeights *w, const void *x, const float *by_row,
+                             const float *by_column, const SvdqActivations *a);
+
 /* -- products --------------------------------------------------------------------------------- */
 
 /* Norm and rotation of q and k on their way to y (Ops.qk_norm_rope, ROPE_INTERLEAVED), of heads of
@@ -144,6 +149,8 @@ Status svdq_linear_apply_columns (Stream *s, const Linear *linear, const Tensor 
                                   Tensor *out);
 Status svdq_linear_apply_heads (Stream *s, const Linear *linear, const Tensor *x,
                                 const HeadNorm *norm, Tensor *qkv);
+Status svdq_linear_apply_normed (Stream *s, const Linear *linear, const Tensor *x,
+                                 const Tensor *factors, const HeadNorm *heads, Tensor *out);
 void svdq_linear_release (Stream *s, Linear *linear);
 void svdq_linear_move (Linear *linear, void *memory);
 void svdq_linear_measure (const LinearSource *source, LinearMemory *out);

@@ -6,20 +6,24 @@
  * same tile its threads make codes, eight numbers each, and its warps the low-rank product, by
  * 16-bit mma. Ranges are summed by a second kernel in ascending order; how many there are depends
  * on the sizes alone, so that equal input gives equal bits.
+ *
+ * NORMED: x is what a norm read, not what it wrote. Its rows are made in the tile, by the roundings
+ * of norm.cu, and never lie in memory.
  */
 #include "kernels/cuda/mma_tile.cuh"
 #include "kernels/cuda/svdq.h"
 #include "kernels/cuda/svdq_codes.cuh"
 
-#define ROWS        32
-#define STEP_K      64
-#define THREADS     (ROWS * 4)
-#define ROW_BYTES   (STEP_K * 2)
-#define X_BYTES     (ROWS * ROW_BYTES)
-#define WARPS_ALONG 2    /* and two down, 16 rows each */
-#define WANTED      1024 /* blocks: enough to fill any card */
-#define WANTED_LOW  512  /* with a low rank, whose sums are to be added again */
-#define LEAST_STEPS 2    /* of a range */
+#define ROWS         32
+#define STEP_K       64
+#define THREADS      (ROWS * 4)
+#define ROW_BYTES    (STEP_K * 2)
+#define X_BYTES      (ROWS * ROW_BYTES)
+#define VECTOR_BYTES (STEP_K * 4) /* of F32 */
+#define WARPS_ALONG  2            /* and two down, 16 rows each */
+#define WANTED       1024         /* blocks: enough to fill any card */
+#define WANTED_LOW   512          /* with a low rank, whose sums are to be added again */
+#define LEAST_STEPS  2            /* of a range */
 
 /* Where activations are FP16, a multiprocessor has no room for more. */
 template <typename T> struct Limits
@@ -44,14 +48,16 @@ template <typename T> struct Quantise
   float *partial; /* [splits, m, rank]; NULL: one range writes lora */
   int m, k, rank, splits;
   int64_t pitch;
+  const float *by_row, *by_column; /* of a norm: [m], [k] */
 };
 
 /* RANK columns of the low-rank product a block; 0 = none. */
-template <int RANK, typename T> struct Ring
+template <int RANK, bool NORMED, typename T> struct Ring
 {
-  static constexpr int STAGES = Limits<T>::STAGES;
+  static constexpr int STAGES = Limits<T>::STAGES, VECTORS = NORMED ? 2 : 1;
   static constexpr int DOWN = X_BYTES, INVERSE = DOWN + RANK * ROW_BYTES;
-  static constexpr int STAGE_BYTES = INVERSE + STEP_K * (int)sizeof (float);
+  static constexpr int BY_COLUMN = INVERSE + VECTOR_BYTES;
+  static constexpr int STAGE_BYTES = INVERSE + VECTORS * VECTOR_BYTES;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
 };
 
@@ -94,27 +100,29 @@ template <> struct Rows<0>
 template <typename T> struct Source
 {
   const T *x, *down;
-  const float *inverse;
+  const float *vector; /* four numbers of one of them */
   int rows_left, ranks_left;
 };
 
-template <int RANK, typename T>
+template <int RANK, bool NORMED, typename T>
 static __device__ __forceinline__ Source<T>
 source_of (const Quantise<T> &q, int row)
 {
+  const bool column = NORMED && threadIdx.x >= STEP_K / 4;
   const int own = threadIdx.x / 8, chunk = threadIdx.x % 8, rank = (int)blockIdx.z * RANK + own;
   return { q.x + (size_t)(row + own) * q.k + chunk * 8,
-           RANK > 0 ? q.down + (size_t)rank * q.k + chunk * 8 : NULL, q.inverse + threadIdx.x * 4,
-           q.m - row - own, q.rank - rank };
+           RANK > 0 ? q.down + (size_t)rank * q.k + chunk * 8 : NULL,
+           (column ? q.by_column - STEP_K : q.inverse) + threadIdx.x * 4, q.m - row - own,
+           q.rank - rank };
 }
 
 /* A thread's share of one stage on its way. */
-template <int RANK, typename T> struct Stage
+template <int RANK, bool NORMED, typename T> struct Stage
 {
-  typedef Ring<RANK, T> R;
+  typedef Ring<RANK, NORMED, T> R;
   Rows<ROWS> x;
   Rows<RANK> down;
-  AsyncCopy<1> inverse;
+  AsyncCopy<1> vector;
 
   __device__ __forceinline__ void
   start (const Source<T> &from, uint32_t ring, int step, int last, int k)
@@ -125,9 +133,9 @@ template <int RANK, typename T> struct Stage
         x.start (shared, from.x + step * STEP_K, from.rows_left, k);
         if constexpr (RANK > 0)
           down.start (shared + R::DOWN, from.down + step * STEP_K, from.ranks_left, k);
-        if (threadIdx.x < STEP_K / 4)
-          inverse.start (0, shared + R::INVERSE + threadIdx.x * 16, from.inverse + step * STEP_K,
-                         true);
+        if (threadIdx.x < R::VECTORS * STEP_K / 4)
+          vector.start (0, shared + R::INVERSE + threadIdx.x * 16, from.vector + step * STEP_K,
+                        true);
       }
     cp_async_commit (); /* an empty group too: the waits count groups */
   }
@@ -141,8 +149,8 @@ template <int RANK, typename T> struct Stage
     x.finish (shared);
     if constexpr (RANK > 0)
       down.finish (shared + R::DOWN);
-    if (threadIdx.x < STEP_K / 4)
-      inverse.finish (0, shared + R::INVERSE + threadIdx.x * 16);
+    if (threadIdx.x < R::VECTORS * STEP_K / 4)
+      vector.finish (0, shared + R::INVERSE + threadIdx.x * 16);
   }
 };
 
@@ -161,6 +169,40 @@ write_coded (const Quantise<T> &q, const Coded &c, int64_t m, int step, int chun
 }
 
 /* Eight columns of two rows a thread; eight lanes share a row. */
+
+/* A norm's factors of those rows. */
+template <typename T>
+static __device__ __forceinline__ void
+load_by_row (const Quantise<T> &q, int row, float (&by_row)[2])
+{
+  const int first = row + threadIdx.x / 32 * 8 + threadIdx.x % 32 / 8;
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    by_row[i] = q.by_row[min (first + i * 4, q.m - 1)];
+}
+
+/* What it would have written there, in the place of x. */
+template <typename T>
+static __device__ __forceinline__ void
+norm_stage (char *x, const float *by_column, const float (&by_row)[2])
+{
+  const int lane = threadIdx.x % 32, chunk = lane % 8;
+  const int first = threadIdx.x / 32 * 8 + lane / 8;
+  float columns[8];
+  unpack_floats (reinterpret_cast<const Floats8 *> (by_column)[chunk], columns);
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    {
+      uint4 *at = reinterpret_cast<uint4 *> (x + chunk_at (first + i * 4, chunk, ROW_BYTES));
+      float v[8];
+      unpack8<T> (*at, v);
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        v[j] = v[j] * by_row[i] * columns[j];
+      *at = pack8<T> (v);
+    }
+}
+
 template <bool INT4, typename T>
 static __device__ __forceinline__ void
 quantise_stage (const Quantise<T> &q, const char *x, const float *inverse_at, int step, int row)
@@ -246,7 +288,7 @@ write_lowered (const Quantise<T> &q, const float (&d)[RANK / WARPS_ALONG / 8][4]
       }
 }
 
-template <bool INT4, int RANK, typename T>
+template <bool INT4, int RANK, bool NORMED, typename T>
 static __global__ void
 __launch_bounds__ (THREADS, RANK > 64   ? 2
                             : RANK > 32 ? 3
@@ -255,15 +297,18 @@ __launch_bounds__ (THREADS, RANK > 64   ? 2
   if (!Activation<T>::RUNS_HERE)
     return;
   extern __shared__ __align__ (128) char shared[];
-  typedef Ring<RANK, T> R;
+  typedef Ring<RANK, NORMED, T> R;
   const uint32_t ring = shared_address (shared);
   const int steps = q.k / STEP_K, row = (int)blockIdx.x * ROWS;
   const int first = (int)((int64_t)steps * blockIdx.y / q.splits);
   const int last = (int)((int64_t)steps * (blockIdx.y + 1) / q.splits);
 
   float d[RANK > 0 ? RANK / WARPS_ALONG / 8 : 1][4] = {};
-  const Source<T> from = source_of<RANK> (q, row);
-  Stage<RANK, T> next;
+  const Source<T> from = source_of<RANK, NORMED> (q, row);
+  Stage<RANK, NORMED, T> next;
+  float by_row[2];
+  if constexpr (NORMED)
+    load_by_row (q, row, by_row);
   for (int step = first; step < first + R::STAGES - 1; step++)
     {
       next.start (from, ring, step, last, q.k);
@@ -275,9 +320,14 @@ __launch_bounds__ (THREADS, RANK > 64   ? 2
       __syncthreads (); /* the stage is there, and the one before it is read by all */
       next.start (from, ring, step + R::STAGES - 1, last, q.k);
       const int at = step % R::STAGES * R::STAGE_BYTES;
+      if constexpr (NORMED)
+        norm_stage<T> (shared + at, reinterpret_cast<const float *> (shared + at + R::BY_COLUMN),
+                       by_row);
       if (blockIdx.z == 0)
         quantise_stage<INT4> (
             q, shared + at, reinterpret_cast<const float *> (shared + at + R::INVERSE), step, row);
+      if constexpr (NORMED && RANK > 0)
+        __syncthreads (); /* all of the stage is normed */
       if constexpr (RANK > 0)
         lower_stage<RANK, T> (d, ring + at, ring + at + R::DOWN);
       next.finish (ring, step + R::STAGES - 1, last);
@@ -324,12 +374,12 @@ choose_splits (int64_t m, int64_t k, int rank)
   return splits > 1 ? (int)splits : 1;
 }
 
-template <bool INT4, int RANK, typename T>
+template <bool INT4, int RANK, bool NORMED, typename T>
 static Status
 launch (Stream *s, const Quantise<T> &q)
 {
-  constexpr int SHARED_BYTES = Ring<RANK, T>::SHARED_BYTES;
-  auto *kernel = quantise_kernel<INT4, RANK, T>;
+  constexpr int SHARED_BYTES = Ring<RANK, NORMED, T>::SHARED_BYTES;
+  auto *kernel = quantise_kernel<INT4, RANK, NORMED, T>;
   const dim3 grid ((unsigned)CEIL_DIV (q.m, ROWS), (unsigned)q.splits,
                    RANK > 0 ? (unsigned)CEIL_DIV (q.rank, RANK) : 1);
   CUDA_CHECK (
@@ -344,20 +394,22 @@ launch (Stream *s, const Quantise<T> &q)
   return LAUNCHED (s);
 }
 
-template <bool INT4, typename T>
+template <bool INT4, bool NORMED, typename T>
 static Status
 launch_for_rank (Stream *s, const Quantise<T> &q)
 {
   if (q.rank == 0)
-    return launch<INT4, 0> (s, q);
+    return launch<INT4, 0, NORMED> (s, q);
   if (q.rank <= 32)
-    return launch<INT4, 32> (s, q);
-  return q.rank <= 64 ? launch<INT4, 64> (s, q) : launch<INT4, Limits<T>::MOST_RANK> (s, q);
+    return launch<INT4, 32, NORMED> (s, q);
+  return q.rank <= 64 ? launch<INT4, 64, NORMED> (s, q)
+                      : launch<INT4, Limits<T>::MOST_RANK, NORMED> (s, q);
 }
 
-template <typename T>
+template <bool NORMED, typename T>
 static Status
-launch_for_type (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivations *a)
+launch_for_format (Stream *s, const SvdqWeights *w, const void *x, const float *by_row,
+                   const float *by_column, const SvdqActivations *a)
 {
   Quantise<T> q = { (const T *)x,
                     (const bf16 *)w->smooth,
@@ -371,19 +423,32 @@ launch_for_type (Stream *s, const SvdqWeights *w, const void *x, const SvdqActiv
                     (int)w->k,
                     w->rank,
                     choose_splits (a->m, w->k, w->rank),
-                    a->pitch };
+                    a->pitch,
+                    by_row,
+                    by_column };
   if (q.splits > 1 && q.rank > 0)
     {
       REQUIRE (s, s->scratch != NULL);
       q.partial = (float *)s->scratch;
     }
-  return w->format == SVDQ_INT4 ? launch_for_rank<true> (s, q) : launch_for_rank<false> (s, q);
+  return w->format == SVDQ_INT4 ? launch_for_rank<true, NORMED> (s, q)
+                                : launch_for_rank<false, NORMED> (s, q);
 }
 
 Status
 svdq_quantise (Stream *s, const SvdqWeights *w, const void *x, const SvdqActivations *a)
 {
   REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
-  return device_activation (&s->caps) == DTYPE_F16 ? launch_for_type<f16> (s, w, x, a)
-                                                   : launch_for_type<bf16> (s, w, x, a);
+  return device_activation (&s->caps) == DTYPE_F16
+             ? launch_for_format<false, f16> (s, w, x, NULL, NULL, a)
+             : launch_for_format<false, bf16> (s, w, x, NULL, NULL, a);
+}
+
+Status
+svdq_quantise_normed (Stream *s, const SvdqWeights *w, const void *x, const float *by_row,
+                      const float *by_column, const SvdqActivations *a)
+{
+  REQUIRE (s, a->m >= 1 && a->m <= INT32_MAX / 2);
+  REQUIRE (s, device_activation (&s->caps) == DTYPE_BF16);
+  return launch_for_format<true, bf16> (s, w, x, by_row, by_column, a);
 }

@@ -22,8 +22,12 @@ BARRIER = "__syncthreads ();"
 # and the device it runs on.
 FAULTS = [
     ("svdq_quantise", "svdq_quantise.cu", BARRIER, ";", 0, "cuda-svdq", 80),
-    ("svdq_quantise", "svdq_quantise.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>",
-     0, "cuda-svdq", 80),
+    ("svdq_quantise", "svdq_quantise.cu", "cp_async_wait<R::STAGES - 2>",
+     "cp_async_wait<R::STAGES - 1>", 0, "cuda-svdq", 80),
+    ("svdq_quantise", "svdq_quantise.cu", BARRIER, ";", 1, "cuda-normed", 80),
+    ("svdq_quantise", "svdq_quantise.cu", "v[j] * by_row[i] * columns[j]",
+     "v[j] * (by_row[i] * columns[j])", 0, "cuda-normed", 80),
+    ("norm", "norm.cu", "if (r == 0)", "if (r == 1)", 0, "cuda-normed", 80),
     ("svdq_int4", "svdq_tile.cuh", BARRIER, ";", 0, "cuda-svdq", 80),
     ("svdq_int4", "svdq_tile.cuh", BARRIER, ";", 1, "cuda-svdq", 80),
     ("svdq_int4", "svdq_tile.cuh", BARRIER, ";", 2, "cuda-svdq", 80),

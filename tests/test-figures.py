@@ -266,6 +266,17 @@ def heads():
         page.holds(*key, *(f"{statistics.median(column):.3f}" for column in zip(*times)))
 
 
+def normed():
+    """A norm and quantising, in two steps and with the norm made in quantising."""
+    page = Page("kernels/cuda/svdquant.md")
+    for row in raw("kernels/normed-h200.json")["rows"]:
+        if row["sets"] > 1:
+            times = [row[step + way][0] for way in (" rows", " apart")
+                     for step in ("norm", "quantise", "norm quantise")]
+            page.holds(f"{row['m']}, {row['format'].upper()}, {row['rank']}",
+                       *(f"{us:.1f}" for us in times), f"{times[2] / times[5]:.2f}")
+
+
 def attention_f16():
     """FP16's attention, and that of wide heads: before and now."""
     page = Page("kernels/cuda/measured.md")
@@ -294,6 +305,6 @@ def attention_f16():
 
 
 for table in (cpu, memory, heavy, attention_mma, attention_f16, operations, pictures, lora, four_bit,
-              heads):
+              heads, normed):
     table()
 print(f"1..{_count}")

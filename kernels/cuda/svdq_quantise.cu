@@ -181,10 +181,10 @@ load_by_row (const Quantise<T> &q, int row, float (&by_row)[2])
     by_row[i] = q.by_row[min (first + i * 4, q.m - 1)];
 }
 
-/* What it would have written there, in the place of x. */
-template <typename T>
+/* What it would have written there, of x; STORE: in its place, too. */
+template <bool STORE, typename T>
 static __device__ __forceinline__ void
-norm_stage (char *x, const float *by_column, const float (&by_row)[2])
+norm_stage (char *x, const float *by_column, const float (&by_row)[2], uint4 (&normed)[2])
 {
   const int lane = threadIdx.x % 32, chunk = lane % 8;
   const int first = threadIdx.x / 32 * 8 + lane / 8;
@@ -199,13 +199,17 @@ norm_stage (char *x, const float *by_column, const float (&by_row)[2])
 #pragma unroll
       for (int j = 0; j < 8; j++)
         v[j] = v[j] * by_row[i] * columns[j];
-      *at = pack8<T> (v);
+      normed[i] = pack8<T> (v);
+      if (STORE)
+        *at = normed[i];
     }
 }
 
-template <bool INT4, typename T>
+/* Of x, or of what norm_stage made of it. */
+template <bool INT4, bool NORMED, typename T>
 static __device__ __forceinline__ void
-quantise_stage (const Quantise<T> &q, const char *x, const float *inverse_at, int step, int row)
+quantise_stage (const Quantise<T> &q, const char *x, const uint4 (&normed)[2],
+                const float *inverse_at, int step, int row)
 {
   const int lane = threadIdx.x % 32, chunk = lane % 8;
   const int first = threadIdx.x / 32 * 8 + lane / 8;
@@ -219,7 +223,10 @@ quantise_stage (const Quantise<T> &q, const char *x, const float *inverse_at, in
     {
       float v[8];
       Smoothed<T> h;
-      bits[i] = *reinterpret_cast<const uint4 *> (x + chunk_at (first + i * 4, chunk, ROW_BYTES));
+      bits[i]
+          = NORMED
+                ? normed[i]
+                : *reinterpret_cast<const uint4 *> (x + chunk_at (first + i * 4, chunk, ROW_BYTES));
       unpack8<T> (bits[i], v);
       h.set (v, low, high);
       const uint32_t most = h.template greatest<LANES_OF (INT4)> ();
@@ -320,14 +327,17 @@ __launch_bounds__ (THREADS, RANK > 64   ? 2
       __syncthreads (); /* the stage is there, and the one before it is read by all */
       next.start (from, ring, step + R::STAGES - 1, last, q.k);
       const int at = step % R::STAGES * R::STAGE_BYTES;
+      uint4 normed[2];
       if constexpr (NORMED)
-        norm_stage<T> (shared + at, reinterpret_cast<const float *> (shared + at + R::BY_COLUMN),
-                       by_row);
-      if (blockIdx.z == 0)
-        quantise_stage<INT4> (
-            q, shared + at, reinterpret_cast<const float *> (shared + at + R::INVERSE), step, row);
+        norm_stage<(RANK > 0), T> (shared + at,
+                                   reinterpret_cast<const float *> (shared + at + R::BY_COLUMN),
+                                   by_row, normed);
       if constexpr (NORMED && RANK > 0)
         __syncthreads (); /* all of the stage is normed */
+      if (blockIdx.z == 0)
+        quantise_stage<INT4, NORMED> (q, shared + at, normed,
+                                      reinterpret_cast<const float *> (shared + at + R::INVERSE),
+                                      step, row);
       if constexpr (RANK > 0)
         lower_stage<RANK, T> (d, ring + at, ring + at + R::DOWN);
       next.finish (ring, step + R::STAGES - 1, last);

@@ -305,14 +305,15 @@ const LinearBackend linear_cuda_bf16_sm90 = {
   64,
   measure_adapted,
   NULL,
+  NULL,
 };
 
 const LinearBackend linear_cuda_bf16 = {
   "cuda-bf16-mma", false, supports_sm80,   prepare_sm80, apply_sm80, release, NULL, move, measure,
-  adapt,           16,    measure_adapted, NULL,
+  adapt,           16,    measure_adapted, NULL,         NULL,
 };
 
 const LinearBackend linear_cuda_f16 = {
   "cuda-fp16-mma", false, supports_sm75,   prepare_sm75, apply_best, release, NULL, move, measure,
-  adapt,           16,    measure_adapted, NULL,
+  adapt,           16,    measure_adapted, NULL,         NULL,
 };

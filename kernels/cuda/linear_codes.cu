@@ -262,5 +262,6 @@ supports (const DeviceCaps *caps, const StreamOptions *, const SvdqFormat *svdq)
 }
 
 const LinearBackend linear_cuda_codes = {
-  "cuda-codes", false, supports, prepare, apply, release, NULL, move, measure, NULL, 0, NULL, NULL,
+  "cuda-codes", false,   supports, prepare, apply, release, NULL,
+  move,         measure, NULL,     0,       NULL,  NULL,    NULL,
 };

@@ -419,6 +419,7 @@ const LinearBackend linear_cuda_svdq_sm90_fast = {
   16,
   measure_adapted_fast,
   NULL,
+  NULL,
 };
 
 const LinearBackend linear_cuda_svdq_sm90_exact = {
@@ -434,5 +435,6 @@ const LinearBackend linear_cuda_svdq_sm90_exact = {
   adapt,
   16,
   measure_adapted_exact,
+  NULL,
   NULL,
 };

@@ -299,6 +299,14 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
                                               : gemm_e4m3_sm90 (s, &g, -1);
 }
 
+static Status
+quantise (Stream *s, const SvdqQuantise *q)
+{
+  if (q->rank <= MOST_RANK_ROWS)
+    return svdq_quantise_rows_sm90 (s, q);
+  return q->kind == SVDQ_CODES_E4M3 ? svdq_quantise_e4m3_sm90 (s, q) : svdq_quantise_sm90 (s, q);
+}
+
 static SvdqCodes
 codes_of (const HopperLinear *l)
 {
@@ -339,8 +347,7 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
                                rows.codes,
                                rows.scale,
                                rows.low };
-      CHECK (l->rank <= MOST_RANK_ROWS ? svdq_quantise_rows_sm90 (s, &q)
-                                       : svdq_quantise_sm90 (s, &q));
+      CHECK (quantise (s, &q));
       CHECK (
           multiply (s, l, &rows, count, (bf16 *)out->data + row * stride + first, stride, swiglu));
     }

@@ -42,6 +42,12 @@ typedef struct
 
 Status svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q);
 
+/* E4M3 alone, by rows that are read by the copy engine: as svdq_quantise_rows_sm90 below, of any
+ * rank. The first numbers are 64 SVDQ_E4M3_WARPS, above rank 32 64 SVDQ_E4M3_FEW_WARPS. */
+#define SVDQ_E4M3_WARPS     15
+#define SVDQ_E4M3_FEW_WARPS 7
+Status svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *q);
+
 /* The same for ranks up to 32, by blocks that have rows to themselves. INT4's rows have one scale,
  * 2^INT4_EXPONENT, where it leaves every product of a code and its group's scale exact: the sums
  * that come of them are the same. E4M3's have 2^E4M3_HEADROOM times that of their first 64

@@ -8,10 +8,11 @@
  *   fast, exact0, exact1 ...                 the same with quantising
  *   turns VARIANT M N K SWIGLU RANK          as e4m3, by warpgroups in turn
  *   fastrows, turnsrows, exactrows0, exactrows1 ... the same, quantised by rows
+ *   ringcopies, turnscopies ...              E4M3 of the ring or in turns, quantised by copies
  *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
  *   names e4m3, names turns, names codes     names of the variants, from 0, by tabs
  *
- * WAY: 0 by clusters, 1 by rows.
+ * WAY: 0 by clusters, 1 by rows, 2 by rows and the copy engine (E4M3 alone).
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state.
@@ -83,6 +84,8 @@ run_quantise (Bench *b, const Job *j)
                            fast ? b->codes : b->codes16,
                            b->x_scales,
                            b->low_x };
+  if (j->way == 2)
+    return svdq_quantise_e4m3_sm90 (b->s, &q);
   return j->way == 0 ? svdq_quantise_sm90 (b->s, &q) : svdq_quantise_rows_sm90 (b->s, &q);
 }
 
@@ -143,6 +146,8 @@ answer (Bench *b, const char *question)
                { "fastrows", 1, run_fast },
                { "turnsclusters", 0, run_fast_turns },
                { "turnsrows", 1, run_fast_turns },
+               { "ringcopies", 2, run_fast },
+               { "turnscopies", 2, run_fast_turns },
                { "codes", 0, run_codes },
                { "exact", 0, run_exact },
                { "exactrows", 1, run_exact } };

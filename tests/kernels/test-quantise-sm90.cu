@@ -46,9 +46,9 @@ quantise_e4m3 (const std::vector<float> &xh, int exponent, const Wanted &out)
     out.value[i] = e4m3_to_float (svdq_e4m3_from_float (xh[i] / *out.scale)) * *out.scale;
 }
 
-/* By clusters, and by rows. */
+/* By clusters, and by rows whose first scale comes of so many `warps`. */
 static void
-quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth,
+quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, int warps,
               const Wanted &clusters, const Wanted &rows)
 {
   std::vector<float> xh (q.k);
@@ -61,7 +61,7 @@ quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth,
   *clusters.scale = *rows.scale = 1.0f;
   if (q.kind == SVDQ_CODES_E4M3)
     {
-      const int exponent = exponent_of (amax, 448.0f), seen = std::min (q.k, 64 * SVDQ_ROWS_WARPS);
+      const int exponent = exponent_of (amax, 448.0f), seen = std::min (q.k, 64 * warps);
       const int first
           = std::min (exponent_of (svdq_greatest (xh.data (), seen), 448.0f) + E4M3_HEADROOM, 100);
       quantise_e4m3 (xh, exponent, clusters);
@@ -93,9 +93,10 @@ enum
 {
   BY_CLUSTERS,
   BY_ROWS,
+  BY_COPIES, /* E4M3 alone; as by rows */
   WAYS
 };
-static const char *const way_names[WAYS] = { "quantise", "quantise rows" };
+static const char *const way_names[WAYS] = { "quantise", "quantise rows", "quantise copies" };
 
 /* What is asked, and what ought to come out. */
 typedef struct
@@ -141,10 +142,15 @@ make_question (Test *t, Question *a)
 #pragma omp parallel for
   for (int row = 0; row < q.m; row++)
     {
+      static_assert (SVDQ_ROWS_WARPS == SVDQ_E4M3_WARPS, "rows and copies agree");
+      const int warps = q.rank <= 32 ? SVDQ_ROWS_WARPS : SVDQ_E4M3_FEW_WARPS;
       Wanted wanted[WAYS];
       for (int way = 0; way < WAYS; way++)
         wanted[way] = { &a->value[way][row * k], &a->scale[way][row] };
-      quantise_row (q, &a->x[row * k], a->smooth.data (), wanted[BY_CLUSTERS], wanted[BY_ROWS]);
+      quantise_row (q, &a->x[row * k], a->smooth.data (), warps, wanted[BY_CLUSTERS],
+                    wanted[BY_ROWS]);
+      std::copy_n (wanted[BY_ROWS].value, k, wanted[BY_COPIES].value);
+      *wanted[BY_COPIES].scale = *wanted[BY_ROWS].scale;
       for (int r = 0; r < q.rank; r++)
         for (size_t i = 0; i < k; i++)
           {
@@ -174,7 +180,9 @@ ask (Stream *s, int way, const Question *a, Answer *out)
   CUDA_CHECK (s, cudaMemsetAsync (q.codes, POISON, out->codes.size (), s->compute));
   CUDA_CHECK (s, cudaMemsetAsync (q.scale, POISON, q.m * sizeof (float), s->compute));
   CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
-  CHECK (way == BY_CLUSTERS ? svdq_quantise_sm90 (s, &q) : svdq_quantise_rows_sm90 (s, &q));
+  CHECK (way == BY_CLUSTERS ? svdq_quantise_sm90 (s, &q)
+         : way == BY_ROWS   ? svdq_quantise_rows_sm90 (s, &q)
+                            : svdq_quantise_e4m3_sm90 (s, &q));
   CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
   CHECK (host_of (s, q.scale, out->scale));
   return host_of (s, (uint16_t *)q.low, out->low);
@@ -261,7 +269,8 @@ test_quantise_size (Test *t, SvdqCodes kind, int m, int k, int rank)
   CHECK (svdq_low_rank_fragments (s, down, k, rank, fragments));
   a.q.x = x, a.q.smooth = smooth, a.q.proj_down = fragments, a.q.inverse = inverse;
   for (int way = IS_EMULATED ? BY_ROWS : 0; way < WAYS; way++)
-    if (way == BY_CLUSTERS || rank <= 32)
+    if (way == BY_CLUSTERS || (way == BY_ROWS && rank <= 32)
+        || (way >= BY_COPIES && kind == SVDQ_CODES_E4M3 && !IS_EMULATED))
       CHECK (test_way (t, way, &a));
   void *all[] = { x, smooth, down, fragments, inverse, a.q.codes, a.q.scale, a.q.low };
   for (void *memory : all)
@@ -278,7 +287,9 @@ test_quantise (Test *t, bool small)
     int m, k, rank;
   } sizes[] = { { 1, 64, 0 },       { 25, 64, 16 },     { 63, 192, 32 },   { 33, 1344, 48 },
                 { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
-                { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 } };
+                { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 },
+                { 95, 10240, 128 }, { 70, 640, 64 },    { 1, 64, 80 },     { 63, 1920, 160 },
+                { 40, 704, 384 } };
   for (int kind = 0; kind < 3; kind++)
     for (auto &size : sizes)
       if ((int64_t)size.m * size.k * (size.rank + 32) <= most)

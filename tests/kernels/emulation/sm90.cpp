@@ -65,6 +65,12 @@ conv_sm90 (Stream *s, const Conv *, const ConvLaunch<bf16> *)
 }
 
 Status
+svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *)
+{
+  return REFUSED (s);
+}
+
+Status
 svdq_quantise_sm90 (Stream *s, const SvdqQuantise *)
 {
   return REFUSED (s);

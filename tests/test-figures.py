@@ -245,6 +245,17 @@ def four_bit():
                    *(f"{ms[way]:.3f}, {ms['cublas bf16'] / ms[way]:.2f}x"
                      for way in ("exact int4 128x192 ahead", "before: exact nvfp4", "before: fast",
                                  "before: exact int4")))
+    *_, run = raw("kernels/bench-h200-exact.json")["runs"]
+    for shape, rounds in run["linear_ms"].items():
+        ms = {name: statistics.median(times) for name, times in rounds.items()}
+        dense = ms["cublas bf16"]
+        cells = []
+        for kind in ("int4", "nvfp4"):
+            now = ms[f"exact {kind}: now"]
+            cells += [f"{now:.3f}, {dense / now:.2f}x", f"{ms['product ' + kind]:.3f}"]
+        before = ms["exact int4: before"]
+        page.holds(shape, f"{dense:.3f}" + (" ms" if shape.startswith("11520") else ""), *cells,
+                   f"{before:.3f}, {dense / before:.2f}x")
     whole = raw("kernels/whole-h200-svdq.json")
     dense = statistics.mean(whole[which]["median"]["step"] for which in ("bf16", "bf16 again"))
     for label, key in (("fast INT4, clusters and no turns", "fast int4, before"),

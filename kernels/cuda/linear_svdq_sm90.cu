@@ -25,7 +25,7 @@ typedef struct
   float *w_scale;   /* [n] */
   void *up, *down;  /* the low-rank branch; NULL without */
   uint16_t *smooth; /* [k] BF16 */
-  float *inverse;   /* [k] */
+  void *inverse;    /* svdq_split_inverse, 4 k bytes */
   float *bias;      /* [n] or NULL */
 } HopperLinear;
 
@@ -50,7 +50,7 @@ place_parts (HopperLinear *l, void *memory)
   l->w_scale = (float *)device_place (memory, &at, n * sizeof (float));
   place_factors (l, memory, &at);
   l->smooth = (uint16_t *)device_place (memory, &at, k * sizeof (bf16));
-  l->inverse = (float *)device_place (memory, &at, l->exact ? k * sizeof (float) : 0);
+  l->inverse = device_place (memory, &at, l->exact ? k * 4 : 0);
   l->bias = (float *)device_place (memory, &at, l->has_bias ? n * sizeof (float) : 0);
   return at;
 }
@@ -132,7 +132,7 @@ convert (Stream *s, const SvdqWeights *w, const HopperLinear *l)
   if (l->exact)
     {
       CHECK (copy_part (s, l->smooth, w->smooth, (size_t)w->k * sizeof (bf16)));
-      CHECK (copy_part (s, l->inverse, w->inverse, (size_t)w->k * sizeof (float)));
+      CHECK (svdq_split_inverse (s, w->inverse, w->k, l->inverse));
     }
   if (l->has_bias)
     CHECK (copy_part (s, l->bias, w->bias, (size_t)w->n * sizeof (float)));

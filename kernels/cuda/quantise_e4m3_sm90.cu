@@ -176,7 +176,7 @@ smooth (const Sixteen &by, Sixteen &x, uint32_t &most)
 #pragma unroll
     for (int w = 0; w < 4; w++)
       {
-        x[half][w] = times_bf16 (x[half][w], by[half][w]);
+        x[half][w] = mul_bf16x2 (x[half][w], by[half][w]);
         most = __vmaxu2 (most, x[half][w] & 0x7fff7fffu);
       }
 }

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Activations on their way into an SVDQuant linear on sm_90, as quantise_sm90.cu, by blocks that
- * have 32 rows to themselves: 4224 rows are one block for each of 132 multiprocessors.
+ * Activations on their way into a fast SVDQuant linear on sm_90, as quantise_sm90.cu, by blocks
+ * that have 32 rows to themselves: 4224 rows are one block for each of 132 multiprocessors.
  *
  * K goes in strips of 64 to the block's warps in turn, so that they read neighbours at one time.
  * Each warp has a ring of three strips. A strip is read from shared memory into registers once, for
  * the low-rank product, whose sums stay in registers to the end, and for its codes, which leave
  * while later strips arrive.
  *
- * So a row's scale is chosen before all of the row was seen. NVFP4 wants none, and for INT4 one is
- * right for nearly all rows. E4M3 keeps its precision over 15 powers of two: its scale leaves four
- * of them above what the warps' first strips, 960 K, call for. Rows for which the choice was wrong
- * are coded again.
+ * So a row's scale is chosen before all of the row was seen. E4M3 keeps its precision over 15
+ * powers of two: the scale leaves four of them above what the warps' first strips, 960 K, call for.
+ * Rows for which the choice was wrong are coded again. Exact kinds are quantise_codes_sm90.cu's.
  */
 #include "kernels/cuda/codes_sm90.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -47,7 +46,6 @@ struct Found
 {
   uint32_t first[ROWS]; /* the greatest of the warps' first strips */
   uint32_t most[ROWS];  /* of all */
-  uint32_t unfit[ROWS]; /* not 0: a group's scale is not right under INT4_EXPONENT */
 };
 
 struct Shared
@@ -134,89 +132,45 @@ lower (const uint4 (&down)[STRIP_STEPS], const Sixteen &x, float (&sum)[4])
 /* -- the work on sixteen numbers ----------------------------------------------------------------
  */
 
-/* The BF16 inverse of sixteen smoothing factors; unused but for E4M3. */
-template <SvdqCodes CODES>
+/* The BF16 inverse of sixteen smoothing factors. */
 static __device__ __forceinline__ void
 load_inverse (const SvdqQuantise &q, int k, Sixteen &by)
 {
-  if constexpr (CODES == SVDQ_CODES_E4M3)
 #pragma unroll
-    for (int half = 0; half < 2; half++)
-      {
-        const uint4 v = __ldg (reinterpret_cast<const uint4 *> ((const bf16 *)q.smooth + k) + half);
-        by[half][0] = v.x, by[half][1] = v.y, by[half][2] = v.z, by[half][3] = v.w;
-      }
+  for (int half = 0; half < 2; half++)
+    {
+      const uint4 v = __ldg (reinterpret_cast<const uint4 *> ((const bf16 *)q.smooth + k) + half);
+      by[half][0] = v.x, by[half][1] = v.y, by[half][2] = v.z, by[half][3] = v.w;
+    }
 }
 
 /* The numbers smoothed; `most`: their greatest magnitudes, in two halves that the caller joins. */
-template <SvdqCodes CODES>
 static __device__ __forceinline__ void
-smooth (const SvdqQuantise &q, int k, const Sixteen &by, Sixteen &x, uint32_t &most)
+smooth (const Sixteen &by, Sixteen &x, uint32_t &most)
 {
 #pragma unroll
   for (int half = 0; half < 2; half++)
-    if constexpr (CODES != SVDQ_CODES_E4M3)
-      most = __vmaxu2 (most, smooth8 (x[half], q, k + 8 * half));
-    else
 #pragma unroll
-      for (int w = 0; w < 4; w++)
-        {
-          x[half][w] = times_bf16 (x[half][w], by[half][w]);
-          most = __vmaxu2 (most, x[half][w] & 0x7fff7fffu);
-        }
+    for (int w = 0; w < 4; w++)
+      {
+        x[half][w] = mul_bf16x2 (x[half][w], by[half][w]);
+        most = __vmaxu2 (most, x[half][w] & 0x7fff7fffu);
+      }
 }
 
-/* What the lane beside gives for `v`. */
-static __device__ __forceinline__ uint4
-swapped (uint4 v)
-{
-  return make_uint4 (__shfl_xor_sync (0xffffffffu, v.x, 1), __shfl_xor_sync (0xffffffffu, v.y, 1),
-                     __shfl_xor_sync (0xffffffffu, v.z, 1), __shfl_xor_sync (0xffffffffu, v.w, 1));
-}
-
-/* Their codes; returns the scale of their group. */
-template <SvdqCodes CODES>
-static __device__ __forceinline__ float
+/* Their codes. */
+static __device__ __forceinline__ void
 write_codes (const SvdqQuantise &q, int row, int k, const Sixteen &x, int exponent)
 {
-  const float factor = power_of_two (-exponent);
-  const size_t at = (size_t)row * q.k + k;
-  if (CODES == SVDQ_CODES_E4M3)
-    {
-      const uint32_t twice = (__float_as_uint (factor) >> 16) * 0x10001u;
-      const uint2 a = codes_e4m3 (x[0], twice), b = codes_e4m3 (x[1], twice);
-      if (row < q.m)
-        *reinterpret_cast<uint4 *> ((uint8_t *)q.codes + at) = make_uint4 (a.x, a.y, b.x, b.y);
-      return 0.0f;
-    }
-  const float scale = group_scale<CODES> (x);
-  const float reciprocal = scale > 0.0f ? __frcp_rn (scale) : 0.0f;
-  const uint4 a = codes_f16<CODES> (x[0], scale, reciprocal, factor);
-  const uint4 b = codes_f16<CODES> (x[1], scale, reciprocal, factor);
-  /* Two lanes have 64 bytes of a row. Each writes every other 16, as sectors of memory have 32 and
-   * ones half written take as long as whole ones. */
-  const bool odd = threadIdx.x % 2;
-  const uint4 given = odd ? a : b, got = swapped (given);
+  const uint32_t twice = (__float_as_uint (power_of_two (-exponent)) >> 16) * 0x10001u;
+  const uint2 a = codes_e4m3 (x[0], twice), b = codes_e4m3 (x[1], twice);
   if (row < q.m)
-    {
-      uint4 *out = reinterpret_cast<uint4 *> ((__half *)q.codes + at) - odd;
-      out[0] = odd ? got : a;
-      out[2] = odd ? b : got;
-    }
-  return scale;
+    *reinterpret_cast<uint4 *> ((uint8_t *)q.codes + (size_t)row * q.k + k)
+        = make_uint4 (a.x, a.y, b.x, b.y);
 }
 
 /* -- scales -------------------------------------------------------------------------------------
  */
-
-/* Whether a group's scale is exact in FP16 under 2^INT4_EXPONENT, and with it each of its products
- * with a code: as little as 2^-24 is, and more than 2^13 times 7 is none. */
-static __device__ __forceinline__ bool
-fits (float scale)
-{
-  const float moved = scale * power_of_two (-INT4_EXPONENT);
-  return moved <= 8192.0f && (moved >= 0x1p-17f || moved == 0.0f);
-}
 
 /* The greatest magnitude of a row of this lane, from its two halves, for the block. */
 static __device__ __forceinline__ void
@@ -231,27 +185,19 @@ share_greatest (uint32_t *rows, int j, uint32_t most)
 }
 
 /* The exponent with which a row is coded first. */
-template <SvdqCodes CODES>
 static __device__ __forceinline__ int
 first_exponent (const Found &found, int row)
 {
-  if (CODES == SVDQ_CODES_NVFP4_F16)
-    return 0;
-  if (CODES == SVDQ_CODES_INT4_F16)
-    return INT4_EXPONENT;
-  return min (row_exponent<CODES> (__uint_as_float (found.first[row])) + E4M3_HEADROOM, 100);
+  return min (row_exponent<SVDQ_CODES_E4M3> (__uint_as_float (found.first[row])) + E4M3_HEADROOM,
+              100);
 }
 
 /* What it is in the end. */
-template <SvdqCodes CODES>
 static __device__ __forceinline__ int
 last_exponent (const Found &found, int row)
 {
-  const int first = first_exponent<CODES> (found, row);
-  const int right = row_exponent<CODES> (__uint_as_float (found.most[row]));
-  if (CODES == SVDQ_CODES_E4M3)
-    return max (first, right);
-  return CODES == SVDQ_CODES_INT4_F16 && found.unfit[row] != 0 ? right : first;
+  return max (first_exponent (found, row),
+              row_exponent<SVDQ_CODES_E4M3> (__uint_as_float (found.most[row])));
 }
 
 /* What E4M3's first scale is made of: the greatest of this warp's first strip. */
@@ -260,14 +206,14 @@ look_ahead (const SvdqQuantise &q, const Shared &shared)
 {
   const int lane = threadIdx.x % 32;
   Sixteen by;
-  load_inverse<SVDQ_CODES_E4M3> (q, strip_of (0) * STRIP_K + lane % 4 * 16, by);
+  load_inverse (q, strip_of (0) * STRIP_K + lane % 4 * 16, by);
 #pragma unroll
   for (int j = 0; j < ROW_BLOCKS; j++)
     {
       Sixteen x;
       uint32_t most = 0;
       take (shared, 0, j, x);
-      smooth<SVDQ_CODES_E4M3> (q, 0, by, x, most);
+      smooth (by, x, most);
       share_greatest (shared.found->first, j, most);
     }
 }
@@ -295,7 +241,7 @@ share_sums (const Shared &shared, const float (&sum)[STEPS][ROW_BLOCKS][4])
 }
 
 /* Adds the warps' sums, in their order: a thread has one rank of four tokens. */
-template <SvdqCodes CODES, int STEPS>
+template <int STEPS>
 static __device__ __forceinline__ void
 write_low (const SvdqQuantise &q, const Place &p, const Shared &shared)
 {
@@ -316,9 +262,8 @@ write_low (const SvdqQuantise &q, const Place &p, const Shared &shared)
   for (int i = 0; i < TOKENS; i++)
     {
       const int row = p.first + token + i;
-      float v = __bfloat162float (__float2bfloat16_rn (sum[i]));
-      if (CODES == SVDQ_CODES_E4M3)
-        v *= power_of_two (-last_exponent<CODES> (*shared.found, token + i));
+      const float v = __bfloat162float (__float2bfloat16_rn (sum[i]))
+                      * power_of_two (-last_exponent (*shared.found, token + i));
       if (row < q.m)
         low[(size_t)row * LOW_RANK_PITCH (q.rank)] = __float2bfloat16_rn (v);
     }
@@ -342,7 +287,6 @@ clear_low (const SvdqQuantise &q, const Place &p)
  */
 
 /* All codes of this warp once more, from x. */
-template <SvdqCodes CODES>
 static __device__ __forceinline__ void
 code_again (const SvdqQuantise &q, const Place &p, const Shared &shared,
             const int (&own)[ROW_BLOCKS])
@@ -356,7 +300,7 @@ code_again (const SvdqQuantise &q, const Place &p, const Shared &shared,
     {
       const int k = strip_of (i) * STRIP_K + lane % 4 * 16;
       Sixteen by;
-      load_inverse<CODES> (q, k, by);
+      load_inverse (q, k, by);
       cp_async_wait<SLOTS - 1> ();
       __syncwarp ();
 #pragma unroll
@@ -365,8 +309,8 @@ code_again (const SvdqQuantise &q, const Place &p, const Shared &shared,
           Sixteen x;
           uint32_t most = 0;
           take (shared, slot, j, x);
-          smooth<CODES> (q, k, by, x, most);
-          write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, own[j]);
+          smooth (by, x, most);
+          write_codes (q, p.first + 8 * j + lane / 4, k, x, own[j]);
         }
       __syncwarp ();
       prefetch (q, p, shared, i + SLOTS, slot);
@@ -374,32 +318,29 @@ code_again (const SvdqQuantise &q, const Place &p, const Shared &shared,
 }
 
 /* What remains when the block has met: scales, and codes of rows that have another one now. */
-template <SvdqCodes CODES>
 static __device__ __forceinline__ void
 settle (const SvdqQuantise &q, const Place &p, const Shared &shared)
 {
   const Found &found = *shared.found;
   const int row = threadIdx.x, lane = threadIdx.x % 32;
   if (q.scale != NULL && row < ROWS && p.first + row < q.m)
-    q.scale[p.first + row] = power_of_two (last_exponent<CODES> (found, row));
-  if (CODES == SVDQ_CODES_NVFP4_F16)
-    return;
+    q.scale[p.first + row] = power_of_two (last_exponent (found, row));
   int own[ROW_BLOCKS];
   bool other = false;
 #pragma unroll
   for (int j = 0; j < ROW_BLOCKS; j++)
     {
-      own[j] = last_exponent<CODES> (found, 8 * j + lane / 4);
-      other = other || own[j] != first_exponent<CODES> (found, 8 * j + lane / 4);
+      own[j] = last_exponent (found, 8 * j + lane / 4);
+      other = other || own[j] != first_exponent (found, 8 * j + lane / 4);
     }
   /* A warp has all rows: the whole block agrees. */
   if (!__any_sync (0xffffffffu, other))
     return;
   __syncthreads ();
-  code_again<CODES> (q, p, shared, own);
+  code_again (q, p, shared, own);
 }
 
-template <SvdqCodes CODES, int STEPS>
+template <int STEPS>
 static __global__ void
 __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
 {
@@ -413,26 +354,22 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
   for (int i = 0; i < SLOTS; i++)
     prefetch (q, p, room, i, i);
   if (threadIdx.x < ROWS)
-    found.first[threadIdx.x] = found.most[threadIdx.x] = found.unfit[threadIdx.x] = 0;
+    found.first[threadIdx.x] = found.most[threadIdx.x] = 0;
   if (STEPS > 0)
     clear_low (q, p);
   __syncthreads ();
-  if (CODES == SVDQ_CODES_E4M3)
-    {
-      cp_async_wait<SLOTS - 1> ();
-      __syncwarp ();
-      if (p.strips > 0)
-        look_ahead (q, room);
-      __syncthreads ();
-    }
+  cp_async_wait<SLOTS - 1> ();
+  __syncwarp ();
+  if (p.strips > 0)
+    look_ahead (q, room);
+  __syncthreads ();
 
   int own[ROW_BLOCKS];
 #pragma unroll
   for (int j = 0; j < ROW_BLOCKS; j++)
-    own[j] = first_exponent<CODES> (found, 8 * j + lane / 4);
+    own[j] = first_exponent (found, 8 * j + lane / 4);
   float sum[STEPS > 0 ? STEPS : 1][ROW_BLOCKS][4] = {};
   uint32_t most[ROW_BLOCKS] = {};
-  bool fitting[ROW_BLOCKS] = { true, true, true, true };
 #pragma unroll 1
   for (int i = 0, slot = 0; i < p.strips; i++, slot = slot == SLOTS - 1 ? 0 : slot + 1)
     {
@@ -442,7 +379,7 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
 #pragma unroll
       for (int step = 0; step < STEPS; step++)
         load_down<STEPS> (q, strip, step, down[step]);
-      load_inverse<CODES> (q, k, by);
+      load_inverse (q, k, by);
       cp_async_wait<SLOTS - 1> ();
       __syncwarp ();
 #pragma unroll
@@ -453,9 +390,8 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
 #pragma unroll
           for (int step = 0; step < STEPS; step++)
             lower (down[step], x, sum[step][j]);
-          smooth<CODES> (q, k, by, x, most[j]);
-          const float scale = write_codes<CODES> (q, p.first + 8 * j + lane / 4, k, x, own[j]);
-          fitting[j] = fitting[j] && fits (scale);
+          smooth (by, x, most[j]);
+          write_codes (q, p.first + 8 * j + lane / 4, k, x, own[j]);
         }
       __syncwarp ();
       prefetch (q, p, room, i + SLOTS, slot);
@@ -463,63 +399,46 @@ __launch_bounds__ (THREADS, 1) quantise_rows_kernel (SvdqQuantise q)
 
     /* The block meets. */
 #pragma unroll
-  for (int j = 0; j < ROW_BLOCKS && CODES != SVDQ_CODES_NVFP4_F16; j++)
-    {
-      share_greatest (found.most, j, most[j]);
-      if (CODES == SVDQ_CODES_INT4_F16 && !fitting[j])
-        atomicMax (&found.unfit[8 * j + lane / 4], 1u);
-    }
+  for (int j = 0; j < ROW_BLOCKS; j++)
+    share_greatest (found.most, j, most[j]);
   if constexpr (STEPS > 0)
     share_sums<STEPS> (room, sum);
   __syncthreads ();
   if constexpr (STEPS > 0)
-    write_low<CODES, STEPS> (q, p, room);
-  settle<CODES> (q, p, room);
+    write_low<STEPS> (q, p, room);
+  settle (q, p, room);
 }
 
 /* -- launching ----------------------------------------------------------------------------------
  */
 
-template <SvdqCodes CODES, int STEPS>
+template <int STEPS>
 static Status
 launch (Stream *s, const SvdqQuantise *q)
 {
-  auto *kernel = quantise_rows_kernel<CODES, STEPS>;
+  auto *kernel = quantise_rows_kernel<STEPS>;
   CUDA_CHECK (
       s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
   launch_kernel (kernel, (unsigned)CEIL_DIV (q->m, ROWS), THREADS, SHARED_BYTES, s->compute, *q);
   return LAUNCHED (s);
 }
 
-template <SvdqCodes CODES>
-static Status
-launch_for (Stream *s, const SvdqQuantise *q)
-{
-  switch (q->rank / LOW_RANKS)
-    {
-    case 0:
-      return launch<CODES, 0> (s, q);
-    case 1:
-      return launch<CODES, 1> (s, q);
-    default:
-      return launch<CODES, 2> (s, q);
-    }
-}
-
 Status
 svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q)
 {
+  if (q->kind != SVDQ_CODES_E4M3)
+    return svdq_quantise_codes_sm90 (s, q);
   REQUIRE (s, s->caps.sm == 90);
   REQUIRE (s, q->m >= 1 && q->k >= 64 && q->k % STRIP_K == 0 && q->k <= SVDQ_SM90_MOST_K);
   REQUIRE (s, (int64_t)q->m * q->k <= INT32_MAX / 2);
   REQUIRE (s, q->rank >= 0 && q->rank % LOW_RANKS == 0 && q->rank <= MOST_STEPS * LOW_RANKS);
-  switch (q->kind)
+  switch (q->rank / LOW_RANKS)
     {
-    case SVDQ_CODES_E4M3:
-      return launch_for<SVDQ_CODES_E4M3> (s, q);
-    case SVDQ_CODES_INT4_F16:
-      return launch_for<SVDQ_CODES_INT4_F16> (s, q);
+    case 0:
+      return launch<0> (s, q);
+    case 1:
+      return launch<1> (s, q);
     default:
-      return launch_for<SVDQ_CODES_NVFP4_F16> (s, q);
+      return launch<2> (s, q);
     }
 }

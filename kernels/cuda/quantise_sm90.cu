@@ -285,8 +285,8 @@ smooth (const SvdqQuantise &q, const Place &p, Numbers<B> &x, float *of_warps, f
                   most[j] = max (most[j], smooth8 (v, q, k));
                   continue;
                 }
-              v[0] = times_bf16 (v[0], by.x), v[1] = times_bf16 (v[1], by.y);
-              v[2] = times_bf16 (v[2], by.z), v[3] = times_bf16 (v[3], by.w);
+              v[0] = mul_bf16x2 (v[0], by.x), v[1] = mul_bf16x2 (v[1], by.y);
+              v[2] = mul_bf16x2 (v[2], by.z), v[3] = mul_bf16x2 (v[3], by.w);
               most[j] = max (most[j], greatest8 (v));
             }
         }

@@ -32,7 +32,7 @@ typedef struct
   SvdqCodes kind;
   int m, k, rank;
   const void *x;
-  const float *inverse;  /* [k] 1 / smooth, as SvdqWeights */
+  const void *inverse;   /* [k / 2] svdq_split_inverse; unused for E4M3 */
   const void *smooth;    /* [k] BF16 */
   const void *proj_down; /* svdq_low_rank_fragments; unused for rank 0 */
   void *codes;           /* E4M3 or FP16 */
@@ -54,8 +54,15 @@ Status svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *q);
  * SVDQ_ROWS_WARPS numbers, or their own if it is greater. */
 #define SVDQ_ROWS_WARPS 15
 #define E4M3_HEADROOM   4
-#define INT4_EXPONENT (-3)
+#define INT4_EXPONENT   (-3)
 Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q);
+
+/* The same for the kinds that are exact. */
+Status svdq_quantise_codes_sm90 (Stream *s, const SvdqQuantise *q);
+
+/* 1 / smooth [k], as SvdqWeights has it -> for each two neighbours a word of their nearest BF16,
+ * and one of what those lack; NaN for inverses beyond 2^100 either way. */
+Status svdq_split_inverse (Stream *s, const float *inverse, int64_t k, void *out);
 
 /* proj_down [rank, k] BF16 -> the order in which svdq_quantise_sm90 reads it, as many bytes. */
 Status

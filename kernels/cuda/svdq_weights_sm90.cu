@@ -318,6 +318,36 @@ svdq_join_scaled (Stream *s, const void *own, int own_rank, const void *added, i
   return LAUNCHED (s);
 }
 
+/* -- smoothing ----------------------------------------------------------------------------------
+ */
+
+static __global__ void
+split_kernel (const float2 *inverse, uint2 *out, int64_t pairs)
+{
+  const int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
+  if (i >= pairs)
+    return;
+  const float v[2] = { inverse[i].x, inverse[i].y };
+  float head[2], rest[2];
+  for (int h = 0; h < 2; h++)
+    {
+      const bool ordinary = v[h] >= 0x1p-100f && v[h] <= 0x1p100f;
+      head[h]
+          = ordinary ? __bfloat162float (__float2bfloat16_rn (v[h])) : __int_as_float (0x7fc00000);
+      rest[h] = v[h] - head[h];
+    }
+  out[i] = make_uint2 (pack2 (head[0], head[1]), pack2 (rest[0], rest[1]));
+}
+
+Status
+svdq_split_inverse (Stream *s, const float *inverse, int64_t k, void *out)
+{
+  REQUIRE (s, k % 2 == 0);
+  launch_kernel (split_kernel, (unsigned)CEIL_DIV (k / 2, THREADS), THREADS, 0, s->compute,
+                 (const float2 *)inverse, (uint2 *)out, k / 2);
+  return LAUNCHED (s);
+}
+
 /* -- proj_down in fragments ---------------------------------------------------------------------
  */
 

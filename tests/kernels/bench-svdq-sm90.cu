@@ -32,7 +32,8 @@ typedef struct
   Stream *s;
   bf16 *x, *w, *out, *low_x, *low_w, *down, *smooth;
   uint8_t *codes, *codes16, *w8; /* codes: E4M3, so that no product meets others' bits */
-  float *scales, *x_scales, *reciprocal;
+  float *scales, *x_scales;
+  void *inverse; /* svdq_split_inverse */
   Stopwatch watch;
 } Bench;
 
@@ -78,7 +79,7 @@ run_quantise (Bench *b, const Job *j)
                            j->k,
                            j->rank,
                            b->x,
-                           b->reciprocal,
+                           b->inverse,
                            b->smooth,
                            b->down,
                            fast ? b->codes : b->codes16,
@@ -179,6 +180,27 @@ answer (Bench *b, const char *question)
   return STATUS_OK;
 }
 
+/* Factors from 0.5 to 2, and their inverse. */
+static Status
+smoothing (Bench *b)
+{
+  static uint16_t smooth[20480];
+  static float inverse[20480];
+  float *copy;
+  for (int i = 0; i < 20480; i++)
+    {
+      smooth[i] = bf16_from_float (0.5f + i * 2654435761u % 1000 * 0.0015f);
+      inverse[i] = 1.0f / bf16_to_float (smooth[i]);
+    }
+  CHECK (stream_alloc (b->s, sizeof inverse, (void **)&copy));
+  CUDA_CHECK (b->s, cudaMemcpy (b->smooth, smooth, sizeof smooth, cudaMemcpyHostToDevice));
+  CUDA_CHECK (b->s, cudaMemcpy (copy, inverse, sizeof inverse, cudaMemcpyHostToDevice));
+  CHECK (svdq_split_inverse (b->s, copy, 20480, b->inverse));
+  CHECK (cuda_wait (b->s));
+  stream_free (b->s, copy);
+  return STATUS_OK;
+}
+
 static Status
 allocate (Bench *b)
 {
@@ -194,17 +216,16 @@ allocate (Bench *b)
   CHECK (stream_alloc (s, 20480 * 128 * sizeof (bf16), (void **)&b->down));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->scales));
   CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->x_scales));
-  CHECK (stream_alloc (s, 20480 * sizeof (float), (void **)&b->reciprocal));
+  CHECK (stream_alloc (s, 20480 * sizeof (float), &b->inverse));
   CHECK (stream_alloc (s, 20480 * sizeof (bf16), (void **)&b->smooth));
   CHECK (random_bf16 (s, b->x, LARGEST_INPUT, 1, 1.0f));
   CHECK (random_bf16 (s, b->w, LARGEST_WEIGHT, 2, 0.016f));
   CHECK (random_bf16 (s, b->low_x, 20480 * 128, 3, 1.0f));
   CHECK (random_bf16 (s, b->low_w, 20480 * 128, 4, 1.0f));
   CHECK (random_bf16 (s, b->down, 20480 * 128, 5, 0.02f));
-  CHECK (random_f32 (s, b->reciprocal, 20480, 6, 1.0f));
+  CHECK (smoothing (b));
   CHECK (random_f32 (s, b->scales, 20480, 7, 0.001f));
   CHECK (random_f32 (s, b->x_scales, 20480, 10, 0.03f));
-  CHECK (random_bf16 (s, b->smooth, 20480, 11, 0.7f));
   CHECK (random_e4m3 (s, b->w8, LARGEST_WEIGHT, 8, 80.0f));
   CHECK (random_e4m3 (s, b->codes, LARGEST_INPUT, 9, 80.0f));
   return cuda_wait (s);

@@ -91,3 +91,38 @@ __hmul2 (__nv_bfloat162 a, __nv_bfloat162 b)
 {
   return { __nv_bfloat16 ((float)a.x * (float)b.x), __nv_bfloat16 ((float)a.y * (float)b.y) };
 }
+
+/* A sum that double does not hold becomes the odd one of its two neighbours in float: it rounds to
+ * BF16 as the sum itself. */
+static inline __nv_bfloat16
+emulation_fma (float a, float b, float c)
+{
+  const double exact = (double)a * b + c;
+  float v = (float)exact;
+  if (v == v && (double)v != exact && fabs (exact) < 0x1p128)
+    {
+      uint32_t bits = __float_as_uint (v);
+      if (fabs ((double)v) > fabs (exact))
+        bits--;
+      v = __uint_as_float (bits | 1);
+    }
+  return __nv_bfloat16 (v);
+}
+
+static inline __nv_bfloat162
+__hfma2 (__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c)
+{
+  return { emulation_fma (a.x, b.x, c.x), emulation_fma (a.y, b.y, c.y) };
+}
+
+static inline __nv_bfloat162
+__hadd2 (__nv_bfloat162 a, __nv_bfloat162 b)
+{
+  return { emulation_fma (a.x, 1.0f, b.x), emulation_fma (a.y, 1.0f, b.y) };
+}
+
+static inline __nv_bfloat162
+__hsub2 (__nv_bfloat162 a, __nv_bfloat162 b)
+{
+  return { emulation_fma (b.x, -1.0f, a.x), emulation_fma (b.y, -1.0f, a.y) };
+}

@@ -240,6 +240,12 @@ __vmaxu2 (unsigned a, unsigned b)
 }
 
 static inline unsigned
+__vminu2 (unsigned a, unsigned b)
+{
+  return emulation_each_16<uint16_t> (a, b, false);
+}
+
+static inline unsigned
 __vmaxs2 (unsigned a, unsigned b)
 {
   return emulation_each_16<int16_t> (a, b, true);
@@ -371,6 +377,20 @@ atomicMax (T *p, U v)
   const T old = *p;
   *p = (T)v > old ? (T)v : old;
   return old;
+}
+
+static inline uint32_t
+atomicOr (uint32_t *p, uint32_t v)
+{
+  const uint32_t old = *p;
+  *p = old | v;
+  return old;
+}
+
+static inline int
+__ffs (int v)
+{
+  return __builtin_ffs (v);
 }
 
 /* -- the runtime ------------------------------------------------------------------------------ */

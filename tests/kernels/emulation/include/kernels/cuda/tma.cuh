@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tma.cuh - the functions of kernels/cuda/tma.cuh on the processor
+ *
+ * A copy is done when it is asked for, so barriers have nothing to wait for.
+ */
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mma.cuh"
+
+typedef struct
+{
+  uint16_t *data;
+  int64_t rows, columns;
+  int box_rows, box_columns;
+} CUtensorMap;
+
+typedef void *TensorMapEncoder;
+
+typedef enum
+{
+  TENSOR_SWIZZLED
+} TensorKind;
+
+static inline Status
+tensor_map_encoder (Stream *, TensorMapEncoder *)
+{
+  return STATUS_OK;
+}
+
+static inline Status
+tensor_map (Stream *, TensorMapEncoder, const void *data, int64_t rows, int64_t columns,
+            int box_rows, int box_columns, TensorKind, CUtensorMap *out)
+{
+  *out = { (uint16_t *)data, rows, columns, box_rows, box_columns };
+  return STATUS_OK;
+}
+
+static inline void
+barrier_init (uint32_t, uint32_t)
+{
+}
+
+static inline void
+barrier_init_fence ()
+{
+}
+
+static inline void
+barrier_expect (uint32_t, uint32_t)
+{
+}
+
+static inline void
+barrier_wait (uint32_t, uint32_t)
+{
+}
+
+/* Where number `column` of row `row` of a box lies, swizzled. */
+static inline uint16_t *
+emulation_box (uint32_t shared, int row, int column)
+{
+  const int chunk = column / 8 ^ (row & 7);
+  return reinterpret_cast<uint16_t *> (
+      emulation::shared_at (shared + row * 128 + chunk * 16 + column % 8 * 2, 2));
+}
+
+static inline void
+tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t)
+{
+  for (int r = 0; r < map->box_rows; r++)
+    for (int c = 0; c < map->box_columns; c++)
+      {
+        const bool inside = row + r < map->rows && column + c < map->columns;
+        *emulation_box (shared, r, c)
+            = inside ? map->data[(row + r) * map->columns + column + c] : 0;
+      }
+}
+
+static inline void
+tma_store (const CUtensorMap *map, int column, int row, uint32_t shared)
+{
+  for (int r = 0; r < map->box_rows && row + r < map->rows; r++)
+    for (int c = 0; c < map->box_columns && column + c < map->columns; c++)
+      map->data[(row + r) * map->columns + column + c] = *emulation_box (shared, r, c);
+}
+
+static inline void
+bulk_load (uint32_t shared, const void *global, uint32_t bytes, uint32_t)
+{
+  memcpy (emulation::shared_at (shared, bytes), global, bytes);
+}
+
+static inline void
+tma_store_fence ()
+{
+}
+
+static inline void
+tma_store_commit ()
+{
+}
+
+template <int PENDING>
+static inline void
+tma_store_wait_read ()
+{
+}
+
+static inline void
+tma_store_wait_all ()
+{
+}

@@ -117,7 +117,8 @@ static Rows
 rows_new (Stream *s, SvdqLayer *layer, uint16_t *x, int64_t m, bool scaled)
 {
   const int64_t k = layer->k;
-  Rows r = { s, m, k, x };
+  Rows r = {};
+  r.s = s, r.m = m, r.k = k, r.host = x;
   uint16_t *y = svdq_layer_rows (layer, m);
   r.x = tensor_2d (DTYPE_BF16, to_device (s, x, (size_t)(m * k) * 2), m, k);
   r.y = tensor_2d (DTYPE_BF16, to_device (s, y, (size_t)(m * k) * 2), m, k);

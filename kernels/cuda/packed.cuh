@@ -44,7 +44,11 @@ sub_bf16x2 (uint32_t a, uint32_t b)
 static __device__ __forceinline__ uint32_t
 fma_bf16x2 (uint32_t a, uint32_t b, uint32_t c)
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+  return add_bf16x2 (mul_bf16x2 (a, b), c); /* for the compiler alone: nothing of this runs there */
+#else
   return word_of (__hfma2 (as_bf16x2 (a), as_bf16x2 (b), as_bf16x2 (c)));
+#endif
 }
 
 static __device__ __forceinline__ uint32_t

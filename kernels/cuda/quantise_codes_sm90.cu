@@ -454,6 +454,7 @@ __launch_bounds__ (THREADS, 1)
     quantise_codes_kernel (SvdqQuantise q, const __grid_constant__ CUtensorMap x_map,
                            const __grid_constant__ CUtensorMap codes_map)
 {
+#if !defined __CUDA_ARCH__ || __CUDA_ARCH__ >= 900
   extern __shared__ __align__ (1024) char shared[];
   Block &block = *reinterpret_cast<Block *> (shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -483,6 +484,7 @@ __launch_bounds__ (THREADS, 1)
     write_low<STEPS> (q, p, block);
   if (block.again.rows != 0)
     code_again<CODES> (q, p, block.again);
+#endif
 }
 
 /* -- launching ----------------------------------------------------------------------------------

@@ -256,6 +256,12 @@ def four_bit():
         before = ms["exact int4: before"]
         page.holds(shape, f"{dense:.3f}" + (" ms" if shape.startswith("11520") else ""), *cells,
                    f"{before:.3f}, {dense / before:.2f}x")
+    us = {name: statistics.median(times)
+          for name, times in raw("kernels/bench-h200-pairs.json")["quantise_us"].items()}
+    for kind, k in (("int4", 3840), ("int4", 10240), ("nvfp4", 3840)):
+        page.holds(f"{kind.upper()}, K = {k}, above rank 32",
+                   *(f"{us[f'{kind} K {k} rank {rank}: {way}']:.1f}"
+                     for rank in (64, 128) for way in ("clusters", "pairs")))
     whole = raw("kernels/whole-h200-svdq.json")
     dense = statistics.mean(whole[which]["median"]["step"] for which in ("bf16", "bf16 again"))
     for label, key in (("fast INT4, clusters and no turns", "fast int4, before"),

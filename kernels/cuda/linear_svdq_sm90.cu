@@ -299,20 +299,25 @@ multiply (Stream *s, const HopperLinear *l, const Rows *rows, int64_t m, bf16 *y
                                               : gemm_e4m3_sm90 (s, &g, -1);
 }
 
-static Status
-quantise (Stream *s, const SvdqQuantise *q)
-{
-  if (q->rank <= MOST_RANK_ROWS)
-    return svdq_quantise_rows_sm90 (s, q);
-  return q->kind == SVDQ_CODES_E4M3 ? svdq_quantise_e4m3_sm90 (s, q) : svdq_quantise_sm90 (s, q);
-}
-
 static SvdqCodes
 codes_of (const HopperLinear *l)
 {
   if (!l->exact)
     return SVDQ_CODES_E4M3;
   return l->format == SVDQ_INT4 ? SVDQ_CODES_INT4_F16 : SVDQ_CODES_NVFP4_F16;
+}
+
+/* Pairs of blocks take as long for a few rows as for 32 on each multiprocessor. */
+static Status
+quantise (Stream *s, const SvdqQuantise *q)
+{
+  if (q->rank <= MOST_RANK_ROWS)
+    return svdq_quantise_rows_sm90 (s, q);
+  if (q->kind == SVDQ_CODES_E4M3)
+    return svdq_quantise_e4m3_sm90 (s, q);
+  const bool many = 2 * CEIL_DIV (q->m, 32) >= s->caps.multiprocessors;
+  return many && q->rank <= SVDQ_PAIRS_RANK ? svdq_quantise_pairs_sm90 (s, q)
+                                            : svdq_quantise_sm90 (s, q);
 }
 
 static Status

@@ -12,6 +12,7 @@
  * x is the second operand of mma.sync: a thread's 16 neighbours are its k of four instructions.
  * proj_down is stored in the matching order (svdq_low_rank_fragments).
  */
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/codes_sm90.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -37,32 +38,6 @@ template <int WARPS_, int STRIPS_> struct Block
 
 /* x of one thread: [strip][block of 8 rows] sixteen numbers as two times four words. */
 template <typename B> using Numbers = uint32_t[B::STRIPS][ROW_BLOCKS][2][4];
-
-/* -- clusters -----------------------------------------------------------------------------------
- */
-
-static __device__ __forceinline__ void
-cluster_arrive ()
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-
-static __device__ __forceinline__ void
-cluster_wait ()
-{
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/* The float at `shared` of the cluster's block `rank`. */
-static __device__ __forceinline__ float
-cluster_load (uint32_t shared, uint32_t rank)
-{
-  uint32_t address;
-  float value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-  return value;
-}
 
 /* -- reading ------------------------------------------------------------------------------------
  */

@@ -57,8 +57,11 @@ Status svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *q);
 #define INT4_EXPONENT   (-3)
 Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q);
 
-/* The same for the kinds that are exact. */
+/* The same for the kinds that are exact; and for those and ranks from 48 to 128, by pairs of blocks
+ * that have 64 rows to themselves. */
+#define SVDQ_PAIRS_RANK 128
 Status svdq_quantise_codes_sm90 (Stream *s, const SvdqQuantise *q);
+Status svdq_quantise_pairs_sm90 (Stream *s, const SvdqQuantise *q);
 
 /* 1 / smooth [k], as SvdqWeights has it -> for each two neighbours a word of their nearest BF16,
  * and one of what those lack; NaN for inverses beyond 2^100 either way. */

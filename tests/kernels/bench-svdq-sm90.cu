@@ -12,7 +12,8 @@
  *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
  *   names e4m3, names turns, names codes     names of the variants, from 0, by tabs
  *
- * WAY: 0 by clusters, 1 by rows, 2 by rows and the copy engine (E4M3 alone).
+ * WAY: 0 by clusters, 1 by rows, 2 by rows and the copy engine (E4M3 alone), 3 by pairs of
+ * blocks (the others, above rank 32).
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state.
@@ -87,6 +88,8 @@ run_quantise (Bench *b, const Job *j)
                            b->low_x };
   if (j->way == 2)
     return svdq_quantise_e4m3_sm90 (b->s, &q);
+  if (j->way == 3)
+    return svdq_quantise_pairs_sm90 (b->s, &q);
   return j->way == 0 ? svdq_quantise_sm90 (b->s, &q) : svdq_quantise_rows_sm90 (b->s, &q);
 }
 

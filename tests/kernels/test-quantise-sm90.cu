@@ -94,9 +94,11 @@ enum
   BY_CLUSTERS,
   BY_ROWS,
   BY_COPIES, /* E4M3 alone; as by rows */
+  BY_PAIRS,  /* the others, above rank 32; as by rows */
   WAYS
 };
-static const char *const way_names[WAYS] = { "quantise", "quantise rows", "quantise copies" };
+static const char *const way_names[WAYS]
+    = { "quantise", "quantise rows", "quantise copies", "quantise pairs" };
 
 /* What is asked, and what ought to come out. */
 typedef struct
@@ -230,8 +232,11 @@ make_question (Test *t, Question *a, Fill fill)
         wanted[way] = { &a->value[way][row * k], &a->scale[way][row] };
       quantise_row (q, &a->x[row * k], a->smooth.data (), warps, wanted[BY_CLUSTERS],
                     wanted[BY_ROWS]);
-      std::copy_n (wanted[BY_ROWS].value, k, wanted[BY_COPIES].value);
-      *wanted[BY_COPIES].scale = *wanted[BY_ROWS].scale;
+      for (int way = BY_COPIES; way < WAYS; way++)
+        {
+          std::copy_n (wanted[BY_ROWS].value, k, wanted[way].value);
+          *wanted[way].scale = *wanted[BY_ROWS].scale;
+        }
       for (int r = 0; r < q.rank; r++)
         for (size_t i = 0; i < k; i++)
           {
@@ -269,6 +274,7 @@ ask (Stream *s, int way, const Question *a, Answer *out)
   CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
   CHECK (way == BY_CLUSTERS ? svdq_quantise_sm90 (s, &q)
          : way == BY_ROWS   ? svdq_quantise_rows_sm90 (s, &q)
+         : way == BY_PAIRS  ? svdq_quantise_pairs_sm90 (s, &q)
                             : svdq_quantise_e4m3_sm90 (s, &q));
   CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
   CHECK (host_of (s, q.scale, out->scale));
@@ -358,6 +364,17 @@ test_way (Test *t, int way, const Question *a)
   return STATUS_OK;
 }
 
+/* Whether there is a kernel, and here. */
+static bool
+has_way (int way, SvdqCodes kind, int rank)
+{
+  const bool fast = kind == SVDQ_CODES_E4M3;
+  return way == BY_CLUSTERS ? !IS_EMULATED
+         : way == BY_ROWS   ? rank <= 32
+         : way == BY_PAIRS  ? !fast && rank > 32 && rank <= SVDQ_PAIRS_RANK
+                            : fast && !IS_EMULATED;
+}
+
 static Status
 test_question (Test *t, SvdqCodes kind, int m, int k, int rank, Fill fill)
 {
@@ -380,9 +397,8 @@ test_question (Test *t, SvdqCodes kind, int m, int k, int rank, Fill fill)
   CHECK (svdq_low_rank_fragments (s, down, k, rank, fragments));
   CHECK (svdq_split_inverse (s, inverse, k, split));
   a.q.x = x, a.q.smooth = smooth, a.q.proj_down = fragments, a.q.inverse = split;
-  for (int way = IS_EMULATED ? BY_ROWS : 0; way < WAYS; way++)
-    if (way == BY_CLUSTERS || (way == BY_ROWS && rank <= 32)
-        || (way >= BY_COPIES && kind == SVDQ_CODES_E4M3 && !IS_EMULATED))
+  for (int way = 0; way < WAYS; way++)
+    if (has_way (way, kind, rank))
       CHECK (test_way (t, way, &a));
   void *all[] = { x, smooth, down, fragments, inverse, split, a.q.codes, a.q.scale, a.q.low };
   for (void *memory : all)
@@ -401,7 +417,7 @@ test_quantise (Test *t, bool small)
                 { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
                 { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 },
                 { 95, 10240, 128 }, { 70, 640, 64 },    { 1, 64, 80 },     { 63, 1920, 160 },
-                { 40, 704, 384 } };
+                { 40, 704, 384 },   { 65, 1344, 112 } };
   for (int kind = 0; kind <= SVDQ_CODES_NVFP4_F16; kind++)
     for (auto &size : sizes)
       if ((int64_t)size.m * size.k * (size.rank + 32) <= most)

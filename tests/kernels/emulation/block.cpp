@@ -15,9 +15,10 @@
 #include <string.h>
 #include <vector>
 
-#define MOST_THREADS 1024
+#define MOST_THREADS (1024 * emulation::MOST_CLUSTER)
 #define WARPS        (MOST_THREADS / emulation::WARP)
-#define BARRIERS     16
+#define NAMED        16 /* barriers of a block; __syncthreads of a cluster's follow them */
+#define BARRIERS     (NAMED + emulation::MOST_CLUSTER)
 #define RESHUFFLE    64 /* choices between one random ranking and the next */
 
 /* What kernels see. */
@@ -39,8 +40,8 @@ struct Copy
 struct Thread
 {
   Fiber fiber;
-  uint3 index;
-  int number; /* in the block */
+  uint3 index, block;
+  int number; /* in the cluster; without one, in the block */
 
   Meeting *meeting; /* where it waits for other lanes; NULL: it does not */
   uint32_t mask;
@@ -63,7 +64,8 @@ struct Block
 {
   Thread threads[MOST_THREADS];
   int n_threads, made, live;
-  uint32_t ready[WARPS], meeting[WARPS], ended[WARPS];
+  uint3 first; /* blockIdx, of the cluster's first block */
+  uint32_t ready[WARPS], meeting[WARPS], ended[WARPS], asleep[WARPS];
   Barrier barriers[BARRIERS];
   Thread *current; /* NULL: the program itself */
   Fiber program;
@@ -157,7 +159,7 @@ go_to (Thread *next)
   chooser.counts.switches++;
   fiber_switch (self ? &self->fiber : &block.program, next ? &next->fiber : &block.program);
   if (self != NULL)
-    threadIdx = self->index;
+    threadIdx = self->index, blockIdx = self->block;
 }
 
 /* Lets others run; returns when this thread is ready and chosen. */
@@ -211,7 +213,7 @@ serve ()
   fiber_begun ();
   for (;;)
     {
-      threadIdx = block.current->index;
+      threadIdx = block.current->index, blockIdx = block.current->block;
       block.launch->kernel (block.launch->arguments);
       end_thread ();
     }
@@ -223,7 +225,9 @@ begin_thread (int number)
   Thread *t = &block.threads[number];
   const Extent &of = block.launch->block;
   t->number = number;
-  t->index = { number % of.x, number / of.x % of.y, number / (of.x * of.y) };
+  const unsigned threads = of.x * of.y * of.z, in_block = (unsigned)number % threads;
+  t->index = { in_block % of.x, in_block / of.x % of.y, in_block / (of.x * of.y) };
+  t->block = { block.first.x + (unsigned)number / threads, block.first.y, block.first.z };
   t->meeting = NULL;
   t->waits = "its beginning";
   t->group = 0;
@@ -232,21 +236,29 @@ begin_thread (int number)
     fiber_make (&block.threads[block.made].fiber, serve);
 }
 
+int
+threads_of (const Launch &launch)
+{
+  return (int)(launch.block.x * launch.block.y * launch.block.z);
+}
+
 void
 run_block (const Launch &launch)
 {
   memset (block.ready, 0, sizeof block.ready);
   memset (block.meeting, 0, sizeof block.meeting);
   memset (block.ended, 0, sizeof block.ended);
+  memset (block.asleep, 0, sizeof block.asleep);
   memset (block.barriers, 0, sizeof block.barriers);
   block.launch = &launch;
-  block.n_threads = block.live = (int)(launch.block.x * launch.block.y * launch.block.z);
+  block.n_threads = block.live = threads_of (launch) * launch.cluster;
+  block.first = blockIdx;
   for (int i = 0; i < block.n_threads; i++)
     begin_thread (i);
   reshuffle ();
-  shared_begin (launch.shared);
+  shared_begin (launch.shared * launch.cluster);
   go_to (choose ());
-  shared_end (launch.shared);
+  shared_end (launch.shared * launch.cluster);
   for (int id = 0; id < BARRIERS; id++)
     if (block.barriers[id].threads != 0)
       fault ("the block has ended, and %d threads have come to barrier %d of %d",
@@ -306,13 +318,61 @@ come_to_barrier (int id, int threads, bool wait)
 void
 sync_threads ()
 {
+  if (block.launch->cluster == 1)
+    come_to_barrier (0, block.n_threads, true);
+  else
+    come_to_barrier (NAMED + cluster_rank (), threads_of (*block.launch), true);
+}
+
+/* -- clusters -----------------------------------------------------------------------------------
+ */
+
+int
+cluster_rank ()
+{
+  return block.current->number / threads_of (*block.launch);
+}
+
+void
+sync_cluster ()
+{
   come_to_barrier (0, block.n_threads, true);
+}
+
+size_t
+cluster_pitch ()
+{
+  return block.launch->shared;
+}
+
+/* -- sleeping -----------------------------------------------------------------------------------
+ */
+
+void
+sleep_for (const char *what)
+{
+  Thread *self = block.current;
+  const uint32_t bit = 1u << self->number % WARP;
+  self->waits = what;
+  block.ready[self->number / WARP] &= ~bit;
+  block.asleep[self->number / WARP] |= bit;
+  give_way ();
+}
+
+void
+wake_all ()
+{
+  for (int i = 0; i * WARP < block.n_threads; i++)
+    {
+      block.ready[i] |= block.asleep[i];
+      block.asleep[i] = 0;
+    }
 }
 
 static void
 check_barrier (int id, int threads)
 {
-  if (id < 1 || id >= BARRIERS || threads < WARP || threads % WARP != 0
+  if (id < 1 || id >= NAMED || block.launch->cluster != 1 || threads < WARP || threads % WARP != 0
       || threads > block.n_threads)
     fault ("barrier %d of %d threads", id, threads);
 }
@@ -446,7 +506,8 @@ run_grid (const Launch &launch, Order order, uint32_t seed)
   const Extent &of = launch.grid;
   chooser.order = order;
   chooser.random.seed (seed);
-  const size_t blocks = (size_t)of.x * of.y * of.z;
+  const unsigned columns = of.x / launch.cluster; /* of clusters */
+  const size_t blocks = (size_t)columns * of.y * of.z;
   const size_t first = chooser.order == RANDOM ? chooser.random () % blocks : 0;
   gridDim = dim3 (of.x, of.y, of.z);
   blockDim = dim3 (launch.block.x, launch.block.y, launch.block.z);
@@ -455,8 +516,8 @@ run_grid (const Launch &launch, Order order, uint32_t seed)
       size_t at = (i + first) % blocks;
       if (chooser.order == BACKWARD)
         at = blocks - 1 - at;
-      blockIdx = { (unsigned)(at % of.x), (unsigned)(at / of.x % of.y),
-                   (unsigned)(at / ((size_t)of.x * of.y)) };
+      blockIdx = { (unsigned)(at % columns) * launch.cluster, (unsigned)(at / columns % of.y),
+                   (unsigned)(at / ((size_t)columns * of.y)) };
       run_block (launch);
     }
 }

@@ -2,10 +2,10 @@
  *
  * device.h - the execution model, as the headers in include/ use it
  *
- * Blocks run one after another. The threads of one are fibers, which run until they have to wait:
- * at a barrier of the block, or where lanes of a warp meet, until all have come. Nothing else
- * switches, so between two such places a thread is alone; what depends on others' progress there
- * comes out differently in another order (emulation.h).
+ * Blocks, or clusters of them, run one after another. The threads of one are fibers, which run
+ * until they have to wait: at a barrier of the block, or where lanes of a warp meet, until all have
+ * come. Nothing else switches, so between two such places a thread is alone; what depends on
+ * others' progress there comes out differently in another order (emulation.h).
  */
 #pragma once
 
@@ -31,6 +31,20 @@ void sync_threads ();
  * come, or none. */
 void barrier_sync (int id, int threads);
 void barrier_arrive (int id, int threads);
+
+/* What waits for more than a barrier counts: a thread looks, sleeps, and looks again when any other
+ * has woken all who sleep. */
+void sleep_for (const char *what);
+void wake_all ();
+
+/* -- clusters --------------------------------------------------------------------------------- */
+
+/* This block's number in its cluster; all threads of the cluster that have not ended. */
+int cluster_rank ();
+void sync_cluster ();
+
+/* The distance from a block's dynamic shared memory to that of the cluster's next. */
+size_t cluster_pitch ();
 
 /* -- lanes of a warp -------------------------------------------------------------------------- */
 
@@ -69,7 +83,8 @@ struct Extent
 struct Launch
 {
   Extent grid, block;
-  size_t shared; /* bytes of dynamic shared memory */
+  int cluster;   /* blocks, neighbours of x, that run at once */
+  size_t shared; /* bytes of dynamic shared memory of each */
   void (*kernel) (void *arguments);
   void *arguments;
 };

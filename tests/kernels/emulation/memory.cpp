@@ -32,7 +32,7 @@
 #define TOTAL     ((size_t)4 << 30)
 
 /* What `extern __shared__ char shared[]` in a kernel means. */
-alignas (1024) thread_local char shared[emulation::MOST_SHARED + FENCE];
+alignas (1024) thread_local char shared[emulation::MOST_SHARED * emulation::MOST_CLUSTER + FENCE];
 
 namespace emulation
 {

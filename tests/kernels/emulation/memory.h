@@ -8,8 +8,9 @@
 
 namespace emulation
 {
-/* What no launch gets more of. */
+/* What no launch gets more of: bytes of a block, and blocks of a cluster. */
 const size_t MOST_SHARED = 227 << 10;
+const int MOST_CLUSTER = 4;
 
 /* A block begins with `bytes` of dynamic shared memory, and ends; writes behind it are a fault. */
 void shared_begin (size_t bytes);

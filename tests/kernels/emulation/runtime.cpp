@@ -104,9 +104,9 @@ run_in_all_orders (const Launch &launch)
 
 void
 queue_grid (const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t queue,
-            std::function<void ()> run)
+            std::function<void ()> run, int cluster)
 {
-  if (!fits (kernel, grid, block, shared))
+  if (!fits (kernel, grid, block, shared) || grid.x % cluster != 0 || cluster > MOST_CLUSTER)
     {
       (void)failed (shared > SHARED_WITHOUT_ASKING ? cudaErrorInvalidValue
                                                    : cudaErrorInvalidConfiguration);
@@ -116,6 +116,7 @@ queue_grid (const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream
     const Launch launch = {
       { grid.x, grid.y, grid.z },
       { block.x, block.y, block.z },
+      cluster,
       shared,
       [] (void *arguments) { (*static_cast<std::function<void ()> *> (arguments)) (); },
       &run,

@@ -13,7 +13,7 @@ namespace emulation
 {
 /* Queues a grid, or refuses it as the runtime does. `run` is what each thread calls. */
 void queue_grid (const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t queue,
-                 std::function<void ()> run);
+                 std::function<void ()> run, int cluster = 1);
 }
 
 template <typename... Parameters, typename... Arguments>

@@ -2,7 +2,7 @@
  *
  * tma.cuh - the functions of kernels/cuda/tma.cuh on the processor
  *
- * A copy is done when it is asked for, so barriers have nothing to wait for.
+ * A copy is done when it is asked for, so a barrier waits for arrivals alone.
  */
 #pragma once
 
@@ -37,9 +37,23 @@ tensor_map (Stream *, TensorMapEncoder, const void *data, int64_t rows, int64_t 
   return STATUS_OK;
 }
 
-static inline void
-barrier_init (uint32_t, uint32_t)
+/* What lies where an mbarrier does. */
+typedef struct
 {
+  uint32_t phase;
+  uint16_t count, missing;
+} EmulatedBarrier;
+
+static inline EmulatedBarrier *
+emulated_barrier (uint32_t barrier)
+{
+  return reinterpret_cast<EmulatedBarrier *> (emulation::shared_at (barrier, 8));
+}
+
+static inline void
+barrier_init (uint32_t barrier, uint32_t arrivals)
+{
+  *emulated_barrier (barrier) = { 0, (uint16_t)arrivals, (uint16_t)arrivals };
 }
 
 static inline void
@@ -47,14 +61,23 @@ barrier_init_fence ()
 {
 }
 
+/* Ends a phase before the copies, but whoever waits goes on after them. */
 static inline void
-barrier_expect (uint32_t, uint32_t)
+barrier_expect (uint32_t barrier, uint32_t)
 {
+  EmulatedBarrier *const b = emulated_barrier (barrier);
+  if (--b->missing == 0)
+    {
+      b->phase++, b->missing = b->count;
+      emulation::wake_all ();
+    }
 }
 
 static inline void
-barrier_wait (uint32_t, uint32_t)
+barrier_wait (uint32_t barrier, uint32_t parity)
 {
+  while ((emulated_barrier (barrier)->phase & 1) == parity)
+    emulation::sleep_for ("an mbarrier");
 }
 
 /* Where number `column` of row `row` of a box lies, swizzled. */

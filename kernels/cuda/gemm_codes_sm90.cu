@@ -395,6 +395,24 @@ store_tokens (const float (&d)[T::TOKENS / 2], uint32_t staging, const CUtensorM
     }
 }
 
+/* Asks for what a tile's end needs while there is time: F32 vectors, a line of 128 bytes a
+ * thread. */
+template <typename T>
+static __device__ __forceinline__ void
+prefetch_vectors (const CodesWork &work, int row, int token)
+{
+  constexpr int LINE = 32;
+  const int first = (int)threadIdx.x % WARPGROUP * LINE;
+  if (work.x_scale != NULL && first < T::TOKENS && token + first < work.m)
+    prefetch_line (work.x_scale + token + first);
+  if (first < BLOCK_ROWS)
+    {
+      prefetch_line (work.w_scale + row + first);
+      if (work.bias != NULL)
+        prefetch_line (work.bias + row + first);
+    }
+}
+
 /* A consumer warpgroup: its 64 rows of w in every tile of this block. */
 template <typename T>
 static __device__ __forceinline__ void
@@ -414,6 +432,7 @@ consume_codes (const CodesLayout<T> &l, const CUtensorMap *y_map, const CodesWor
       float d[T::TOKENS / 2];
       uint32_t even[16] = {}, odd[16] = {};
       p.previous = -1;
+      prefetch_vectors<T> (work, held * BLOCK_ROWS, token);
       if constexpr (T::AHEAD)
         {
           p.ahead = p.at;

@@ -228,6 +228,13 @@ mma_s4_8x8x32 (uint32_t c[2], uint32_t a, uint32_t b)
                : "r"(a), "r"(b));
 }
 
+/* Asks for the line at p into L1. */
+static __device__ __forceinline__ void
+prefetch_line (const void *p)
+{
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
+}
+
 /* A barrier of `threads` threads of the block, one of the hardware's sixteen (0 is
  * __syncthreads). */
 static __device__ __forceinline__ void

@@ -190,6 +190,11 @@ mma_s4_8x8x32 (uint32_t c[2], uint32_t a, uint32_t b)
   emulation::meet (emulation::multiply_s4_small, &o, emulation::ALL_LANES, "small mma of nibbles");
 }
 
+static inline void
+prefetch_line (const void *)
+{
+}
+
 /* -- barriers --------------------------------------------------------------------------------- */
 
 static inline void

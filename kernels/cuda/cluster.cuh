@@ -69,17 +69,6 @@ cluster_address (uint32_t shared, int block)
   return address;
 }
 
-static __device__ __forceinline__ float
-cluster_load (uint32_t shared, int block)
-{
-  float value;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];"
-               : "=f"(value)
-               : "r"(cluster_address (shared, block))
-               : "memory");
-  return value;
-}
-
 static __device__ __forceinline__ void
 cluster_store (uint32_t shared, int block, float4 v)
 {

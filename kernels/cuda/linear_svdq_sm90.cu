@@ -8,9 +8,8 @@
 
 #include <stdlib.h>
 
-#define TURN_ROWS      128 /* of a tile of gemm_turns_sm90 */
-#define TURN_COLUMNS   160
-#define MOST_RANK_ROWS 32 /* of svdq_quantise_rows_sm90 */
+#define TURN_ROWS    128 /* of a tile of gemm_turns_sm90 */
+#define TURN_COLUMNS 160
 
 typedef struct
 {
@@ -307,19 +306,6 @@ codes_of (const HopperLinear *l)
   return l->format == SVDQ_INT4 ? SVDQ_CODES_INT4_F16 : SVDQ_CODES_NVFP4_F16;
 }
 
-/* Pairs of blocks take as long for a few rows as for 32 on each multiprocessor. */
-static Status
-quantise (Stream *s, const SvdqQuantise *q)
-{
-  if (q->rank <= MOST_RANK_ROWS)
-    return svdq_quantise_rows_sm90 (s, q);
-  if (q->kind == SVDQ_CODES_E4M3)
-    return svdq_quantise_e4m3_sm90 (s, q);
-  const bool many = 2 * CEIL_DIV (q->m, 32) >= s->caps.multiprocessors;
-  return many && q->rank <= SVDQ_PAIRS_RANK ? svdq_quantise_pairs_sm90 (s, q)
-                                            : svdq_quantise_sm90 (s, q);
-}
-
 static Status
 apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, Tensor *out)
 {
@@ -352,7 +338,7 @@ apply_columns (Stream *s, const Linear *linear, const Tensor *x, int64_t first, 
                                rows.codes,
                                rows.scale,
                                rows.low };
-      CHECK (quantise (s, &q));
+      CHECK (svdq_quantise_sm90 (s, &q));
       CHECK (
           multiply (s, l, &rows, count, (bf16 *)out->data + row * stride + first, stride, swiglu));
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Activations on their way into an exact SVDQuant linear on sm_90, as quantise_sm90.cu, by blocks
- * that have 32 rows to themselves: 4224 rows are one block for each of 132 multiprocessors.
+ * Activations on their way into an exact SVDQuant linear on sm_90, for ranks up to 32: by blocks
+ * that have 32 rows to themselves. 4224 rows are one block for each of 132 multiprocessors.
  *
  * K goes in strips of 64 to the block's warps in turn, so that they read neighbours at one time.
  * The copy engine fills a ring of strips for each warp, and what its numbers meet. A strip is read
@@ -9,12 +9,12 @@
  * for the low-rank product, whose sums stay there to the end, and for its codes. Those go back to
  * where x lay, from where the copy engine takes them.
  */
-#include "kernels/cuda/strips_sm90.cuh"
+#include "kernels/cuda/exact_sm90.cuh"
 
 #define WARPS      16
 #define THREADS    (WARPS * 32)
 #define SLOTS      2 /* strips of a warp in shared memory */
-#define MOST_STEPS 2 /* times LOW_RANKS */
+#define MOST_STEPS (SVDQ_CODES_RANK / LOW_RANKS)
 
 static_assert (MOST_STEPS * LOW_RANKS * PITCH * 4 <= SLOTS * STRIP_BYTES,
                "a warp's sums fit its slots");
@@ -29,7 +29,7 @@ struct Place
 struct alignas (1024) Ring
 {
   char x[SLOTS][STRIP_BYTES]; /* and then codes; at the end sums */
-  uint4 down[MOST_STEPS][STRIP_STEPS][32];
+  Down down[MOST_STEPS];
   uint4 inverse[SLOTS][STRIP_K / 4];
   uint64_t full[SLOTS], down_full; /* barriers */
 };
@@ -74,34 +74,17 @@ prefetch_down (const SvdqQuantise &q, const Place &p, Ring &ring, int strip)
              full);
 }
 
-/* -- the low-rank product -----------------------------------------------------------------------
- */
-
-/* Adds the warps' sums, in their order: a thread has one rank of four tokens. */
+/* Adds the warps' sums: a thread has one rank of four tokens. */
 template <int STEPS>
 static __device__ __forceinline__ void
 write_low (const SvdqQuantise &q, const Place &p, const Block &block)
 {
   constexpr int RANKS = STEPS * LOW_RANKS;
   const int rank = threadIdx.x % RANKS, token = threadIdx.x / RANKS * TOKENS;
-  if (token >= ROWS)
-    return;
-  float sum[TOKENS] = {};
-#pragma unroll
-  for (int warp = 0; warp < WARPS; warp++)
-    {
-      const float *const sums = (const float *)block.rings[warp].x;
-      const float4 more = *reinterpret_cast<const float4 *> (sums + rank * PITCH + token);
-      sum[0] += more.x, sum[1] += more.y, sum[2] += more.z, sum[3] += more.w;
-    }
-  bf16 *const low = (bf16 *)q.low + rank;
-#pragma unroll
-  for (int i = 0; i < TOKENS; i++)
-    {
-      const int row = p.first + token + i;
-      if (row < q.m)
-        low[(size_t)row * LOW_RANK_PITCH (q.rank)] = __float2bfloat16_rn (sum[i]);
-    }
+  if (token < ROWS)
+    write_tokens (q, p.first + token, rank,
+                  add_up<WARPS> ((const float *)block.rings[0].x + rank * PITCH + token,
+                                 sizeof (Ring) / sizeof (float)));
 }
 
 /* -- the kernel ---------------------------------------------------------------------------------
@@ -137,10 +120,21 @@ take_strips (const SvdqQuantise &q, const CUtensorMap *x_map, const CUtensorMap 
     {
       const int slot = turn % SLOTS;
       barrier_wait (shared_address (&ring.full[slot]), turn / SLOTS & 1);
-      Sixteen x[ROW_BLOCKS];
+      Sixteen x[ROW_BLOCKS], smoothed[ROW_BLOCKS];
+      uint32_t most[ROW_BLOCKS];
 #pragma unroll
       for (int j = 0; j < ROW_BLOCKS; j++)
         take (ring.x[slot], j, x[j]);
+      if (lane == 0)
+        {
+          tma_store_wait_read<0> ();
+          if (turn > 0)
+            prefetch (q, x_map, p, ring, strip + (SLOTS - 1) * WARPS, (turn - 1) % SLOTS);
+        }
+      __syncwarp ();
+      /* What INT4's lanes tell each other is on its way while the low-rank product runs. */
+      if (CODES == SVDQ_CODES_INT4_F16)
+        smooth<CODES> (ring.inverse[slot], x, smoothed, most);
       if (STEPS > 0)
         {
           barrier_wait (shared_address (&ring.down_full), turn & 1);
@@ -149,17 +143,13 @@ take_strips (const SvdqQuantise &q, const CUtensorMap *x_map, const CUtensorMap 
             lower (ring.down[step], x, sum[step]);
           tma_store_fence (); /* what comes next must not overtake the reading */
           __syncwarp ();
+          if (lane == 0)
+            prefetch_down<STEPS> (q, p, ring, strip + WARPS);
         }
-      if (lane == 0)
-        {
-          prefetch_down<STEPS> (q, p, ring, strip + WARPS);
-          tma_store_wait_read<0> ();
-          if (turn > 0)
-            prefetch (q, x_map, p, ring, strip + (SLOTS - 1) * WARPS, (turn - 1) % SLOTS);
-        }
-      __syncwarp ();
-      code<CODES> (block.groups, ring.inverse[slot], x, odd_rows);
-      write_codes (codes_map, p.first, strip * STRIP_K, ring.x[slot], x);
+      if (CODES == SVDQ_CODES_NVFP4_F16)
+        smooth<CODES> (ring.inverse[slot], x, smoothed, most);
+      code<CODES> (block.groups, most, smoothed, odd_rows);
+      write_codes (codes_map, p.first, strip * STRIP_K, ring.x[slot], smoothed);
       __syncwarp ();
     }
   return odd_rows;
@@ -171,7 +161,7 @@ __launch_bounds__ (THREADS, 1)
     quantise_codes_kernel (SvdqQuantise q, const __grid_constant__ CUtensorMap x_map,
                            const __grid_constant__ CUtensorMap codes_map)
 {
-#if !defined __CUDA_ARCH__ || __CUDA_ARCH__ >= 900
+#ifdef FOR_SM90
   extern __shared__ __align__ (1024) char shared[];
   Block &block = *reinterpret_cast<Block *> (shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -249,11 +239,8 @@ launch_for (Stream *s, const SvdqQuantise *q)
 Status
 svdq_quantise_codes_sm90 (Stream *s, const SvdqQuantise *q)
 {
-  REQUIRE (s, s->caps.sm == 90);
-  REQUIRE (s, q->m >= 1 && q->k >= 64 && q->k % STRIP_K == 0 && q->k <= SVDQ_SM90_MOST_K);
-  REQUIRE (s, (int64_t)q->m * q->k <= INT32_MAX / 2);
-  REQUIRE (s, q->rank >= 0 && q->rank % LOW_RANKS == 0 && q->rank <= MOST_STEPS * LOW_RANKS);
-  REQUIRE (s, q->kind != SVDQ_CODES_E4M3);
+  CHECK (check_quantise (s, q));
+  REQUIRE (s, q->kind != SVDQ_CODES_E4M3 && q->rank <= SVDQ_CODES_RANK);
   return q->kind == SVDQ_CODES_INT4_F16 ? launch_for<SVDQ_CODES_INT4_F16> (s, q)
                                         : launch_for<SVDQ_CODES_NVFP4_F16> (s, q);
 }

@@ -4,17 +4,17 @@
  * themselves, and of which each takes half of K, so that it reads no more than half of proj_down.
  *
  * Two warps beside each other have the same strip, of 32 rows each, and share its part of
- * proj_down. A thread has as many sums as there are ranks: more of them, fewer warps. At the end a
- * block adds its warps' sums and hands them to the block of the cluster that writes those rows.
+ * proj_down. A thread has as many sums as there are ranks: more of them, fewer warps; and beyond
+ * 128 all is done again for the ranks that are left. At the end a block adds its warps' sums and
+ * hands them to the block of the cluster that writes those rows.
  */
 #include "kernels/cuda/cluster.cuh"
-#include "kernels/cuda/strips_sm90.cuh"
+#include "kernels/cuda/exact_sm90.cuh"
 
 #define PARTS       2 /* of rows, and of K: blocks of a cluster */
 #define SLOTS       3 /* strips of a warp in shared memory */
 #define LEAST_STEPS 3
-#define MOST_STEPS  8      /* times LOW_RANKS */
-#define MOST_SHARED 232448 /* bytes of a block */
+#define MOST_STEPS  8 /* times LOW_RANKS, of a launch */
 
 /* Whose sums a warp's slots have room for, times LOW_RANKS. */
 #define HELD_STEPS (SLOTS * STRIP_BYTES / (LOW_RANKS * PITCH * 4))
@@ -34,6 +34,7 @@ struct Place
   int strip; /* of K: strip, strip + WARPS, ... to below strips */
   int strips;
   int count; /* warps that have a strip together */
+  Ranks ranks;
 };
 
 /* A block's shared memory. */
@@ -42,9 +43,8 @@ template <typename S> struct Block
   alignas (1024) char x[S::WARPS][SLOTS][STRIP_BYTES]; /* and then codes; at the end sums */
   uint4 groups[SCALES];                                /* nvfp4_group, int4_group */
   uint4 inverse[S::WARPS][SLOTS][STRIP_K / 4];
-  uint4 down[S::TURNS][S::STEPS][STRIP_STEPS][32];
-  uint64_t down_full[S::TURNS]; /* barriers, and how often a warp was done with `down` */
-  uint32_t down_taken[S::TURNS];
+  Down down[S::TURNS][S::STEPS];
+  uint64_t down_full[S::TURNS], down_empty[S::TURNS]; /* barriers */
   uint64_t full[S::WARPS][SLOTS];
   alignas (16) float sums[PARTS][S::RANKS * PITCH]; /* of each block, for this one's rows */
   uint32_t odd_rows[PARTS]; /* of the cluster's rows, a bit for each that is coded again */
@@ -79,32 +79,30 @@ prefetch_down (const SvdqQuantise &q, const Place &p, Block<S> &block, int strip
   if (strip >= p.strips)
     return;
   const int turn = threadIdx.x / 32 / PARTS, bytes = S::STEPS * STEP_BYTES;
+  const size_t step = (size_t)strip * (q.rank / LOW_RANKS) + p.ranks.first;
   const uint32_t full = shared_address (&block.down_full[turn]);
   barrier_expect (full, bytes);
-  bulk_load (shared_address (block.down[turn]), (const char *)q.proj_down + (size_t)strip * bytes,
+  bulk_load (shared_address (block.down[turn]), (const char *)q.proj_down + step * STEP_BYTES,
              bytes, full);
 }
 
-/* This warp has read it: the last to do so begins with the next. */
+/* This warp has read it; the first of those that share it begins with the next when all have. To
+ * wait later, behind what lanes tell each other, took longer (tried.md). */
 template <typename S>
 static __device__ __forceinline__ void
 leave_down (const SvdqQuantise &q, const Place &p, Block<S> &block, int strip)
 {
+  const uint32_t empty = shared_address (&block.down_empty[threadIdx.x / 32 / PARTS]);
+  barrier_arrive (empty);
+  if (threadIdx.x % (32 * PARTS) != 0)
+    return;
+  barrier_wait (empty, strip / S::WARPS & 1);
   tma_store_fence (); /* what comes next must not overtake the reading */
-  __syncwarp ();
-  if (threadIdx.x % 32 == 0
-      && (atomicAdd (&block.down_taken[threadIdx.x / 32 / PARTS], 1u) + 1) % p.count == 0)
-    prefetch_down (q, p, block, strip + S::WARPS);
+  prefetch_down (q, p, block, strip + S::WARPS);
 }
 
 /* -- the low-rank sums --------------------------------------------------------------------------
  */
-
-static __device__ __forceinline__ void
-add (float4 &sum, const float4 &more)
-{
-  sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-}
 
 /* Adds COUNT times 16 ranks' sums of the warps for each part of the rows, in their order, and hands
  * them to the block that writes those: a thread has one rank of four tokens at a time. */
@@ -117,10 +115,8 @@ send_sums (Block<S> &block)
   for (int i = threadIdx.x; i < PARTS * PIECES; i += S::THREADS)
     {
       const int part = i / PIECES, at = i % RANKS * PITCH + i % PIECES / RANKS * TOKENS;
-      float4 sum = make_float4 (0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int turn = 0; turn < S::TURNS; turn++)
-        add (sum, *reinterpret_cast<const float4 *> ((float *)block.x[turn * PARTS + part] + at));
+      const float4 sum
+          = add_up<S::TURNS> ((const float *)block.x[part] + at, sizeof block.x[0] * PARTS / 4);
       cluster_store (shared_address (sums + at), part, sum);
     }
 }
@@ -140,25 +136,16 @@ exchange_sums (Block<S> &block, const float (&sum)[S::STEPS][ROW_BLOCKS][4])
     exchange_sums<FROM + COUNT> (block, sum);
 }
 
-/* Adds the blocks' sums, in their order. */
+/* Adds the blocks' sums. */
 template <typename S>
 static __device__ __forceinline__ void
-write_low (const SvdqQuantise &q, int first, const Block<S> &block)
+write_low (const SvdqQuantise &q, const Place &p, int first, const Block<S> &block)
 {
   for (int i = threadIdx.x; i < S::RANKS * ROWS / TOKENS; i += S::THREADS)
     {
       const int rank = i % S::RANKS, token = i / S::RANKS * TOKENS;
-      float4 sum = make_float4 (0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int part = 0; part < PARTS; part++)
-        add (sum, *reinterpret_cast<const float4 *> (&block.sums[part][rank * PITCH + token]));
-      const float of_token[TOKENS] = { sum.x, sum.y, sum.z, sum.w };
-      bf16 *const low = (bf16 *)q.low + rank;
-#pragma unroll
-      for (int n = 0; n < TOKENS; n++)
-        if (first + token + n < q.m)
-          low[(size_t)(first + token + n) * LOW_RANK_PITCH (q.rank)]
-              = __float2bfloat16_rn (of_token[n]);
+      write_tokens (q, first + token, p.ranks.first * LOW_RANKS + rank,
+                    add_up<PARTS> (&block.sums[0][rank * PITCH + token], S::RANKS * PITCH));
     }
 }
 
@@ -167,12 +154,12 @@ write_low (const SvdqQuantise &q, int first, const Block<S> &block)
 
 template <typename S>
 static __device__ __forceinline__ Place
-place_of (const SvdqQuantise &q)
+place_of (const SvdqQuantise &q, const Ranks &ranks)
 {
   const int warp = threadIdx.x / 32, rank = cluster_rank ();
   const int cluster = ((int)blockIdx.x - rank) * ROWS, first = cluster + warp % PARTS * ROWS;
   return { first, rank * S::TURNS + warp / PARTS, first < q.m ? q.k / STRIP_K : 0,
-           min ((int)CEIL_DIV (q.m - cluster, ROWS), PARTS) };
+           min ((int)CEIL_DIV (q.m - cluster, ROWS), PARTS), ranks };
 }
 
 /* Barriers, and the first strips: one lane of each warp. */
@@ -187,7 +174,7 @@ begin_copies (const SvdqQuantise &q, const CUtensorMap *map, const Place &p, Blo
   if (leads)
     {
       barrier_init (shared_address (&block.down_full[turn]), 1);
-      block.down_taken[turn] = 0;
+      barrier_init (shared_address (&block.down_empty[turn]), p.count * 32);
     }
   barrier_init_fence ();
   if (leads)
@@ -217,6 +204,7 @@ take_strips (const SvdqQuantise &q, const CUtensorMap *x_map, const CUtensorMap 
                     slot == 0 ? SLOTS - 1 : slot - 1);
         }
       Sixteen x[ROW_BLOCKS];
+      uint32_t most[ROW_BLOCKS];
 #pragma unroll
       for (int j = 0; j < ROW_BLOCKS; j++)
         take (block.x[warp][slot], j, x[j]);
@@ -225,7 +213,8 @@ take_strips (const SvdqQuantise &q, const CUtensorMap *x_map, const CUtensorMap 
       for (int step = 0; step < S::STEPS; step++)
         lower (block.down[turn][step], x, sum[step]);
       leave_down (q, p, block, strip);
-      code<CODES> (block.groups, block.inverse[warp][slot], x, odd_rows);
+      smooth<CODES> (block.inverse[warp][slot], x, x, most);
+      code<CODES> (block.groups, most, x, odd_rows);
       write_codes (codes_map, p.first, strip * STRIP_K, block.x[warp][slot], x);
       __syncwarp ();
     }
@@ -268,14 +257,14 @@ code_noted (const SvdqQuantise &q, int first, Block<S> &block)
 template <SvdqCodes CODES, typename S>
 static __global__ void
 __launch_bounds__ (S::THREADS, 1)
-    quantise_pairs_kernel (SvdqQuantise q, const __grid_constant__ CUtensorMap x_map,
+    quantise_pairs_kernel (SvdqQuantise q, Ranks ranks, const __grid_constant__ CUtensorMap x_map,
                            const __grid_constant__ CUtensorMap codes_map)
 {
-#if !defined __CUDA_ARCH__ || __CUDA_ARCH__ >= 900
+#ifdef FOR_SM90
   extern __shared__ __align__ (1024) char shared[];
   Block<S> &block = *cluster_own<Block<S>> (shared);
   const int lane = threadIdx.x % 32, first = (int)blockIdx.x * ROWS;
-  const Place p = place_of<S> (q);
+  const Place p = place_of<S> (q, ranks);
   if (lane == 0)
     begin_copies (q, &x_map, p, block);
   begin_block<CODES, S::THREADS> (q, first, block.groups);
@@ -297,7 +286,7 @@ __launch_bounds__ (S::THREADS, 1)
   exchange_sums<0> (block, sum);
   cluster_arrive ();
   cluster_wait (); /* nobody reaches into another block from here on */
-  write_low (q, first, block);
+  write_low (q, p, first, block);
   code_noted<CODES> (q, first, block);
 #endif
 }
@@ -307,35 +296,41 @@ __launch_bounds__ (S::THREADS, 1)
 
 template <SvdqCodes CODES, int STEPS>
 static Status
-launch (Stream *s, const SvdqQuantise *q)
+launch (Stream *s, const SvdqQuantise *q, const Ranks &ranks, const CUtensorMap &x,
+        const CUtensorMap &codes)
 {
   if constexpr (STEPS > LEAST_STEPS)
-    if (q->rank < STEPS * LOW_RANKS)
-      return launch<CODES, STEPS - 1> (s, q);
+    if (ranks.steps < STEPS)
+      return launch<CODES, STEPS - 1> (s, q, ranks, x, codes);
   typedef Shape<STEPS> S;
   static_assert (sizeof (Block<S>) <= MOST_SHARED, "a block fits");
+  auto *kernel = quantise_pairs_kernel<CODES, S>;
+  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       (int)sizeof (Block<S>)));
+  launch_clusters (kernel, PARTS, (unsigned)CEIL_DIV (q->m, ROWS * PARTS) * PARTS, S::THREADS,
+                   sizeof (Block<S>), s->compute, *q, ranks, x, codes);
+  return LAUNCHED (s);
+}
+
+/* In as few launches as there must be, of much the same number of ranks. */
+Status
+svdq_quantise_pairs_sm90 (Stream *s, const SvdqQuantise *q)
+{
+  CHECK (check_quantise (s, q));
+  REQUIRE (s, q->kind != SVDQ_CODES_E4M3 && q->rank >= LEAST_STEPS * LOW_RANKS);
   TensorMapEncoder encode = NULL;
   CUtensorMap x = {}, codes = {};
   CHECK (tensor_map_encoder (s, &encode));
   CHECK (tensor_map (s, encode, q->x, q->m, q->k, ROWS, STRIP_K, TENSOR_SWIZZLED, &x));
   CHECK (tensor_map (s, encode, q->codes, q->m, q->k, ROWS, STRIP_K, TENSOR_SWIZZLED, &codes));
-  auto *kernel = quantise_pairs_kernel<CODES, S>;
-  CUDA_CHECK (s, cudaFuncSetAttribute (kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       (int)sizeof (Block<S>)));
-  launch_clusters (kernel, PARTS, (unsigned)CEIL_DIV (q->m, ROWS * PARTS) * PARTS, S::THREADS,
-                   sizeof (Block<S>), s->compute, *q, x, codes);
-  return LAUNCHED (s);
-}
-
-Status
-svdq_quantise_pairs_sm90 (Stream *s, const SvdqQuantise *q)
-{
-  REQUIRE (s, s->caps.sm == 90);
-  REQUIRE (s, q->m >= 1 && q->k >= 64 && q->k % STRIP_K == 0 && q->k <= SVDQ_SM90_MOST_K);
-  REQUIRE (s, (int64_t)q->m * q->k <= INT32_MAX / 2);
-  REQUIRE (s, q->rank % LOW_RANKS == 0);
-  REQUIRE (s, q->rank >= LEAST_STEPS * LOW_RANKS && q->rank <= MOST_STEPS * LOW_RANKS);
-  REQUIRE (s, q->kind != SVDQ_CODES_E4M3);
-  return q->kind == SVDQ_CODES_INT4_F16 ? launch<SVDQ_CODES_INT4_F16, MOST_STEPS> (s, q)
-                                        : launch<SVDQ_CODES_NVFP4_F16, MOST_STEPS> (s, q);
+  const int steps = q->rank / LOW_RANKS, launches = (int)CEIL_DIV (steps, MOST_STEPS);
+  Ranks ranks = {};
+  for (int left = launches; left > 0; left--, ranks.first += ranks.steps)
+    {
+      ranks.steps = (int)CEIL_DIV (steps - ranks.first, left);
+      CHECK (q->kind == SVDQ_CODES_INT4_F16
+                 ? (launch<SVDQ_CODES_INT4_F16, MOST_STEPS> (s, q, ranks, x, codes))
+                 : (launch<SVDQ_CODES_NVFP4_F16, MOST_STEPS> (s, q, ranks, x, codes)));
+    }
+  return STATUS_OK;
 }

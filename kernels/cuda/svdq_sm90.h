@@ -40,34 +40,36 @@ typedef struct
   void *low;             /* [m, LOW_RANK_PITCH (rank)] BF16 */
 } SvdqQuantise;
 
-Status svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q);
-
-/* E4M3 alone, by rows that are read by the copy engine: as svdq_quantise_rows_sm90 below, of any
- * rank. The first numbers are 64 SVDQ_E4M3_WARPS, above rank 32 64 SVDQ_E4M3_FEW_WARPS. */
+/* E4M3, of any rank. A row's scale is its own, or 2^E4M3_HEADROOM times that of its first numbers
+ * if that is greater: 64 SVDQ_E4M3_WARPS of them, above rank 32 64 SVDQ_E4M3_FEW_WARPS. */
 #define SVDQ_E4M3_WARPS     15
 #define SVDQ_E4M3_FEW_WARPS 7
+#define E4M3_HEADROOM       4
 Status svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *q);
 
-/* The same for ranks up to 32, by blocks that have rows to themselves. INT4's rows have one scale,
- * 2^INT4_EXPONENT, where it leaves every product of a code and its group's scale exact: the sums
- * that come of them are the same. E4M3's have 2^E4M3_HEADROOM times that of their first 64
- * SVDQ_ROWS_WARPS numbers, or their own if it is greater. */
-#define SVDQ_ROWS_WARPS 15
-#define E4M3_HEADROOM   4
+/* The kinds that are exact: of ranks up to SVDQ_CODES_RANK, and of those above, which take pairs of
+ * blocks. INT4's rows have one scale, 2^INT4_EXPONENT, where it leaves every product of a code and
+ * its group's scale exact: the sums that come of them are the same. */
+#define SVDQ_CODES_RANK 32
 #define INT4_EXPONENT   (-3)
-Status svdq_quantise_rows_sm90 (Stream *s, const SvdqQuantise *q);
-
-/* The same for the kinds that are exact; and for those and ranks from 48 to 128, by pairs of blocks
- * that have 64 rows to themselves. */
-#define SVDQ_PAIRS_RANK 128
 Status svdq_quantise_codes_sm90 (Stream *s, const SvdqQuantise *q);
 Status svdq_quantise_pairs_sm90 (Stream *s, const SvdqQuantise *q);
+
+/* By the one of these that takes q. */
+static inline Status
+svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q)
+{
+  if (q->kind == SVDQ_CODES_E4M3)
+    return svdq_quantise_e4m3_sm90 (s, q);
+  return q->rank <= SVDQ_CODES_RANK ? svdq_quantise_codes_sm90 (s, q)
+                                    : svdq_quantise_pairs_sm90 (s, q);
+}
 
 /* 1 / smooth [k], as SvdqWeights has it -> for each two neighbours a word of their nearest BF16,
  * and one of what those lack; NaN for inverses beyond 2^100 either way. */
 Status svdq_split_inverse (Stream *s, const float *inverse, int64_t k, void *out);
 
-/* proj_down [rank, k] BF16 -> the order in which svdq_quantise_sm90 reads it, as many bytes. */
+/* proj_down [rank, k] BF16 -> the order in which these read it, as many bytes. */
 Status
 svdq_low_rank_fragments (Stream *s, const void *proj_down, int64_t k, int rank, void *fragments);
 

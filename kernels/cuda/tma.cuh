@@ -71,6 +71,27 @@ tensor_map (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows, 
                              out);
 }
 
+/* x [rows, columns] BF16 as boxes of box_rows x box_columns, swizzled, `boxes` neighbours in a row
+ * of them at a time: they land one behind the other. */
+static inline Status
+tensor_map_boxes (Stream *s, TensorMapEncoder encode, const void *data, int64_t rows,
+                  int64_t columns, int box_rows, int box_columns, int boxes, CUtensorMap *out)
+{
+  const cuuint64_t extent[3]
+      = { (cuuint64_t)box_columns, (cuuint64_t)rows, (cuuint64_t)(columns / box_columns) };
+  const cuuint64_t pitch[2]
+      = { (cuuint64_t)columns * sizeof (bf16), (cuuint64_t)box_columns * sizeof (bf16) };
+  const cuuint32_t box[3] = { (cuuint32_t)box_columns, (cuuint32_t)box_rows, (cuuint32_t)boxes };
+  const cuuint32_t step[3] = { 1, 1, 1 };
+  REQUIRE (s, columns % box_columns == 0);
+  const CUresult result
+      = encode (out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)data, extent, pitch, box, step,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  REQUIRE (s, result == CUDA_SUCCESS);
+  return STATUS_OK;
+}
+
 /* -- device: barriers ---------------------------------------------------------------------------
  */
 
@@ -124,6 +145,17 @@ tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
                "l"(map), "r"(column), "r"(row), "r"(barrier)
+               : "memory");
+}
+
+/* One thread: as many boxes as a map of tensor_map_boxes asks for, from number `box` on, `row` rows
+ * below the first; zeros behind the last. */
+static __device__ __forceinline__ void
+tma_load_boxes (uint32_t shared, const CUtensorMap *map, int box, int row, uint32_t barrier)
+{
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),
+               "l"(map), "r"(0), "r"(row), "r"(box), "r"(barrier)
                : "memory");
 }
 

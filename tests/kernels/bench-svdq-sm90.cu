@@ -5,15 +5,10 @@
  *   gemm VARIANT M N K SWIGLU RANK           -> milliseconds, or "unsupported": our BF16 product
  *   e4m3 VARIANT M N K SWIGLU RANK           the product of the fast path alone
  *   codes0, codes1 VARIANT M N K SWIGLU RANK that of the exact path, INT4 and NVFP4
- *   fast, exact0, exact1 ...                 the same with quantising
  *   turns VARIANT M N K SWIGLU RANK          as e4m3, by warpgroups in turn
- *   fastrows, turnsrows, exactrows0, exactrows1 ... the same, quantised by rows
- *   ringcopies, turnscopies ...              E4M3 of the ring or in turns, quantised by copies
- *   quantise WAY M K KIND RANK               quantising alone; KIND: SvdqCodes
+ *   fast, fastturns, exact0, exact1 ...      the same with quantising
+ *   quantise M K KIND RANK                   quantising alone; KIND: SvdqCodes
  *   names e4m3, names turns, names codes     names of the variants, from 0, by tabs
- *
- * WAY: 0 by clusters, 1 by rows, 2 by rows and the copy engine (E4M3 alone), 3 by pairs of
- * blocks (the others, above rank 32).
  *
  * bench-svdq-sm90.py asks, and asks PyTorch in turn with it, so that both meet the card in the same
  * state.
@@ -40,7 +35,7 @@ typedef struct
 
 typedef struct Job
 {
-  int variant, m, n, k, rank, kind, way;
+  int variant, m, n, k, rank, kind;
   bool swiglu;
   Status (*run) (Bench *b, const struct Job *job);
 } Job;
@@ -86,11 +81,7 @@ run_quantise (Bench *b, const Job *j)
                            fast ? b->codes : b->codes16,
                            b->x_scales,
                            b->low_x };
-  if (j->way == 2)
-    return svdq_quantise_e4m3_sm90 (b->s, &q);
-  if (j->way == 3)
-    return svdq_quantise_pairs_sm90 (b->s, &q);
-  return j->way == 0 ? svdq_quantise_sm90 (b->s, &q) : svdq_quantise_rows_sm90 (b->s, &q);
+  return svdq_quantise_sm90 (b->s, &q);
 }
 
 static Status
@@ -141,20 +132,10 @@ answer (Bench *b, const char *question)
   static const struct
   {
     const char *name;
-    int way;
     Status (*run) (Bench *b, const Job *job);
-  } runs[] = { { "gemm", 0, run_gemm },
-               { "e4m3", 0, run_e4m3 },
-               { "turns", 0, run_turns },
-               { "fast", 0, run_fast },
-               { "fastrows", 1, run_fast },
-               { "turnsclusters", 0, run_fast_turns },
-               { "turnsrows", 1, run_fast_turns },
-               { "ringcopies", 2, run_fast },
-               { "turnscopies", 2, run_fast_turns },
-               { "codes", 0, run_codes },
-               { "exact", 0, run_exact },
-               { "exactrows", 1, run_exact } };
+  } runs[] = { { "gemm", run_gemm },  { "e4m3", run_e4m3 },   { "turns", run_turns },
+               { "fast", run_fast },  { "codes", run_codes }, { "fastturns", run_fast_turns },
+               { "exact", run_exact } };
   char op[32];
   int v[6];
   Job job = {};
@@ -171,10 +152,9 @@ answer (Bench *b, const char *question)
     for (auto &run : runs)
       if (strcmp (op, run.name) == 0)
         job.variant = v[0], job.m = v[1], job.n = v[2], job.k = v[3], job.swiglu = v[4] != 0,
-        job.rank = v[5], job.kind = format, job.way = run.way, job.run = run.run;
-  if (words == 6 && strcmp (op, "quantise") == 0)
-    job.way = v[0], job.m = v[1], job.k = v[2], job.kind = v[3], job.rank = v[4],
-    job.run = run_quantise;
+        job.rank = v[5], job.kind = format, job.run = run.run;
+  if (words == 5 && strcmp (op, "quantise") == 0)
+    job.m = v[0], job.k = v[1], job.kind = v[2], job.rank = v[3], job.run = run_quantise;
   if (job.run != NULL)
     return answer_time (&b->watch, [&] (int) { return job.run (b, &job); });
   answer_names (strstr (question, "turns")   ? gemm_turns_sm90_variant_name

@@ -46,10 +46,10 @@ quantise_e4m3 (const std::vector<float> &xh, int exponent, const Wanted &out)
     out.value[i] = e4m3_to_float (svdq_e4m3_from_float (xh[i] / *out.scale)) * *out.scale;
 }
 
-/* By clusters, and by rows whose first scale comes of so many `warps`. */
+/* A row whose first scale, if E4M3, comes of so many warps' first strips. */
 static void
 quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, int warps,
-              const Wanted &clusters, const Wanted &rows)
+              const Wanted &out)
 {
   std::vector<float> xh (q.k);
   for (int i = 0; i < q.k; i++)
@@ -58,14 +58,13 @@ quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, 
       xh[i] = q.kind == SVDQ_CODES_E4M3 ? svdq_round_bf16 (v * s) : svdq_smoothed (v, s);
     }
   const float amax = svdq_greatest (xh.data (), q.k);
-  *clusters.scale = *rows.scale = 1.0f;
+  *out.scale = 1.0f;
   if (q.kind == SVDQ_CODES_E4M3)
     {
       const int exponent = exponent_of (amax, 448.0f), seen = std::min (q.k, 64 * warps);
       const int first
           = std::min (exponent_of (svdq_greatest (xh.data (), seen), 448.0f) + E4M3_HEADROOM, 100);
-      quantise_e4m3 (xh, exponent, clusters);
-      quantise_e4m3 (xh, std::max (exponent, first), rows);
+      quantise_e4m3 (xh, std::max (exponent, first), out);
       return;
     }
   const bool int4 = q.kind != SVDQ_CODES_NVFP4_F16;
@@ -79,33 +78,18 @@ quantise_row (const SvdqQuantise &q, const uint16_t *x, const uint16_t *smooth, 
       const float moved = ldexpf (of_group, -INT4_EXPONENT);
       fits = fits && moved <= 0x1p13f && (moved >= 0x1p-17f || moved == 0.0f);
       for (int i = 0; i < group; i++)
-        clusters.value[g + i] = rows.value[g + i] = codes[i] * of_group;
+        out.value[g + i] = codes[i] * of_group;
     }
   if (q.kind == SVDQ_CODES_INT4_F16)
-    {
-      *clusters.scale = ldexpf (1.0f, exponent_of (amax, 32768.0f));
-      *rows.scale = fits ? ldexpf (1.0f, INT4_EXPONENT) : *clusters.scale;
-    }
+    *out.scale = ldexpf (1.0f, fits ? INT4_EXPONENT : exponent_of (amax, 32768.0f));
 }
-
-/* The kernels there are. */
-enum
-{
-  BY_CLUSTERS,
-  BY_ROWS,
-  BY_COPIES, /* E4M3 alone; as by rows */
-  BY_PAIRS,  /* the others, above rank 32; as by rows */
-  WAYS
-};
-static const char *const way_names[WAYS]
-    = { "quantise", "quantise rows", "quantise copies", "quantise pairs" };
 
 /* What is asked, and what ought to come out. */
 typedef struct
 {
   SvdqQuantise q;
   std::vector<uint16_t> x, smooth, down;
-  std::vector<float> reciprocal, value[WAYS], scale[WAYS];
+  std::vector<float> reciprocal, value, scale;
   std::vector<double> low, low_terms; /* x proj_down, and the sums of its terms' magnitudes */
 } Question;
 
@@ -211,8 +195,7 @@ make_question (Test *t, Question *a, Fill fill)
     fill_scales (a);
   else
     fill_quotients (a);
-  for (int way = 0; way < WAYS; way++)
-    a->value[way].resize (q.m * k), a->scale[way].resize (q.m);
+  a->value.resize (q.m * k), a->scale.resize (q.m);
   a->low.assign ((size_t)q.m * q.rank, 0.0), a->low_terms.assign ((size_t)q.m * q.rank, 0.0);
   for (size_t i = 0; i < k; i++)
     {
@@ -225,18 +208,9 @@ make_question (Test *t, Question *a, Fill fill)
 #pragma omp parallel for
   for (int row = 0; row < q.m; row++)
     {
-      static_assert (SVDQ_ROWS_WARPS == SVDQ_E4M3_WARPS, "rows and copies agree");
-      const int warps = q.rank <= 32 ? SVDQ_ROWS_WARPS : SVDQ_E4M3_FEW_WARPS;
-      Wanted wanted[WAYS];
-      for (int way = 0; way < WAYS; way++)
-        wanted[way] = { &a->value[way][row * k], &a->scale[way][row] };
-      quantise_row (q, &a->x[row * k], a->smooth.data (), warps, wanted[BY_CLUSTERS],
-                    wanted[BY_ROWS]);
-      for (int way = BY_COPIES; way < WAYS; way++)
-        {
-          std::copy_n (wanted[BY_ROWS].value, k, wanted[way].value);
-          *wanted[way].scale = *wanted[BY_ROWS].scale;
-        }
+      const int warps = q.rank <= 32 ? SVDQ_E4M3_WARPS : SVDQ_E4M3_FEW_WARPS;
+      quantise_row (q, &a->x[row * k], a->smooth.data (), warps,
+                    { &a->value[row * k], &a->scale[row] });
       for (int r = 0; r < q.rank; r++)
         for (size_t i = 0; i < k; i++)
           {
@@ -263,7 +237,7 @@ code_bytes (SvdqCodes kind)
 
 /* One run into poisoned memory. */
 static Status
-ask (Stream *s, int way, const Question *a, Answer *out)
+ask (Stream *s, const Question *a, Answer *out)
 {
   const SvdqQuantise &q = a->q;
   out->codes.resize (a->x.size () * code_bytes (q.kind));
@@ -272,10 +246,7 @@ ask (Stream *s, int way, const Question *a, Answer *out)
   CUDA_CHECK (s, cudaMemsetAsync (q.codes, POISON, out->codes.size (), s->compute));
   CUDA_CHECK (s, cudaMemsetAsync (q.scale, POISON, out->scale.size () * 4, s->compute));
   CUDA_CHECK (s, cudaMemsetAsync (q.low, POISON, out->low.size () * 2, s->compute));
-  CHECK (way == BY_CLUSTERS ? svdq_quantise_sm90 (s, &q)
-         : way == BY_ROWS   ? svdq_quantise_rows_sm90 (s, &q)
-         : way == BY_PAIRS  ? svdq_quantise_pairs_sm90 (s, &q)
-                            : svdq_quantise_e4m3_sm90 (s, &q));
+  CHECK (svdq_quantise_sm90 (s, &q));
   CHECK (host_of (s, (uint8_t *)q.codes, out->codes));
   CHECK (host_of (s, q.scale, out->scale));
   return host_of (s, (uint16_t *)q.low, out->low);
@@ -325,10 +296,10 @@ judge_low (const Question *a, const Answer *got, int row, double power, Faults *
 }
 
 static Faults
-judge (const Question *a, int way, const Answer *got)
+judge (const Question *a, const Answer *got)
 {
   const SvdqQuantise &q = a->q;
-  const std::vector<float> &scale = a->scale[way], &value = a->value[way];
+  const std::vector<float> &scale = a->scale, &value = a->value;
   Faults f = {};
   for (size_t i = 0; i < value.size (); i++)
     {
@@ -346,33 +317,22 @@ judge (const Question *a, int way, const Answer *got)
 }
 
 static Status
-test_way (Test *t, int way, const Question *a)
+test_answers (Test *t, const Question *a)
 {
   Answer first, again;
-  CHECK (ask (t->s, way, a, &first));
-  CHECK (ask (t->s, way, a, &again));
+  CHECK (ask (t->s, a, &first));
+  CHECK (ask (t->s, a, &again));
   const bool repeats
       = first.codes == again.codes && first.low == again.low
         && memcmp (first.scale.data (), again.scale.data (), first.scale.size () * 4) == 0;
-  const Faults f = judge (a, way, &first);
+  const Faults f = judge (a, &first);
   char text[160];
   snprintf (text, sizeof text,
             "kind %d m %d k %d rank %d: wrong codes %zu scales %zu low %zu (worst %.2f), %s",
             a->q.kind, a->q.m, a->q.k, a->q.rank, f.codes, f.scales, f.low, f.worst_low,
             repeats ? "repeats" : "DIFFERS");
-  report (t, f.codes + f.scales + f.low == 0 && repeats, way_names[way], text);
+  report (t, f.codes + f.scales + f.low == 0 && repeats, "quantise", text);
   return STATUS_OK;
-}
-
-/* Whether there is a kernel, and here. */
-static bool
-has_way (int way, SvdqCodes kind, int rank)
-{
-  const bool fast = kind == SVDQ_CODES_E4M3;
-  return way == BY_CLUSTERS ? !IS_EMULATED
-         : way == BY_ROWS   ? rank <= 32
-         : way == BY_PAIRS  ? !fast && rank > 32 && rank <= SVDQ_PAIRS_RANK
-                            : fast && !IS_EMULATED;
 }
 
 static Status
@@ -397,9 +357,7 @@ test_question (Test *t, SvdqCodes kind, int m, int k, int rank, Fill fill)
   CHECK (svdq_low_rank_fragments (s, down, k, rank, fragments));
   CHECK (svdq_split_inverse (s, inverse, k, split));
   a.q.x = x, a.q.smooth = smooth, a.q.proj_down = fragments, a.q.inverse = split;
-  for (int way = 0; way < WAYS; way++)
-    if (has_way (way, kind, rank))
-      CHECK (test_way (t, way, &a));
+  CHECK (test_answers (t, &a));
   void *all[] = { x, smooth, down, fragments, inverse, split, a.q.codes, a.q.scale, a.q.low };
   for (void *memory : all)
     stream_free (s, memory);
@@ -417,7 +375,7 @@ test_quantise (Test *t, bool small)
                 { 130, 3840, 32 },  { 100, 3840, 128 }, { 40, 10240, 32 }, { 4224, 3840, 32 },
                 { 700, 10240, 16 }, { 257, 2560, 0 },   { 31, 4800, 32 },  { 33, 5760, 16 },
                 { 95, 10240, 128 }, { 70, 640, 64 },    { 1, 64, 80 },     { 63, 1920, 160 },
-                { 40, 704, 384 },   { 65, 1344, 112 } };
+                { 40, 704, 384 },   { 65, 1344, 112 },  { 66, 640, 272 } };
   for (int kind = 0; kind <= SVDQ_CODES_NVFP4_F16; kind++)
     for (auto &size : sizes)
       if ((int64_t)size.m * size.k * (size.rank + 32) <= most)

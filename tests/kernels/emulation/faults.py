@@ -43,6 +43,24 @@ FAULTS = [
     ("svdq_sm75", "svdq_sm75.cuh", "WARPS_DOWN * 16, T::WARP_ROWS", "WARPS_DOWN * 16, 16", 0, "cuda-heads", 75),
     ("linear_svdq", "linear_svdq.cu", "slab.table += row * SVDQ_HEAD", "", 0, "cuda-heads", 80),
     ("svdq_int8", "svdq_int8.cu", "b[j][2], b[j][3]", "b[j][3], b[j][2]", 0, "cuda-svdq-int8", 90),
+    ("quantise_codes_sm90", "quantise_codes_sm90.cu", BARRIER, ";", 1, "quantise-sm90", 90),
+    ("quantise_codes_sm90", "exact_sm90.cuh", "uint32_t)odd << 8 * j", "uint32_t)odd << 8", 0,
+     "quantise-sm90", 90),
+    ("quantise_e4m3_sm90", "quantise_e4m3_sm90.cu", "named_barrier (CODERS_MEET, S::CODERS);", ";", 0,
+     "quantise-sm90", 90),
+    ("quantise_e4m3_sm90", "quantise_e4m3_sm90.cu", "named_barrier (CODERS_MEET, S::CODERS);", ";", 1,
+     "quantise-sm90", 90),
+    ("quantise_e4m3_sm90", "quantise_e4m3_sm90.cu", "named_barrier (CODERS_MEET, S::CODERS);", ";", 2,
+     "quantise-sm90", 90),
+    ("quantise_e4m3_sm90", "quantise_e4m3_sm90.cu",
+     "barrier_wait (shared_address (&block.empty[stage]), phase);", ";", 0, "quantise-sm90", 90),
+    ("quantise_e4m3_sm90", "quantise_e4m3_sm90.cu", "__any_sync (0xffffffffu, other)", "false", 0,
+     "quantise-sm90", 90),
+    ("quantise_pairs_sm90", "quantise_pairs_sm90.cu", "cluster_wait (); /* nobody", "; /*", 0,
+     "quantise-sm90", 90),
+    ("quantise_pairs_sm90", "quantise_pairs_sm90.cu", BARRIER, ";", 1, "quantise-sm90", 90),
+    ("quantise_pairs_sm90", "quantise_pairs_sm90.cu", "p.ranks.first * LOW_RANKS + rank", "rank", 0,
+     "quantise-sm90", 90),
     ("svdq_fp4", "svdq_fp4.cuh", "half * 2 + t / 2", "half * 2 + t % 2", 0, "cuda-svdq-fp4", 120),
     ("svdq_fp4", "svdq_fp4.cuh", "run<TILE_A, 1> (d[j + 1], a, b[0][2]",
      "run<TILE_A, 2> (d[j + 1], a, b[0][2]", 0, "cuda-svdq-fp4", 120),
@@ -136,7 +154,7 @@ def verdict(build, folder, fault):
     run = subprocess.run([program], capture_output=True, text=True,
                          env=dict(os.environ, EMULATED_SM=str(sm), **ENVIRONMENT.get(test, {})))
     for line in run.stdout.split("\n"):
-        if line.startswith(("not ok", "Bail out!")):
+        if line.startswith(("not ok", "FAILED", "Bail out!")):
             return line
     return "unnoticed"
 

@@ -64,18 +64,6 @@ conv_sm90 (Stream *s, const Conv *, const ConvLaunch<bf16> *)
   return REFUSED (s);
 }
 
-Status
-svdq_quantise_e4m3_sm90 (Stream *s, const SvdqQuantise *)
-{
-  return REFUSED (s);
-}
-
-Status
-svdq_quantise_sm90 (Stream *s, const SvdqQuantise *)
-{
-  return REFUSED (s);
-}
-
 /* For the table of engine/linear.c: no device here takes them, and nobody asks more. */
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 

@@ -290,6 +290,11 @@ __syncthreads ()
 }
 
 static inline void
+__threadfence_block ()
+{
+}
+
+static inline void
 __syncwarp (unsigned mask = emulation::ALL_LANES)
 {
   emulation::meet ([] (void *const *, uint32_t) {}, NULL, mask, "__syncwarp");

@@ -13,7 +13,7 @@ typedef struct
 {
   uint16_t *data;
   int64_t rows, columns;
-  int box_rows, box_columns;
+  int box_rows, box_columns, boxes;
 } CUtensorMap;
 
 typedef void *TensorMapEncoder;
@@ -33,7 +33,15 @@ static inline Status
 tensor_map (Stream *, TensorMapEncoder, const void *data, int64_t rows, int64_t columns,
             int box_rows, int box_columns, TensorKind, CUtensorMap *out)
 {
-  *out = { (uint16_t *)data, rows, columns, box_rows, box_columns };
+  *out = { (uint16_t *)data, rows, columns, box_rows, box_columns, 1 };
+  return STATUS_OK;
+}
+
+static inline Status
+tensor_map_boxes (Stream *, TensorMapEncoder, const void *data, int64_t rows, int64_t columns,
+                  int box_rows, int box_columns, int boxes, CUtensorMap *out)
+{
+  *out = { (uint16_t *)data, rows, columns, box_rows, box_columns, boxes };
   return STATUS_OK;
 }
 
@@ -61,9 +69,9 @@ barrier_init_fence ()
 {
 }
 
-/* Ends a phase before the copies, but whoever waits goes on after them. */
+/* Ends a phase before the copies that are expected, but whoever waits goes on after them. */
 static inline void
-barrier_expect (uint32_t barrier, uint32_t)
+barrier_arrive (uint32_t barrier)
 {
   EmulatedBarrier *const b = emulated_barrier (barrier);
   if (--b->missing == 0)
@@ -71,6 +79,12 @@ barrier_expect (uint32_t barrier, uint32_t)
       b->phase++, b->missing = b->count;
       emulation::wake_all ();
     }
+}
+
+static inline void
+barrier_expect (uint32_t barrier, uint32_t)
+{
+  barrier_arrive (barrier);
 }
 
 static inline void
@@ -99,6 +113,14 @@ tma_load (uint32_t shared, const CUtensorMap *map, int column, int row, uint32_t
         *emulation_box (shared, r, c)
             = inside ? map->data[(row + r) * map->columns + column + c] : 0;
       }
+}
+
+static inline void
+tma_load_boxes (uint32_t shared, const CUtensorMap *map, int box, int row, uint32_t barrier)
+{
+  for (int i = 0; i < map->boxes; i++)
+    tma_load (shared + i * map->box_rows * map->box_columns * 2, map, (box + i) * map->box_columns,
+              row, barrier);
 }
 
 static inline void

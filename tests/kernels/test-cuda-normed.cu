@@ -4,6 +4,7 @@
  * input and outputs have the same bytes, whatever x is.
  */
 #include "kernels/cuda/svdq.h"
+#include "tests/kernels/card-test.cuh"
 #include "tests/kernels/patience.h"
 #include "tests/kernels/svdq-layer.h"
 
@@ -11,76 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SKIPPED 77
-#define EPS     1e-5f
-#define RUNS    20
-
-static const Ops *const ops = &ops_cuda;
-static int n_tests, n_failed;
-
-static void
-ok (bool passed, const char *what)
-{
-  n_failed += !passed;
-  printf ("%sok %d - %s\n", passed ? "" : "not ", ++n_tests, what);
-}
-
-static void
-require (Stream *s, Status status, const char *what)
-{
-  if (status == STATUS_OK)
-    return;
-  printf ("Bail out! %s: %s (%s)\n", what, status_name (status), ops->detail (s));
-  exit (1);
-}
-
-/* -- memory -------------------------------------------------------------------------------------
- */
-
-static void
-upload (Stream *s, void *memory, const void *host, size_t bytes)
-{
-  const Tensor from = tensor_1d (DTYPE_U8, const_cast<void *> (host), (int64_t)bytes);
-  Tensor to = tensor_1d (DTYPE_U8, memory, (int64_t)bytes);
-  require (s, ops->upload (s, &from, &to), "upload");
-}
-
-static void *
-to_device (Stream *s, const void *host, size_t bytes)
-{
-  void *memory = NULL;
-  require (s, ops->alloc (s, bytes, &memory), "alloc");
-  upload (s, memory, host, bytes);
-  return memory;
-}
-
-/* `bytes` of 0xff: a NaN in every format. */
-static void
-poison (Stream *s, void *memory, size_t bytes)
-{
-  void *host = malloc (bytes);
-  memset (host, 0xff, bytes);
-  upload (s, memory, host, bytes);
-  free (host);
-}
-
-static void *
-poisoned (Stream *s, size_t bytes)
-{
-  void *memory = NULL;
-  require (s, ops->alloc (s, bytes, &memory), "alloc");
-  poison (s, memory, bytes);
-  return memory;
-}
+#define EPS  1e-5f
+#define RUNS 20
 
 /* FNV-1a of device memory. */
 static uint64_t
 hash_of (Stream *s, const void *device, size_t bytes)
 {
   uint8_t *host = (uint8_t *)malloc (bytes);
-  const Tensor from = tensor_1d (DTYPE_U8, const_cast<void *> (device), (int64_t)bytes);
-  Tensor to = tensor_1d (DTYPE_U8, host, (int64_t)bytes);
-  require (s, ops->download (s, &from, &to), "download");
+  download (s, device, host, bytes);
   uint64_t hash = 14695981039346656037u;
   for (size_t i = 0; i < bytes; i++)
     hash = (hash ^ host[i]) * 1099511628211u;

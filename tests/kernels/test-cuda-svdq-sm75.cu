@@ -7,73 +7,21 @@
  * rest, which needs an sm_75 card or the emulated one.
  */
 #include "kernels/cuda/svdq_sm75.cuh"
+#include "tests/kernels/card-test.cuh"
 #include "tests/kernels/patience.h"
 #include "tests/kernels/svdq-half.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define SKIPPED 77
-#define SPARE   8 /* numbers behind each row of y, which must stay as they are */
-
-static const Ops *const ops = &ops_cuda;
-static int n_tests, n_failed;
-
-static void
-ok (bool passed, const char *what)
-{
-  n_failed += !passed;
-  printf ("%sok %d - %s\n", passed ? "" : "not ", ++n_tests, what);
-  fflush (stdout);
-}
-
-static void
-require (Stream *s, Status status, const char *what)
-{
-  if (status == STATUS_OK)
-    return;
-  printf ("Bail out! %s: %s (%s)\n", what, status_name (status), ops->detail (s));
-  exit (1);
-}
-
-/* -- memory -------------------------------------------------------------------------------------
- */
-
-static void
-put (Stream *s, const void *host, size_t bytes, void *device)
-{
-  const Tensor from = tensor_1d (DTYPE_U8, const_cast<void *> (host), (int64_t)bytes);
-  Tensor to = tensor_1d (DTYPE_U8, device, (int64_t)bytes);
-  if (bytes > 0)
-    require (s, ops->upload (s, &from, &to), "upload");
-}
-
-static void *
-to_device (Stream *s, const void *host, size_t bytes)
-{
-  void *memory = NULL;
-  require (s, ops->alloc (s, bytes, &memory), "alloc");
-  put (s, host, bytes, memory);
-  return memory;
-}
-
-/* Every byte 0xff: a NaN in every format. */
-static void *
-poisoned (Stream *s, size_t bytes)
-{
-  const std::vector<uint8_t> host (bytes, 0xff);
-  return to_device (s, host.data (), bytes);
-}
+#define SPARE 8 /* numbers behind each row of y, which must stay as they are */
 
 template <typename T>
 static std::vector<T>
 to_host (Stream *s, const void *device, size_t count)
 {
   std::vector<T> host (count);
-  const Tensor from
-      = tensor_1d (DTYPE_U8, const_cast<void *> (device), (int64_t)(count * sizeof (T)));
-  Tensor to = tensor_1d (DTYPE_U8, host.data (), (int64_t)(count * sizeof (T)));
-  require (s, ops->download (s, &from, &to), "download");
+  download (s, device, host.data (), count * sizeof (T));
   return host;
 }
 
@@ -164,12 +112,12 @@ fill (Stream *s, const HalfHost &h, Device *d)
         bf16_scales[scale_at (h, *d, row, g) % bf16_scales.size ()] = bf16_from_float (scale);
         e4m3[scale_at (h, *d, row, g) % e4m3.size ()] = svdq_e4m3_from_float (scale);
       }
-  put (s, codes.data (), codes.size (), d->a.codes);
+  upload (s, d->a.codes, codes.data (), codes.size ());
   if (h.int4 ())
-    put (s, bf16_scales.data (), bf16_scales.size () * 2, d->a.scales);
+    upload (s, d->a.scales, bf16_scales.data (), bf16_scales.size () * 2);
   else
-    put (s, e4m3.data (), e4m3.size (), d->a.scales);
-  put (s, h.lora.data (), h.lora.size () * 2, d->a.lora);
+    upload (s, d->a.scales, e4m3.data (), e4m3.size ());
+  upload (s, d->a.lora, h.lora.data (), h.lora.size () * 2);
 }
 
 /* -- judging outputs ----------------------------------------------------------------------------

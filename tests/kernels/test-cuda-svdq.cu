@@ -7,6 +7,7 @@
 #include "kernels/cuda/svdq.cuh"
 #include "kernels/cuda/svdq.h"
 #include "kernels/svdq-math.h"
+#include "tests/kernels/card-test.cuh"
 #include "tests/kernels/patience.h"
 #include "tests/kernels/svdq-layer.h"
 
@@ -16,57 +17,11 @@
 
 #define GUARD 64 /* numbers behind an output, which must stay as they are */
 
-static const Ops *const ops = &ops_cuda;
-static int n_tests, n_failed;
-
-static void
-ok (bool passed, const char *what)
-{
-  n_failed += !passed;
-  printf ("%sok %d - %s\n", passed ? "" : "not ", ++n_tests, what);
-}
-
-static void
-require (Stream *s, Status status, const char *what)
-{
-  if (status == STATUS_OK)
-    return;
-  printf ("Bail out! %s: %s (%s)\n", what, status_name (status), ops->detail (s));
-  exit (1);
-}
-
-/* -- memory -------------------------------------------------------------------------------------
- */
-
-static void *
-to_device (Stream *s, const void *host, size_t bytes)
-{
-  void *memory = NULL;
-  require (s, ops->alloc (s, bytes, &memory), "alloc");
-  const Tensor from = tensor_1d (DTYPE_U8, const_cast<void *> (host), (int64_t)bytes);
-  Tensor to = tensor_1d (DTYPE_U8, memory, (int64_t)bytes);
-  require (s, ops->upload (s, &from, &to), "upload");
-  return memory;
-}
-
-/* `bytes` of device memory, all 0xff: a NaN in every format. */
-static void *
-poisoned (Stream *s, size_t bytes)
-{
-  void *host = malloc (bytes);
-  memset (host, 0xff, bytes);
-  void *memory = to_device (s, host, bytes);
-  free (host);
-  return memory;
-}
-
 static void *
 to_host (Stream *s, const void *device, size_t bytes)
 {
   void *host = malloc (bytes + 1);
-  const Tensor from = tensor_1d (DTYPE_U8, const_cast<void *> (device), (int64_t)bytes);
-  Tensor to = tensor_1d (DTYPE_U8, host, (int64_t)bytes);
-  require (s, ops->download (s, &from, &to), "download");
+  download (s, device, host, bytes);
   return host;
 }
 

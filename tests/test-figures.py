@@ -234,43 +234,55 @@ def lora():
 
 def four_bit():
     page = Page("kernels/cuda/svdquant-sm90.md")
-    for row in raw("kernels/bench-h200-svdq.json")["rows"]:
-        if row["op"] != "linear":
-            continue
-        ms, a = row["ms"], row["args"]
-        unit = " ms" if a[1] == 11520 else ""
-        page.holds(f"{a[1]} x {a[2]}", f"{ms['cublas bf16']:.3f}{unit}", f"{ms['cublas fp8']:.3f}",
-                   f"{ms['fast']:.3f}, {ms['cublas bf16'] / ms['fast']:.2f}x",
-                   f"{ms['turns r32']:.3f}",
-                   *(f"{ms[way]:.3f}, {ms['cublas bf16'] / ms[way]:.2f}x"
-                     for way in ("exact int4 128x192 ahead", "before: exact nvfp4", "before: fast",
-                                 "before: exact int4")))
-    *_, run = raw("kernels/bench-h200-exact.json")["runs"]
-    for shape, rounds in run["linear_ms"].items():
-        ms = {name: statistics.median(times) for name, times in rounds.items()}
+
+    def linears(name):
+        return {f"{row['args'][1]} x {row['args'][2]}": row["ms"]
+                for row in raw(f"kernels/{name}.json")["rows"] if row["op"] == "linear"}
+
+    def cells(shape, ms, ways):
         dense = ms["cublas bf16"]
-        cells = []
-        for kind in ("int4", "nvfp4"):
-            now = ms[f"exact {kind}: now"]
-            cells += [f"{now:.3f}, {dense / now:.2f}x", f"{ms['product ' + kind]:.3f}"]
-        before = ms["exact int4: before"]
-        page.holds(shape, f"{dense:.3f}" + (" ms" if shape.startswith("11520") else ""), *cells,
-                   f"{before:.3f}, {dense / before:.2f}x")
-    us = {name: statistics.median(times)
-          for name, times in raw("kernels/bench-h200-pairs.json")["quantise_us"].items()}
-    for kind, k in (("int4", 3840), ("int4", 10240), ("nvfp4", 3840)):
-        page.holds(f"{kind.upper()}, K = {k}, above rank 32",
-                   *(f"{us[f'{kind} K {k} rank {rank}: {way}']:.1f}"
-                     for rank in (64, 128) for way in ("clusters", "pairs")))
-    whole = raw("kernels/whole-h200-svdq.json")
-    dense = statistics.mean(whole[which]["median"]["step"] for which in ("bf16", "bf16 again"))
-    for label, key in (("fast INT4, clusters and no turns", "fast int4, before"),
-                       ("fast INT4", "fast int4"), ("fast NVFP4", "fast nvfp4"),
-                       ("exact INT4, rank 128, by clusters", "exact int4, rank 128, before"),
-                       ("exact NVFP4, rank 128, by clusters", "exact nvfp4, rank 128, before")):
-        run = whole[key]
-        page.holds(label, f"{run['median']['step'] * 1e3:.1f}", f"{dense / run['median']['step']:.2f}x",
-                   f"{run['median']['total']:.3f}")
+        yield f"{dense:.3f}" + (" ms" if shape.startswith("11520") else "")
+        yield f"{ms['cublas fp8']:.3f}"
+        for way, product in ways:
+            yield f"{ms[way]:.3f}, {dense / ms[way]:.2f}x"
+            if product:
+                yield f"{ms[product]:.3f}"
+
+    for shape, ms in linears("bench-h200-svdq-lasting").items():
+        page.holds(shape + ", lasting", *cells(shape, ms, (("fast", None), ("exact int4", None),
+                                                           ("exact nvfp4", None))))
+    for shape, ms in linears("bench-h200-svdq").items():
+        page.holds(shape, *cells(shape, ms, (("fast", "turns r32"), ("exact int4", "int4 product"),
+                                             ("exact nvfp4", "nvfp4 product"))))
+    for way, label in (("fast", "fast"), ("exact int4", "INT4"), ("exact nvfp4", "NVFP4")):
+        first, second, third, last = (f"{ms['cublas bf16'] / ms[way]:.2f}" for ms in
+                                      raw("kernels/bench-h200-svdq-bursts.json")["runs"])
+        page.says(f"{first}, {second}, {third} and {last}x {label}")
+    kinds, older = ("E4M3", "INT4 in FP16", "NVFP4 in FP16"), {}
+    for row in raw("kernels/bench-h200-svdq.json")["rows"]:
+        if row["op"] == "quantise" and row["args"][0] == 4224:
+            _, k, kind, rank = row["args"]
+            page.holds(f"{kinds[kind]}, K = {k}, " + (f"rank {rank}" if rank else "no low rank"),
+                       f"{row['ms'] * 1e3:.1f}")
+            older[f"{kinds[kind].split()[0].lower()} K {k} rank {rank}: clusters"] = (
+                f"{kinds[kind]}, K = {k}, rank {rank}", f"{row['ms'] * 1e3:.1f}", "")
+    for name, times in raw("kernels/bench-h200-pairs.json")["quantise_us"].items():
+        if name in older:
+            page.holds(*older[name], f"{statistics.median(times):.1f}")
+    few = raw("kernels/bench-h200-pairs-few.json")["rank_128_linear_ms"]
+    by = {shape: {name: statistics.median(times) for name, times in of.items()}
+          for shape, of in few.items()}
+    for shape, ms in by.items():
+        page.says("{} {:.2f}x and {:.2f}x".format(shape.replace("x", " x "), *(
+            ms["cublas"] / ms["int4 r128 " + way] for way in ("pairs", "clusters"))))
+    medians = raw("kernels/pictures-h200-svdq.json")["median_s"]
+    for name, times in medians.items():
+        label = name.replace("-rank-", ", rank ").replace("-", " ", 1)
+        for kind in ("bf16", "int4", "nvfp4"):
+            label = label.replace(kind, kind.upper())
+        page.holds(label, f"{times['step'] * 1e3:.1f}" + (" ms" if name == "bf16" else ""),
+                   f"{medians['bf16']['step'] / times['step']:.2f}x",
+                   f"{times['total']:.3f}" + (" s" if name == "bf16" else ""))
 
 
 def heads():

@@ -16,10 +16,8 @@ cuBLAS and cuDNN: the products of all blocks and their attention, nothing betwee
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
-import tempfile
 import time
 
 import torch
@@ -30,18 +28,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
-STEPS, TOKENS, SHIFT = 8, 128, 3.0
-PICTURES = 2  # that count, each round; one before them warms up
-PHASES = ("encode", "step", "decode", "total")
-OURS = {
-    "bf16": (),
-    "fast-int4": ("--precision", "int4", "--transformer", "synthetic:int4:32"),
-    "fast-nvfp4": ("--precision", "nvfp4", "--transformer", "synthetic:nvfp4:32"),
-    "exact-int4": ("--precision", "int4", "--transformer", "synthetic:int4:32",
-                   "--arithmetic", "exact"),
-    "exact-nvfp4": ("--precision", "nvfp4", "--transformer", "synthetic:nvfp4:32",
-                    "--arithmetic", "exact"),
-}
+from bench_pictures import OURS, PHASES, PICTURES, STEPS, TOKENS, median, ours
+
+SHIFT = 3.0
 SCALING, SHIFTING = 0.3611, 0.1159  # of the VAE's latents
 
 
@@ -149,26 +138,9 @@ class Clock:
         return {phase: self.times[phase] for phase in PHASES}
 
 
-def ours(program, side, tokens=TOKENS, steps=STEPS, runs=PICTURES + 1, how=()):
-    """(pictures, the program's whole report); the first warm picture only warms up."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "speed.json")
-        subprocess.run([program, "bench", "speed", "--model", "synthetic:z-image-turbo",
-                        "--device", "cuda", "--size", f"{side}x{side}", "--steps", str(steps),
-                        "--tokens", str(tokens), "--runs", str(runs), "--json-file", path, *how],
-                       check=True, stdout=subprocess.DEVNULL)
-        with open(path) as file:
-            report = json.load(file)
-    return [{phase: w[phase] for phase in PHASES} for w in report["warm"][1:]], report
-
-
 def eager_pictures(theirs):
     with torch.compiler.set_stance("force_eager"):
         return [theirs.picture() for _ in range(PICTURES + 1)][1:]
-
-
-def median(pictures):
-    return {phase: statistics.median(p[phase] for p in pictures) for phase in PHASES}
 
 
 @torch.inference_mode()

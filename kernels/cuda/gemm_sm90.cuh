@@ -198,6 +198,24 @@ produce (const Layout<T> &l, const GemmMaps &maps, const TileOrder &order, const
     }
 }
 
+/* Asks for the vectors that a tile ends with while there is time: a line of 128 bytes a thread. */
+template <typename T>
+static __device__ __forceinline__ void
+prefetch_vectors (const GemmVectors &v, const TilePlace &place, const GemmSize &size)
+{
+  constexpr int LINE = 32;
+  const int at = (int)threadIdx.x % WARPGROUP * LINE;
+  const int row = place.row * T::ROWS + at, column = place.column * T::COLUMNS + at;
+  if (at < T::ROWS && row < size.m)
+    prefetch_line (v.x_scale + row);
+  if (at < T::COLUMNS && column < size.n)
+    {
+      prefetch_line (v.w_scale + column);
+      if (v.bias != NULL)
+        prefetch_line (v.bias + column);
+    }
+}
+
 /* Two neighbouring columns of the product at `column`: sums times scales, plus the bias. */
 template <bool SCALED>
 static __device__ __forceinline__ float2
@@ -344,8 +362,11 @@ consume (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors &v, con
   RingPlace<T> at;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
     {
+      const TilePlace place = tile_place (order, tile);
       float d[T::COLUMNS / 2];
       int previous = -1;
+      if (T::SCALED)
+        prefetch_vectors<T> (v, place, size);
       for (int k = 0; k < (T::SCALED ? size.k_stages : stages); k++)
         consume_stage<T, T::SCALED> (l, d, at, previous, group, STEPS);
       if (T::SCALED && size.low_steps > 0)
@@ -357,7 +378,6 @@ consume (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors &v, con
       wgmma_touch (d);
       if (threadIdx.x % WARPGROUP == 0)
         barrier_arrive (l.empty + previous * 8);
-      const TilePlace place = tile_place (order, tile);
       const int row = place.row * T::ROWS + group * WGMMA_ROWS + warp * WARP_ROWS;
       store_rows<T> (d, staging, y_map, v, row, place.column * T::COLUMNS, size);
     }

@@ -115,7 +115,9 @@ consume_in_turn (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors
     step_over (at, stages);
   for (int tile = first; tile < tiles; tile += 2 * gridDim.x)
     {
+      const TilePlace place = tile_place (order, tile);
       float upper[T::COLUMNS / 2], lower[T::COLUMNS / 2];
+      prefetch_vectors<T> (v, place, size);
       if (tile != (int)blockIdx.x)
         named_barrier (mine, 2 * WARPGROUP);
       const bool handing = tile + (int)gridDim.x < tiles;
@@ -143,7 +145,6 @@ consume_in_turn (const Layout<T> &l, const CUtensorMap *y_map, const GemmVectors
       if (threadIdx.x % WARPGROUP == 0)
         barrier_arrive (l.empty + (at.stage == 0 ? T::STAGES - 1 : at.stage - 1) * 8);
       step_over (at, stages);
-      const TilePlace place = tile_place (order, tile);
       const int warp = (int)threadIdx.x / 32 % 4;
       const uint32_t staging = l.store + (group * 4 + warp) * BUFFERS * T::BOX_BYTES;
       const int row = place.row * T::ROWS + warp * WARP_ROWS, column = place.column * T::COLUMNS;

@@ -255,9 +255,9 @@ def four_bit():
         page.holds(shape, *cells(shape, ms, (("fast", "turns r32"), ("exact int4", "int4 product"),
                                              ("exact nvfp4", "nvfp4 product"))))
     for way, label in (("fast", "fast"), ("exact int4", "INT4"), ("exact nvfp4", "NVFP4")):
-        first, second, third, last = (f"{ms['cublas bf16'] / ms[way]:.2f}" for ms in
-                                      raw("kernels/bench-h200-svdq-bursts.json")["runs"])
-        page.says(f"{first}, {second}, {third} and {last}x {label}")
+        *before, last = (f"{ms['cublas bf16'] / ms[way]:.2f}" for ms in
+                         raw("kernels/bench-h200-svdq-bursts.json")["runs"])
+        page.says(f"{', '.join(before)} and {last}x {label}")
     kinds, older = ("E4M3", "INT4 in FP16", "NVFP4 in FP16"), {}
     for row in raw("kernels/bench-h200-svdq.json")["rows"]:
         if row["op"] == "quantise" and row["args"][0] == 4224:

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include "kernels/cuda/mma.cuh"
+
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -17,12 +19,6 @@ static __device__ __forceinline__ __half2
 as_halves (uint32_t bits)
 {
   return *reinterpret_cast<const __half2 *> (&bits);
-}
-
-static __device__ __forceinline__ uint32_t
-times (uint32_t a, uint32_t b)
-{
-  return as_bits (__hmul2 (as_halves (a), as_halves (b)));
 }
 
 /* (a & mask) | bits in one instruction. */
@@ -47,8 +43,9 @@ int4_fragment (uint32_t word, uint32_t low, uint32_t high, uint32_t *out)
     {
       const uint32_t even = and_or (words[i], 0x000f000f, magic);
       const uint32_t odd = and_or (words[i], 0x00f000f0, magic);
-      out[2 * i] = times (as_bits (__hadd2 (as_halves (even), as_halves (minus_1032))), low);
-      out[2 * i + 1] = times (
+      out[2 * i]
+          = multiply_f16x2 (as_bits (__hadd2 (as_halves (even), as_halves (minus_1032))), low);
+      out[2 * i + 1] = multiply_f16x2 (
           as_bits (__hfma2 (as_halves (odd), as_halves (by_16), as_halves (minus_72))), high);
     }
 }
@@ -60,8 +57,8 @@ static __device__ __forceinline__ void
 nvfp4_fragment (uint32_t word, uint32_t low, uint32_t high, uint32_t *out)
 {
   const uint32_t magnitude = 0x0e000e00, sign = 0x80008000;
-  out[0] = times (word & (magnitude | sign), low);
-  out[1] = times (word << 3 & (magnitude | sign), high);
-  out[2] = times (and_or (word << 6, magnitude, word << 1 & sign), low);
-  out[3] = times (and_or (word << 9, magnitude, word << 2 & sign), high);
+  out[0] = multiply_f16x2 (word & (magnitude | sign), low);
+  out[1] = multiply_f16x2 (word << 3 & (magnitude | sign), high);
+  out[2] = multiply_f16x2 (and_or (word << 6, magnitude, word << 1 & sign), low);
+  out[3] = multiply_f16x2 (and_or (word << 9, magnitude, word << 2 & sign), high);
 }

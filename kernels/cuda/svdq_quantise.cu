@@ -168,9 +168,8 @@ write_coded (const Quantise<T> &q, const Coded &c, int64_t m, int step, int chun
     static_cast<uint8_t *> (q.scales)[(step * q.pitch + m) * 4 + chunk / 2] = (uint8_t)c.scale;
 }
 
-/* Eight columns of two rows a thread; eight lanes share a row. */
-
-/* A norm's factors of those rows. */
+/* A thread has eight columns of two rows, and eight lanes share a row: a norm's factors of those.
+ */
 template <typename T>
 static __device__ __forceinline__ void
 load_by_row (const Quantise<T> &q, int row, float (&by_row)[2])

@@ -32,11 +32,11 @@ typedef struct
   SvdqCodes kind;
   int m, k, rank;
   const void *x;
-  const void *inverse;   /* [k / 2] svdq_split_inverse; unused for E4M3 */
-  const void *smooth;    /* [k] BF16 */
+  const void *inverse;   /* [k / 2, 2] words, svdq_split_inverse; unused for E4M3 */
+  const void *smooth;    /* [k] BF16; for E4M3 the inverse, svdq_transcode_e4m3 */
   const void *proj_down; /* svdq_low_rank_fragments; unused for rank 0 */
   void *codes;           /* E4M3 or FP16 */
-  float *scale;          /* [m]; NULL: not wanted */
+  float *scale;          /* [m]; NULL, but not for E4M3: not wanted */
   void *low;             /* [m, LOW_RANK_PITCH (rank)] BF16 */
 } SvdqQuantise;
 
@@ -65,8 +65,9 @@ svdq_quantise_sm90 (Stream *s, const SvdqQuantise *q)
                                     : svdq_quantise_pairs_sm90 (s, q);
 }
 
-/* 1 / smooth [k], as SvdqWeights has it -> for each two neighbours a word of their nearest BF16,
- * and one of what those lack; NaN for inverses beyond 2^100 either way. */
+/* 1 / smooth [k] F32, as SvdqWeights has it -> [k / 2, 2] words: for each two neighbours one of
+ * their nearest BF16, and one of what those lack; NaN for inverses beyond 2^100 either way. k is
+ * even. */
 Status svdq_split_inverse (Stream *s, const float *inverse, int64_t k, void *out);
 
 /* proj_down [rank, k] BF16 -> the order in which these read it, as many bytes. */

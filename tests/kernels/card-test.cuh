@@ -34,6 +34,22 @@ require (Stream *s, Status status, const char *what)
   exit (1);
 }
 
+/* The first device. Where there is none that this build has kernels for, the test is skipped. */
+static inline Stream *
+open_device ()
+{
+  Stream *s = NULL;
+  const Status status = ops->open (0, NULL, &s);
+  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER || status == STATUS_NOT_READY
+      || status == STATUS_UNSUPPORTED || status == STATUS_DRIVER_TOO_OLD)
+    {
+      printf ("1..0 # SKIP %s\n", status_name (status));
+      exit (SKIPPED);
+    }
+  require (s, status, "open");
+  return s;
+}
+
 /* -- memory -------------------------------------------------------------------------------------
  */
 

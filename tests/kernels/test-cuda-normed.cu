@@ -331,15 +331,7 @@ main (void)
           { 67, 1088, 48 },   { 61, 192, 128 },   { 33, 192, 272 },  { 31, 2112, 32 },
           { 5, 4352, 0 },     { 257, 3840, 32 },  { 65, 8192, 128 }, { 4224, 3840, 0 },
           { 4224, 3840, 32 }, { 4219, 3840, 128 } };
-  Stream *s = NULL;
-  const Status status = ops->open (0, NULL, &s);
-  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER || status == STATUS_NOT_READY
-      || status == STATUS_UNSUPPORTED || status == STATUS_DRIVER_TOO_OLD)
-    {
-      printf ("1..0 # SKIP %s\n", status_name (status));
-      return SKIPPED;
-    }
-  require (s, status, "open");
+  Stream *s = open_device ();
   for (int format = SVDQ_INT4; format <= SVDQ_NVFP4; format++)
     {
       test_anything (s, (SvdqFormat)format);

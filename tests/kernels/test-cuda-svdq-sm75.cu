@@ -515,13 +515,7 @@ static const Case cases[] = {
 int
 main (void)
 {
-  Stream *s = NULL;
-  const Status status = ops->open (0, NULL, &s);
-  if (status != STATUS_OK)
-    {
-      printf ("1..0 # SKIP no usable device: %s\n", status_name (status));
-      return SKIPPED;
-    }
+  Stream *s = open_device ();
   const bool native = IS_EMULATED || s->caps.sm == 75;
   s->caps.sm = 75; /* on a newer card too: weights as FP16 */
   s->caps.bf16 = false;

@@ -521,15 +521,7 @@ test_int4 (Stream *s)
 int
 main (void)
 {
-  Stream *s = NULL;
-  const Status status = ops->open (0, NULL, &s);
-  if (status == STATUS_NO_DEVICE || status == STATUS_NO_DRIVER || status == STATUS_NOT_READY
-      || status == STATUS_UNSUPPORTED || status == STATUS_DRIVER_TOO_OLD)
-    {
-      printf ("1..0 # SKIP %s\n", status_name (status));
-      return 77;
-    }
-  require (s, status, "open");
+  Stream *s = open_device ();
   test_conversions (s);
   test_known_codes (s);
   for (int format = SVDQ_INT4; format <= SVDQ_NVFP4; format++)

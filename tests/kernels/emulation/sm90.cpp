@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The kernels of sm_90 are not emulated: no device here says that it is one, and who asks for them
- * by name is refused.
+ * The kernels of sm_90 are not emulated, but for those that quantise: who asks for the others is
+ * refused, and no layer here runs by them.
  */
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/conv.cuh"
